@@ -1,0 +1,261 @@
+"""The configuration of a run: frozen, validated, the same object for every stage.
+
+Every field is an option of the command line (``--clips.window-seconds 2``), its description is the
+help text, an unknown field is an error. Presets are objects of this type, in ``presets.py``.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from nano4m.modalities import MODALITIES
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, no unknown fields, defaults checked too."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+# -- sources -----------------------------------------------------------------------------------
+
+
+class FarmSource(Section):
+    """Eleven toy animals, ray-traced and voiced on the fly; nothing to download."""
+
+    name: Literal["farm"] = "farm"
+    train: Positive = Field(3000, description="Clips to train on.")
+    val: Positive = Field(220, description="Clips to validate on.")
+    test: Positive = Field(330, description="Clips that only the probes see.")
+    picture_size: Annotated[int, Field(ge=16, le=512)] = Field(64, description="Pixels a side.")
+    seconds: Annotated[float, Field(gt=0.2, le=10)] = Field(1.024, description="Length of a sound.")
+
+
+class DigitsSource(Section):
+    """Spoken digits (Free Spoken Digit Dataset, under --data) with scikit-learn's handwritten ones."""
+
+    name: Literal["digits"] = "digits"
+    picture_size: Annotated[int, Field(ge=8, le=128)] = Field(32, description="Pixels a side.")
+    pictures_per_sound: Positive = Field(8, description="Pictures of its class a recording is paired with.")
+    val_takes: tuple[int, int] = Field((5, 9), description="First and last take of the validation split.")
+
+
+class FolderSource(Section):
+    """A folder of videos, of sounds and pictures by class directory, or with a pairs.csv (--data)."""
+
+    name: Literal["folder"] = "folder"
+    val_share: Share = Field(0.15, description="Share of recordings for validation, by class.")
+    test_share: Share = Field(0.0, description="Share of recordings for the test split, by class.")
+    pictures_per_sound: Positive = Field(4, description="Pictures of its class a sound is paired with.")
+    min_per_class: Positive = Field(5, description="A class with fewer recordings is left out, said so.")
+
+
+SourceConfig = Annotated[FarmSource | DigitsSource | FolderSource, Field(discriminator="name")]
+
+
+# -- media to ids ------------------------------------------------------------------------------
+
+
+class ClipsConfig(Section):
+    """Cutting: one sound window, keyframes inside it, one crop for all pictures of a frame."""
+
+    window_seconds: Annotated[float, Field(gt=0.1, le=30)] = Field(1.024, description="Sound window.")
+    sample_rate: Literal[16000, 22050, 24000, 44100, 48000] = Field(24000, description="In Hz.")
+    frames: Positive = Field(1, description="Keyframes a clip, evenly spaced inside the window.")
+    picture_size: Annotated[int, Field(ge=8, le=512)] = Field(64, description="Pixels after the crop.")
+    window: Literal["loudest", "start", "centre"] = Field(
+        "loudest", description="Which part of a longer recording is kept; shorter ones are padded."
+    )
+    loudness_db: float | None = Field(
+        None, description="RMS level that every window is set to, in dB of full scale; none: untouched."
+    )
+    silence_db: float = Field(-60.0, description="A window quieter than this is not kept.")
+    depth_near: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="Distance in metres that is stored as 1 (inverse depth, 0 is infinity)."
+    )
+    workers: Annotated[int, Field(ge=0)] = Field(2, description="Processes; 0 works in this one.")
+
+
+class ImageVQ(Section):
+    """Small convolutional VQ or FSQ autoencoder for pictures, depth and normals."""
+
+    kind: Literal["image_vq"] = "image_vq"
+    grid: Annotated[int, Field(ge=1, le=64)] = Field(4, description="Tokens a side.")
+    vocab: Annotated[int, Field(ge=2, le=65536)] = Field(512, description="Codebook size.")
+    quantizer: Literal["vq", "fsq"] = Field("vq", description="Learnt codebook (EMA), or FSQ.")
+    width: Positive = Field(48, description="Channels of the widest layer.")
+    code_dim: Positive = Field(16, description="Width of a code; FSQ ignores it.")
+    steps: Positive = Field(500, description="Training steps.")
+    batch_size: Positive = Field(64, description="Pictures a step.")
+    lr: Annotated[float, Field(gt=0)] = Field(2e-3, description="Peak of the one-cycle schedule.")
+
+
+class MelVQ(Section):
+    """Log-mel spectrogram, convolutional VQ over time, and Griffin-Lim back to a waveform."""
+
+    kind: Literal["mel_vq"] = "mel_vq"
+    n_fft: Positive = Field(1024, description="Samples of the Hann window.")
+    hop: Positive = Field(256, description="Samples between frames.")
+    mels: Positive = Field(64, description="Mel bands.")
+    downsample: Literal[1, 2, 4, 8, 16] = Field(4, description="Frames a token.")
+    vocab: Annotated[int, Field(ge=2, le=65536)] = Field(512, description="Size of each codebook.")
+    codebooks: Annotated[int, Field(ge=1, le=8)] = Field(1, description="Residual codebooks.")
+    width: Positive = Field(128, description="Channels.")
+    code_dim: Positive = Field(32, description="Width of a code.")
+    steps: Positive = Field(500, description="Training steps.")
+    batch_size: Positive = Field(64, description="Windows a step.")
+    lr: Annotated[float, Field(gt=0)] = Field(2e-3, description="Peak of the one-cycle schedule.")
+    griffin_lim: Positive = Field(32, description="Iterations of phase reconstruction.")
+    views: Positive = Field(1, description="Tokenised versions of a training sound: 1 is as recorded, "
+                            "each further one is shifted and scaled in level at random.")  # fmt: skip
+    shift_seconds: Annotated[float, Field(ge=0)] = Field(0.1, description="Largest shift of a view.")
+    gain_db: Annotated[float, Field(ge=0)] = Field(6.0, description="Largest change of level of a view.")
+
+
+class Bpe(Section):
+    """Byte-pair encoding learnt on the captions of the train split, word by word, no padding."""
+
+    kind: Literal["bpe"] = "bpe"
+    vocab: Annotated[int, Field(ge=2, le=65536)] = Field(512, description="Largest vocabulary.")
+    max_length: Positive = Field(16, description="Longest caption in tokens, its end included.")
+
+
+TokenizerConfig = Annotated[ImageVQ | MelVQ | Bpe, Field(discriminator="kind")]
+
+
+# -- ids to ids --------------------------------------------------------------------------------
+
+
+class MaskingConfig(Section):
+    """Which tokens are given and which are asked for, as a mixture of strategies."""
+
+    any_to_any: Annotated[float, Field(ge=0)] = Field(
+        0.9, description="Weight of: each modality is given, asked for, split or left out."
+    )
+    dirichlet: Annotated[float, Field(ge=0)] = Field(
+        0.1, description="Weight of: 4M's random budgets over all modalities."
+    )
+    alphas: tuple[float, ...] = Field((0.1, 1.0, 10.0), description="Dirichlet concentrations, mixed.")
+    max_inputs: Positive = Field(128, description="Most input tokens of the Dirichlet strategy.")
+    max_targets: Positive = Field(128, description="Most target tokens of the Dirichlet strategy.")
+    group_size: Positive = Field(16, description="Samples that share one draw of roles and totals.")
+
+    @model_validator(mode="after")
+    def _some_strategy(self) -> "MaskingConfig":
+        if self.any_to_any + self.dirichlet <= 0:
+            raise ValueError("every strategy has weight 0; give one of any_to_any, dirichlet a weight")
+        if not self.alphas or min(self.alphas) <= 0:
+            raise ValueError(f"alphas {self.alphas} must be one or more positive numbers")
+        return self
+
+
+class ModelConfig(Section):
+    """Encoder-decoder transformer with a table and a head per modality."""
+
+    encoder_depth: Positive = Field(3, description="Encoder blocks.")
+    decoder_depth: Positive = Field(3, description="Decoder blocks.")
+    dim: Positive = Field(192, description="Width.")
+    head_dim: Positive = Field(32, description="Width of an attention head; divides dim.")
+    mlp_ratio: Annotated[float, Field(gt=0)] = Field(4.0, description="Hidden width over dim.")
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> "ModelConfig":
+        if self.dim % self.head_dim:
+            raise ValueError(f"dim {self.dim} is not a multiple of head_dim {self.head_dim}")
+        if self.dim % 4:
+            raise ValueError(f"dim {self.dim} is not a multiple of 4 (two sin-cos coordinates)")
+        return self
+
+
+class TrainConfig(Section):
+    """Optimisation of the transformer."""
+
+    steps: Positive = Field(1200, description="Optimizer steps.")
+    batch_size: Positive = Field(64, description="Samples a step; a multiple of masking.group_size.")
+    lr: Annotated[float, Field(gt=0)] = Field(1e-3, description="Peak learning rate.")
+    min_lr: Annotated[float, Field(ge=0)] = Field(1e-5, description="Learning rate at the end.")
+    warmup: Annotated[int, Field(ge=0)] = Field(100, description="Steps of linear warm-up.")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.05, description="On matrices only.")
+    beta2: Annotated[float, Field(gt=0, lt=1)] = Field(0.95, description="AdamW's second moment.")
+    clip_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="Largest gradient norm.")
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.995, description="Decay of the averaged weights.")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="In attention output and MLP.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="bf16 autocast, or fp32; auto: bf16 on a GPU, fp32 on a CPU."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute.")
+    val_every: Positive = Field(200, description="Steps between looks at the validation split.")
+    val_samples: Positive = Field(256, description="Fixed masked samples of the validation loss.")
+    save_every: Positive = Field(200, description="Steps between checkpoints to resume from.")
+
+
+class GenerateConfig(Section):
+    """MaskGIT sampling (arXiv:2202.04200)."""
+
+    steps: Positive = Field(8, description="Forward passes a modality; never more than its tokens.")
+    temperature: Annotated[float, Field(ge=0)] = Field(1.0, description="Of the tokens drawn.")
+    noise: Annotated[float, Field(ge=0)] = Field(
+        2.0, description="Gumbel noise on the confidence at the first step, annealed to 0."
+    )
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(0.95, description="Nucleus, after temperature.")
+    batch_size: Positive = Field(64, description="Samples at once.")
+
+
+# -- leaves ------------------------------------------------------------------------------------
+
+
+class EvaluateConfig(Section):
+    """Probes, each with chance, majority, controls, upper bound, n and a bootstrap interval."""
+
+    split: Literal["val", "test"] = Field("test", description="Clips that are judged.")
+    clips: Positive = Field(220, description="Most clips a probe looks at.")
+    judge_steps: Positive = Field(400, description="Training steps of each judge, on real media.")
+    bootstrap: Annotated[int, Field(ge=100)] = Field(1000, description="Resamples of an interval.")
+
+
+class ReportConfig(Section):
+    """The page to look at and listen to."""
+
+    samples: Positive = Field(11, description="Clips shown; one a class first.")
+
+
+class Config(Section):
+    """One run of nano4M-Audio, from clips to report."""
+
+    preset: str = Field("farm", description="Name of the preset that this started from.")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="Random seed of every stage.")
+    source: SourceConfig = FarmSource()
+    clips: ClipsConfig = ClipsConfig()
+    tokenizers: dict[str, TokenizerConfig] = Field(
+        default_factory=dict, description="One a modality; the modalities of the run, in order."
+    )
+    masking: MaskingConfig = MaskingConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    generate: GenerateConfig = GenerateConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    report: ReportConfig = ReportConfig()
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> "Config":
+        unknown = sorted(set(self.tokenizers) - set(MODALITIES))
+        if unknown:
+            raise ValueError(f"tokenizers of unknown modalities {unknown}; known: {list(MODALITIES)}")
+        if len(self.tokenizers) < 2:
+            raise ValueError("an any-to-any model needs at least two modalities under tokenizers")
+        if self.train.batch_size % self.masking.group_size:
+            raise ValueError(
+                f"train.batch_size {self.train.batch_size} is not a multiple of "
+                f"masking.group_size {self.masking.group_size}"
+            )
+        for name, tokenizer in self.tokenizers.items():
+            if isinstance(tokenizer, ImageVQ) and self.clips.picture_size % tokenizer.grid:
+                raise ValueError(
+                    f"tokenizers.{name}.grid {tokenizer.grid} does not divide "
+                    f"clips.picture_size {self.clips.picture_size}"
+                )
+        return self

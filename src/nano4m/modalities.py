@@ -1,0 +1,122 @@
+"""The registry of modalities: the one place that knows a modality by its name.
+
+A modality is a stream of discrete tokens of one clip. Its entry says how the tokens are laid out,
+which column of the clips table holds its media, which tokenizer makes the tokens, who labels it and
+how to show it, all by key; the folder that owns a key resolves it. Nothing else in the package
+compares a modality's name. To add one that uses a tokenizer that exists, add one entry to MODALITIES.
+
+Standard library only.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from nano4m.errors import UserError, nearest
+
+Layout = Literal["grid", "codes", "text"]
+Media = Literal["picture", "depth", "normals", "sound", "caption"]
+
+TEXT_END = 0
+"""Id of the end-of-text token in every text vocabulary: the last token of every caption."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Modality:
+    """One stream of tokens.
+
+    Attributes:
+        name: Key of the registry and column of the token table.
+        title: What a person reads in the report.
+        layout: ``grid`` (rows, columns), ``codes`` (frames, codebooks) or ``text`` (maximum length,).
+        shape: Sizes of that layout; ``()`` until a tokenizer of a run fixes them.
+        vocab_size: Number of ids, of all codebooks together; 0 until a tokenizer fixes it.
+        media: Kind of the media that the ids encode: it selects reader, judge and renderer.
+        tokenizer: Key of the default tokenizer.
+        labeller: Key of what makes the media when a source does not record them; None if recorded.
+        shape and vocab_size are per run and travel with token tables and checkpoints.
+    """
+
+    name: str
+    title: str
+    layout: Layout
+    media: Media
+    tokenizer: str
+    labeller: str | None = None
+    shape: tuple[int, ...] = ()
+    vocab_size: int = 0
+
+    def __post_init__(self) -> None:
+        axes = {"grid": 2, "codes": 2, "text": 1}
+        if self.layout not in axes:
+            raise UserError(f"modality {self.name!r}: layout {self.layout!r}; {nearest(self.layout, axes)}")
+        if self.shape and (len(self.shape) != axes[self.layout] or min(self.shape) < 1):
+            raise UserError(
+                f"modality {self.name!r}: a {self.layout} layout has {axes[self.layout]} positive sizes, "
+                f"not {self.shape}"
+            )
+
+    @property
+    def length(self) -> int:
+        """Number of tokens of one clip (the longest, for text)."""
+        total = 1 if self.shape else 0
+        for size in self.shape:
+            total *= size
+        return total
+
+    @property
+    def is_text(self) -> bool:
+        """Whether tokens are a sentence of varying length, read and written from left to right."""
+        return self.layout == "text"
+
+    def coordinates(self) -> list[tuple[int, int]]:
+        """Coordinates of each token: (row, column), (frame, codebook) or (index, 0)."""
+        columns = 1 if self.is_text else self.shape[1]
+        return [(i // columns, i % columns) for i in range(self.length)]
+
+    def with_tokens(self, shape: tuple[int, ...], vocab_size: int) -> "Modality":
+        """Return the entry as one run uses it, with the sizes that its tokenizer fixed."""
+        return dataclasses.replace(self, shape=tuple(shape), vocab_size=vocab_size)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a plain dictionary; ``from_json`` is its inverse."""
+        return dataclasses.asdict(self) | {"shape": list(self.shape)}
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any]) -> "Modality":
+        """Read what ``to_json`` wrote."""
+        return cls(**(entry | {"shape": tuple(entry["shape"])}))
+
+
+MODALITIES: dict[str, Modality] = {
+    m.name: m
+    for m in (
+        Modality(name="rgb", title="picture", layout="grid", media="picture", tokenizer="image_vq"),
+        Modality(
+            name="depth", title="depth", layout="grid", media="depth",
+            tokenizer="image_vq", labeller="exact",
+        ),
+        Modality(
+            name="normals", title="normals", layout="grid", media="normals",
+            tokenizer="image_vq", labeller="exact",
+        ),
+        Modality(name="sound", title="sound", layout="codes", media="sound", tokenizer="mel_vq"),
+        Modality(name="caption", title="caption", layout="text", media="caption", tokenizer="bpe"),
+    )
+}  # fmt: skip
+
+
+def modality(name: str) -> Modality:
+    """Look a modality up by name.
+
+    Raises:
+        UserError: The name is not in the registry.
+    """
+    if name not in MODALITIES:
+        raise UserError(f"unknown modality {name!r}; {nearest(name, MODALITIES)}")
+    return MODALITIES[name]
+
+
+def text_modality(modalities: tuple[Modality, ...]) -> Modality | None:
+    """Return the text modality among ``modalities``, or None."""
+    return next((m for m in modalities if m.is_text), None)

@@ -1,0 +1,74 @@
+"""Progress with rate and time left, on a terminal; silence anywhere else."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+_T = TypeVar("_T")
+
+console = Console(stderr=True)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.3g} {task.fields['unit']}/s" if speed else "")
+
+
+class Bar:
+    """Handle of one progress bar."""
+
+    def __init__(self, progress: Progress, task: int) -> None:
+        self._progress, self._task = progress, task
+
+    def advance(self, count: int = 1, note: str | None = None) -> None:
+        """Move on by ``count`` and show ``note`` behind the bar."""
+        fields = {} if note is None else {"note": note}
+        self._progress.update(self._task, advance=count, **fields)  # type: ignore[arg-type]
+
+
+@contextmanager
+def bar(title: str, total: int, unit: str = "it", done: int = 0) -> Iterator[Bar]:
+    """Show a bar for ``total`` units of work, ``done`` of them finished before."""
+    progress = Progress(
+        TextColumn("{task.description:<28}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        disable=not sys.stderr.isatty(),
+    )
+    with progress:
+        task = progress.add_task(title, total=total, completed=done, unit=unit, note="")
+        yield Bar(progress, task)
+
+
+def track(items: Iterable[_T], title: str, total: int, unit: str = "it") -> Iterator[_T]:
+    """Yield ``items`` behind a bar."""
+    with bar(title, total, unit) as handle:
+        for item in items:
+            yield item
+            handle.advance()
+
+
+def say(text: str) -> None:
+    """Print one line of information to standard error, terminal or not."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Tokenizers: media to ids and back."""

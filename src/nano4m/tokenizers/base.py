@@ -1,0 +1,81 @@
+"""The interface of every tokenizer: media to ids and back."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+
+class Tokenizer(ABC):
+    """Turns a batch of media into ids and ids into media.
+
+    Media, by kind (``nano4m.modalities.Media``):
+        picture  float32 (B, 3, H, W) in [0, 1]
+        depth    float32 (B, 1, H, W) in [0, 1], inverse depth, 0 at infinity
+        normals  float32 (B, 3, H, W) unit vectors, camera axes (x right, y up, z to the viewer)
+        sound    float32 (B, samples) in [-1, 1] at ``sample_rate``
+        caption  list of B strings
+
+    Attributes:
+        key: Name in TOKENIZERS and in the configuration.
+        shape: Sizes of the layout of one clip's ids.
+        vocab_size: Ids are 0 <= id < vocab_size.
+        licence: Of the weights.
+    """
+
+    key: ClassVar[str]
+    shape: tuple[int, ...]
+    vocab_size: int
+    licence: str
+
+    @abstractmethod
+    def encode(self, media: Any) -> Tensor:
+        """Return ids, int64 (B, *shape).
+
+        Text returns (B, max_length) padded behind the end-of-text token; ``lengths`` tells how far
+        to read.
+
+        Raises:
+            ValueError: ``media`` is not of this tokenizer's form; the message gives both shapes.
+        """
+
+    @abstractmethod
+    def decode(self, ids: Tensor) -> Any:
+        """Return the media of ids (B, *shape); the same ids always give the same media.
+
+        Raises:
+            ValueError: A wrong shape, or an id outside the vocabulary. Nothing is clamped.
+        """
+
+    @abstractmethod
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return what ``from_state`` needs: JSON settings, and tensors."""
+
+    @classmethod
+    @abstractmethod
+    def from_state(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> "Tokenizer":
+        """Build the tokenizer whose ``state`` this was."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hex digits of a SHA-256 over settings and weights: equal means same ids."""
+        settings, tensors = self.state()
+        digest = hashlib.sha256(json.dumps([self.key, settings], sort_keys=True).encode())
+        for name in sorted(tensors):
+            digest.update(name.encode())
+            digest.update(tensors[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:12]
+
+    def save(self, folder: Path) -> None:
+        """Write ``tokenizer.json`` and ``tokenizer.safetensors``; never a pickle."""
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        settings, tensors = self.state()
+        save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "tokenizer.safetensors")
+        entry = {"key": self.key, "licence": self.licence, "fingerprint": self.fingerprint}
+        (folder / "tokenizer.json").write_text(json.dumps(entry | {"settings": settings}, indent=1))
