@@ -33,6 +33,8 @@ class Modality:
         vocab_size: Number of ids, of all codebooks together; 0 until a tokenizer fixes it.
         media: Kind of the media that the ids encode: it selects reader, judge and renderer.
         tokenizer: Key of the default tokenizer.
+        views: Modalities with the same key take the same view of a clip: frame k of all pictures of
+            a clip goes together, a sound varies on its own.
         labeller: Key of what makes the media when a source does not record them; None if recorded.
         shape and vocab_size are per run and travel with token tables and checkpoints.
     """
@@ -42,6 +44,7 @@ class Modality:
     layout: Layout
     media: Media
     tokenizer: str
+    views: Literal["frame", "sound", "caption"]
     labeller: str | None = None
     shape: tuple[int, ...] = ()
     vocab_size: int = 0
@@ -88,22 +91,20 @@ class Modality:
         return cls(**(entry | {"shape": tuple(entry["shape"])}))
 
 
+def _entry(name: str, title: str, layout: Layout, tokenizer: str, views: Any, **more: Any) -> Modality:
+    return Modality(name=name, title=title, layout=layout, tokenizer=tokenizer, views=views, **more)
+
+
 MODALITIES: dict[str, Modality] = {
     m.name: m
     for m in (
-        Modality(name="rgb", title="picture", layout="grid", media="picture", tokenizer="image_vq"),
-        Modality(
-            name="depth", title="depth", layout="grid", media="depth",
-            tokenizer="image_vq", labeller="exact",
-        ),
-        Modality(
-            name="normals", title="normals", layout="grid", media="normals",
-            tokenizer="image_vq", labeller="exact",
-        ),
-        Modality(name="sound", title="sound", layout="codes", media="sound", tokenizer="mel_vq"),
-        Modality(name="caption", title="caption", layout="text", media="caption", tokenizer="bpe"),
+        _entry("rgb", "picture", "grid", "image_vq", "frame", media="picture"),
+        _entry("depth", "depth", "grid", "image_vq", "frame", media="depth", labeller="exact"),
+        _entry("normals", "normals", "grid", "image_vq", "frame", media="normals", labeller="exact"),
+        _entry("sound", "sound", "codes", "mel_vq", "sound", media="sound"),
+        _entry("caption", "caption", "text", "bpe", "caption", media="caption"),
     )
-}  # fmt: skip
+}
 
 
 def modality(name: str) -> Modality:

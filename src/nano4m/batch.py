@@ -1,0 +1,89 @@
+"""The form of a batch: which tokens are given and which are asked for, all of them real.
+
+Shapes: B samples, L all token slots of a clip, C modalities, N inputs, M targets.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from nano4m.modalities import Modality
+
+
+class MaskedBatch(NamedTuple):
+    """One dense batch; every entry is a real token.
+
+    enc_ids_BN, enc_modality_BN: int64; enc_coords_BN2: int64 (row, column), see ``Modality``.
+    dec_ids_BM (the targets), dec_modality_BM, dec_coords_BM2: the same for what is asked for.
+    """
+
+    enc_ids_BN: Tensor
+    enc_modality_BN: Tensor
+    enc_coords_BN2: Tensor
+    dec_ids_BM: Tensor
+    dec_modality_BM: Tensor
+    dec_coords_BM2: Tensor
+
+    def to(self, device: torch.device) -> "MaskedBatch":
+        """Return the batch on ``device``."""
+        return MaskedBatch(*(t.to(device, non_blocking=True) for t in self))
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """The token slots of a clip, modality after modality (``TokenTable.gather`` has this order)."""
+
+    modalities: tuple[Modality, ...]
+
+    @property
+    def length(self) -> int:
+        """Number of slots L."""
+        return sum(m.length for m in self.modalities)
+
+    @cached_property
+    def slices(self) -> tuple[slice, ...]:
+        """Slots of each modality."""
+        ends = torch.tensor([m.length for m in self.modalities]).cumsum(0).tolist()
+        return tuple(slice(e - m.length, e) for e, m in zip(ends, self.modalities, strict=True))
+
+    @cached_property
+    def modality_L(self) -> Tensor:
+        """Index of the modality of each slot, int64."""
+        return torch.cat([torch.full((m.length,), i) for i, m in enumerate(self.modalities)])
+
+    @cached_property
+    def coords_L2(self) -> Tensor:
+        """Coordinates of each slot, int64."""
+        return torch.tensor([c for m in self.modalities for c in m.coordinates()])
+
+    def index(self, name: str) -> int:
+        """Return the position of a modality in the sequence."""
+        return [m.name for m in self.modalities].index(name)
+
+    def count(self, valid_BL: Tensor) -> Tensor:
+        """Return how many valid tokens each modality has, int64 (B, C)."""
+        return torch.stack([valid_BL[:, s].sum(1) for s in self.slices], dim=1)
+
+
+def pack(ids_BL: Tensor, input_BL: Tensor, target_BL: Tensor, sequence: TokenSequence) -> MaskedBatch:
+    """Gather marked slots into a dense batch.
+
+    Raises:
+        ValueError: Rows with different totals, a slot that is given and asked for, or no target.
+    """
+    if bool((input_BL & target_BL).any()):
+        raise ValueError("a token is given and asked for at once")
+    sides = []
+    for name, chosen_BL in (("inputs", input_BL), ("targets", target_BL)):
+        totals = chosen_BL.sum(1)
+        if bool((totals != totals[0]).any()):
+            raise ValueError(f"rows with different numbers of {name}: {totals.tolist()}")
+        index_BN = chosen_BL.nonzero()[:, 1].view(len(ids_BL), -1)
+        modality = sequence.modality_L[index_BN]
+        sides += [ids_BL.gather(1, index_BN), modality, sequence.coords_L2[index_BN]]
+    if not sides[3].shape[1]:
+        raise ValueError("nothing is asked for")
+    return MaskedBatch(*sides)

@@ -1,0 +1,110 @@
+"""Checkpoints: a folder of safetensors and JSON, never a pickle.
+
+``model.safetensors`` (averaged weights), ``config.json`` (architecture), ``modalities.json``
+(vocabulary: modalities and tokenizer fingerprints). What training needs to go on is in folders
+``step-000200`` beside it, written whole (a rename) or not at all.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from nano4m.config import ModelConfig
+from nano4m.errors import UserError
+from nano4m.model.fourm import FourM
+from nano4m.stage import write_json
+from nano4m.table import Vocabulary
+
+
+def save_model(model: FourM, vocabulary: Vocabulary, folder: Path) -> None:
+    """Write a model that ``load_model`` reads; an earlier one of the folder is replaced whole."""
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    save_file(weights, part / "model.safetensors")
+    write_json(part / "config.json", model.config.model_dump())
+    write_json(part / "modalities.json", vocabulary.to_json())
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(part, folder)
+
+
+def load_model(folder: Path) -> tuple[FourM, Vocabulary]:
+    """Read a model in evaluation mode, and the vocabulary that it speaks.
+
+    Raises:
+        UserError: A file is missing or damaged, or the weights are of another architecture.
+    """
+    try:
+        config = ModelConfig(**json.loads((folder / "config.json").read_text()))
+        vocabulary = Vocabulary.from_json(json.loads((folder / "modalities.json").read_text()))
+        weights = load_file(folder / "model.safetensors")
+    except FileNotFoundError as error:
+        raise UserError(f"no checkpoint at {folder}: {Path(error.filename or folder).name} is missing; "
+                        f"run: nano4m train PRESET --out OUT") from error  # fmt: skip
+    except (SafetensorError, json.JSONDecodeError, ValueError) as error:
+        raise UserError(f"the checkpoint at {folder} is damaged: {error}") from error
+    model = FourM(config, vocabulary.modalities)
+    expected = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    found = {k: tuple(v.shape) for k, v in weights.items()}
+    if expected != found:
+        differ = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
+        shown = ", ".join(f"{k} {found.get(k, 'absent')} for {expected.get(k, 'none')}" for k in differ[:4])
+        raise UserError(
+            f"the weights at {folder} are of another architecture: {len(differ)} tensors differ, {shown}"
+        )
+    model.load_state_dict(weights)
+    return model.eval(), vocabulary
+
+
+def save_state(folder: Path, step: int, tensors: dict[str, Tensor], note: dict[str, Any]) -> None:
+    """Write the training state after ``step`` steps; the two newest are kept."""
+    target = folder / f"step-{step:06d}"
+    part = folder / f"part-{step:06d}"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part / "state.safetensors")
+    write_json(part / "state.json", {"step": step} | note)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(part, target)
+    for old in sorted(folder.glob("step-*"))[:-2]:
+        shutil.rmtree(old)
+
+
+def newest_state(folder: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
+    """Return the newest readable state as (step, tensors, note), or None; damaged ones are passed."""
+    for candidate in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            note = json.loads((candidate / "state.json").read_text())
+            return int(note["step"]), load_file(candidate / "state.safetensors"), note
+        except (OSError, SafetensorError, json.JSONDecodeError, KeyError):
+            continue
+    return None
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return an optimizer's state as flat tensors named ``optimizer.<parameter>.<entry>``."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"optimizer.{i}.{key}": torch.as_tensor(value)
+        for i, entries in state.items()
+        for key, value in entries.items()
+    }
+
+
+def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Restore what ``pack_optimizer`` returned."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".")
+            state.setdefault(int(index), {})[key] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -1,0 +1,87 @@
+"""The schema of ``results.json``: every figure of a run, with its baselines.
+
+A score is never alone: it stands with what chance and the majority class reach, with its controls and
+upper bound, the number of clips and a bootstrap interval.
+"""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Part(BaseModel):
+    """Base of all parts: unknown fields are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Score(Part):
+    """One figure of a probe, as a share in [0, 1]."""
+
+    value: float
+    low: float = Field(description="Lower end of the 95 % bootstrap interval.")
+    high: float = Field(description="Upper end of the 95 % bootstrap interval.")
+    n: int = Field(description="Clips that it was measured on.")
+    chance: float = Field(description="What uniform guessing reaches.")
+    majority: float | None = Field(None, description="What the commonest class reaches, if classes.")
+    balanced: float | None = Field(None, description="Mean over classes, if classes.")
+    upper: float | None = Field(None, description="What real media reach through the tokenizer.")
+    controls: dict[str, float] = Field(
+        default_factory=dict, description="The same figure with a planted input: shuffled, caption given."
+    )
+
+
+class CrossEntropy(Part):
+    """Cross-entropy of one modality in nats a token, on fixed clips."""
+
+    modality: str
+    uniform: float = Field(description="ln of the vocabulary.")
+    unigram: float = Field(description="Train frequencies of each position.")
+    conditions: dict[str, float] = Field(
+        description="By what is given: nothing, each other modality alone, all others, shuffled others."
+    )
+    tokens: int = Field(description="Tokens measured.")
+
+
+class Direction(Part):
+    """One cell of the any-to-any matrix: what is generated as ``target`` from ``source`` alone."""
+
+    source: str
+    target: str
+    coherence: Score = Field(description="How often a judge sees the clip's class in what is made.")
+
+
+class Judge(Part):
+    """A classifier of real media of the train split that judges what the model makes."""
+
+    modality: str
+    accuracy: Score = Field(description="On real media; its upper field is on tokenizer round trips.")
+
+
+class Probe(Part):
+    """A figure with a name: class from a sound, retrieval of a picture by a sound."""
+
+    name: str
+    task: str = Field(description="classification or retrieval.")
+    source: str
+    target: str
+    score: Score
+
+
+class Results(Part):
+    """Everything that the report shows as a number."""
+
+    schema_version: int = 1
+    preset: str
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    split: str
+    classes: list[str]
+    clips: dict[str, Any] = Field(description="Counts of the clips stage.")
+    tokenizers: dict[str, Any] = Field(description="Quality of each tokenizer, by modality.")
+    training: dict[str, Any] = Field(description="Summary of the train stage.")
+    cross_entropy: list[CrossEntropy]
+    judges: list[Judge]
+    probes: list[Probe]
+    matrix: list[Direction]
+    seconds: dict[str, float] = Field(description="Wall time of each stage.")

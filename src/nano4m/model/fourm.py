@@ -1,0 +1,83 @@
+"""The transformer: given tokens in, a prediction for every asked-for position out.
+
+A masked encoder-decoder after 4M (arXiv:2312.06647). Changed: one table and one head per modality
+over that modality's own ids, coordinates instead of a running index, and one register token that is
+always in the encoder, so that generation from nothing has something to attend to.
+
+Shapes: B batch, N encoder tokens, M decoder tokens, D width, V vocabulary of one modality.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from nano4m.batch import MaskedBatch
+from nano4m.config import ModelConfig
+from nano4m.modalities import Modality
+from nano4m.model.layers import DecoderBlock, EncoderBlock
+from nano4m.model.positions import sincos2d
+
+
+class FourM(nn.Module):
+    """Encoder-decoder over any subset of ``modalities``."""
+
+    def __init__(
+        self, config: ModelConfig, modalities: tuple[Modality, ...], dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.config, self.modalities = config, modalities
+        dim, hidden = config.dim, int(config.dim * config.mlp_ratio)
+        sizes = [m.vocab_size for m in modalities]
+        # One matrix holds the tables of all modalities; offsets keep their rows apart.
+        self.table = nn.Embedding(sum(sizes), dim)
+        starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        self.register_buffer("starts_C", torch.tensor(starts), persistent=False)
+        self.encoder_modality = nn.Embedding(len(modalities), dim)
+        self.decoder_modality = nn.Embedding(len(modalities), dim)
+        self.register = nn.Parameter(torch.zeros(1, 1, dim))
+        block = (dim, config.head_dim, hidden, dropout)
+        self.encoder = nn.ModuleList(EncoderBlock(*block) for _ in range(config.encoder_depth))
+        self.encoder_norm = nn.LayerNorm(dim, eps=1e-6, bias=False)
+        self.context = nn.Linear(dim, dim, bias=False)
+        self.decoder = nn.ModuleList(DecoderBlock(*block) for _ in range(config.decoder_depth))
+        self.decoder_norm = nn.LayerNorm(dim, eps=1e-6, bias=False)
+        self.heads = nn.ModuleList(nn.Linear(dim, size, bias=False) for size in sizes)
+
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Draw all weights: N(0, 0.02), projections back into the stream shrunk by depth, heads 0."""
+        depth = 2 * self.config.encoder_depth + 3 * self.config.decoder_depth
+        for name, weight in self.named_parameters():
+            if name.startswith("heads."):
+                nn.init.zeros_(weight)
+            elif weight.ndim > 1:
+                back = name.endswith(("out.weight", "down.weight"))
+                std = 0.02 / math.sqrt(depth) if back else 0.02
+                with torch.no_grad():
+                    weight.normal_(0.0, std, generator=generator)
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of trained numbers."""
+        return sum(p.numel() for p in self.parameters())
+
+    def encode(self, ids_BN: Tensor, modality_BN: Tensor, coords_BN2: Tensor) -> Tensor:
+        """Return the context of the given tokens, (B, N + 1, D); the register comes first."""
+        x_BND = self.table(ids_BN + self.starts_C[modality_BN])  # type: ignore[index]
+        x_BND = x_BND + self.encoder_modality(modality_BN) + sincos2d(coords_BN2, self.config.dim)
+        x_BND = torch.cat([self.register.expand(len(x_BND), -1, -1), x_BND], dim=1)
+        for block in self.encoder:
+            x_BND = block(x_BND)
+        return self.context(self.encoder_norm(x_BND))
+
+    def decode(self, context_BND: Tensor, modality_BM: Tensor, coords_BM2: Tensor) -> Tensor:
+        """Return the state of every asked-for position, (B, M, D), ready for its head."""
+        x_BMD = self.decoder_modality(modality_BM) + sincos2d(coords_BM2, self.config.dim)
+        for block in self.decoder:
+            x_BMD = block(x_BMD, context_BND)
+        return self.decoder_norm(x_BMD)
+
+    def forward(self, batch: MaskedBatch) -> Tensor:
+        """Return the decoder states (B, M, D) of a batch; the loss applies the heads."""
+        context = self.encode(batch.enc_ids_BN, batch.enc_modality_BN, batch.enc_coords_BN2)
+        return self.decode(context, batch.dec_modality_BM, batch.dec_coords_BM2)

@@ -1,0 +1,154 @@
+"""A stage of a run: reads folders, writes one folder with a manifest, can be run again.
+
+``settings.json`` is written first and says what the folder belongs to; ``manifest.json`` is written
+last and says that the folder is complete. A folder without a manifest is unfinished, never used.
+"""
+
+import errno
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from nano4m.errors import UserError
+from nano4m.progress import say
+
+CANNOT_WRITE = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.ENOTDIR}
+PACKAGES = ("nano4m-audio", "torch", "numpy", "pyarrow", "tokenizers", "vector-quantize-pytorch")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+    os.replace(part, path)
+
+
+@cache
+def provenance() -> dict[str, Any]:
+    """Return versions, commit and machine of this process."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    try:
+        git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+        commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        commit = ""
+    return {
+        "commit": commit or "unknown",
+        "python": platform.python_version(),
+        "versions": versions,
+        "machine": f"{_processor()}, {os.cpu_count()} cores",
+        "command": " ".join(["nano4m", *sys.argv[1:]]),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = []
+        for key in sorted(old.keys() | new.keys()):
+            found += _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+        return found
+    return [] if old == new else [f"{path}: {old!r} there, {new!r} now"]
+
+
+def manifest_of(out: Path, name: str) -> dict[str, Any] | None:
+    """Return the manifest of a finished stage, or None."""
+    try:
+        return json.loads((out / name / "manifest.json").read_text())
+    except FileNotFoundError:
+        return None
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{out / name}/manifest.json is damaged ({error}); remove that file and run again"
+        ) from error
+
+
+def require(out: Path, name: str) -> Path:
+    """Return the folder of a finished stage.
+
+    Raises:
+        UserError: It is not finished; the message says what to run.
+    """
+    if manifest_of(out, name) is None:
+        raise UserError(
+            f"stage {name!r} of {out} is not finished; run: nano4m {name} PRESET --out {out}"
+        )
+    return out / name
+
+
+def run_stage(
+    out: Path, name: str, settings: dict[str, Any], work: Callable[[Path], dict[str, Any]]
+) -> dict[str, Any]:
+    """Run ``work(folder)`` unless ``folder`` is complete and belongs to ``settings``.
+
+    Args:
+        out: Folder of the run.
+        name: Name of the stage and of its folder.
+        settings: JSON of everything that the result depends on.
+        work: Writes into the folder, resumes what it finds there, returns a JSON summary.
+
+    Returns:
+        The manifest: settings, summary, provenance, seconds.
+
+    Raises:
+        UserError: The folder belongs to other settings, or cannot be written.
+    """
+    folder = out / name
+    settings = json.loads(json.dumps(settings))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        owner = folder / "settings.json"
+        if owner.exists():
+            differences = _differences(json.loads(owner.read_text()), settings)
+            if differences:
+                shown = "\n  ".join(differences[:8])
+                raise UserError(
+                    f"{folder} belongs to another configuration:\n  {shown}\n"
+                    f"choose another --out, or add --overwrite to replace it and what follows from it"
+                )
+        else:
+            write_json(owner, settings)
+        manifest = manifest_of(out, name)
+        if manifest is not None:
+            say(f"{name}: up to date ({folder})")
+            return manifest
+        started = time.perf_counter()
+        summary = work(folder)
+        seconds = round(time.perf_counter() - started, 1)
+        manifest = {"stage": name, "summary": summary, "seconds": seconds, **provenance()}
+        write_json(folder / "manifest.json", manifest)
+        say(f"{name}: done in {seconds:.0f} s")
+        return manifest
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+        raise UserError(
+            f"cannot write to {folder}: {error.strerror or error}; free some space or choose a "
+            f"folder that you may write to with --out, then run the same command: it goes on here"
+        ) from error
+
+
+def remove(out: Path, name: str) -> None:
+    """Delete the folder of a stage."""
+    shutil.rmtree(out / name, ignore_errors=True)
