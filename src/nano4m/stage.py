@@ -12,7 +12,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -42,7 +43,15 @@ def provenance() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             versions[package] = "not installed"
     try:
-        git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+        git = [
+            "git",
+            "-C",
+            str(Path(__file__).parent),
+            "describe",
+            "--always",
+            "--dirty",
+            "--abbrev=12",
+        ]
         commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         commit = ""
@@ -58,16 +67,19 @@ def provenance() -> dict[str, Any]:
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 
 
-def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Return one line for each leaf in which two JSON values differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         found = []
         for key in sorted(old.keys() | new.keys()):
-            found += _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+            found += differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
         return found
     return [] if old == new else [f"{path}: {old!r} there, {new!r} now"]
 
@@ -97,6 +109,24 @@ def require(out: Path, name: str) -> Path:
     return out / name
 
 
+@contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Turn a full disk or a missing permission into a sentence.
+
+    Raises:
+        UserError: ``folder`` cannot be written to.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+        raise UserError(
+            f"cannot write to {folder}: {error.strerror or error}; free some space or choose a "
+            f"folder that you may write to with --out, then run the same command: it goes on here"
+        ) from error
+
+
 def run_stage(
     out: Path, name: str, settings: dict[str, Any], work: Callable[[Path], dict[str, Any]]
 ) -> dict[str, Any]:
@@ -116,13 +146,13 @@ def run_stage(
     """
     folder = out / name
     settings = json.loads(json.dumps(settings))
-    try:
+    with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         owner = folder / "settings.json"
         if owner.exists():
-            differences = _differences(json.loads(owner.read_text()), settings)
-            if differences:
-                shown = "\n  ".join(differences[:8])
+            changed = differences(json.loads(owner.read_text()), settings)
+            if changed:
+                shown = "\n  ".join(changed[:8])
                 raise UserError(
                     f"{folder} belongs to another configuration:\n  {shown}\n"
                     f"choose another --out, or add --overwrite to replace it and what follows from it"
@@ -140,13 +170,6 @@ def run_stage(
         write_json(folder / "manifest.json", manifest)
         say(f"{name}: done in {seconds:.0f} s")
         return manifest
-    except OSError as error:
-        if error.errno not in CANNOT_WRITE:
-            raise
-        raise UserError(
-            f"cannot write to {folder}: {error.strerror or error}; free some space or choose a "
-            f"folder that you may write to with --out, then run the same command: it goes on here"
-        ) from error
 
 
 def remove(out: Path, name: str) -> None:

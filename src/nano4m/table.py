@@ -92,7 +92,11 @@ class TokenTable:
     def __post_init__(self) -> None:
         for modality in self.vocabulary.modalities:
             ids = self.ids[modality.name]
-            if ids.ndim != 3 or ids.shape[0] != len(self.clip_ids) or ids.shape[2] != modality.length:
+            if (
+                ids.ndim != 3
+                or ids.shape[0] != len(self.clip_ids)
+                or ids.shape[2] != modality.length
+            ):
                 raise UserError(
                     f"token table: {modality.name} has shape {ids.shape}, expected "
                     f"({len(self.clip_ids)}, views, {modality.length})"
@@ -100,17 +104,19 @@ class TokenTable:
             if ids.size and int(ids.max()) >= modality.vocab_size:
                 clip = int(np.argmax((ids >= modality.vocab_size).any(axis=(1, 2))))
                 raise UserError(
-                    f"token table: {modality.name} of clip {self.clip_ids[clip]!r} has id "
+                    f"token table: {modality.name} of clip {str(self.clip_ids[clip])!r} has id "
                     f"{int(ids[clip].max())}, its vocabulary ends at {modality.vocab_size - 1}; "
                     f"tokenise again (nano4m table)"
                 )
         for name, lengths in self.lengths.items():
-            ends = np.take_along_axis(self.ids[name], (lengths - 1)[..., None].clip(0), axis=2)[..., 0]
+            ends = np.take_along_axis(self.ids[name], (lengths - 1)[..., None].clip(0), axis=2)[
+                ..., 0
+            ]
             bad = (lengths < 1) | (lengths > self.ids[name].shape[2]) | (ends != TEXT_END)
             if bad.any():
                 clip = int(np.argmax(bad.any(axis=1)))
                 raise UserError(
-                    f"token table: {name} of clip {self.clip_ids[clip]!r} has length "
+                    f"token table: {name} of clip {str(self.clip_ids[clip])!r} has length "
                     f"{lengths[clip].tolist()} and does not end there with the end token"
                 )
 
@@ -199,11 +205,15 @@ def open_table(folder: Path) -> TokenTable:
     """
     path = folder / "tokens.arrow"
     if not path.exists():
-        raise UserError(f"no token table at {folder} (tokens.arrow); run: nano4m table PRESET --out OUT")
+        raise UserError(
+            f"no token table at {folder} (tokens.arrow); run: nano4m table PRESET --out OUT"
+        )
     try:
         arrow = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     except pa.ArrowInvalid as error:
-        raise UserError(f"{path} is not a whole Arrow file ({error}); run nano4m table again") from error
+        raise UserError(
+            f"{path} is not a whole Arrow file ({error}); run nano4m table again"
+        ) from error
     meta = json.loads(arrow.schema.metadata[_META])
     vocabulary = Vocabulary.from_json(meta)
 
@@ -212,13 +222,13 @@ def open_table(folder: Path) -> TokenTable:
         flat = chunks[0] if len(chunks) == 1 else np.concatenate([*chunks, np.zeros(0, np.uint16)])
         return flat.reshape(arrow.num_rows, *shape)
 
-    ids = {
-        m.name: column(m.name, meta["views"][m.name], m.length) for m in vocabulary.modalities
-    }
+    ids = {m.name: column(m.name, meta["views"][m.name], m.length) for m in vocabulary.modalities}
     lengths = {
         m.name: column(f"{m.name}_length", meta["views"][m.name]).astype(np.int64)
         for m in vocabulary.modalities
         if m.is_text
     }
-    texts = [np.array(arrow.column(c).to_pylist(), dtype=str) for c in ("clip_id", "label", "split")]
+    texts = [
+        np.array(arrow.column(c).to_pylist(), dtype=str) for c in ("clip_id", "label", "split")
+    ]
     return TokenTable(vocabulary, texts[0], texts[1], texts[2], ids, lengths)

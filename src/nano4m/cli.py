@@ -1,0 +1,175 @@
+"""The command line: a dictionary of subcommands, options from the configuration by tyro."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from nano4m import __version__
+from nano4m.errors import UserError, nearest
+from nano4m.presets import PRESETS, preset
+from nano4m.run import STAGES
+
+EPILOG = """\
+examples
+  nano4m run farm                              everything, from nothing, into runs/farm
+  nano4m run digits --data DIR                 real digits
+  nano4m run farm --out runs/big --model.dim 384 --train.steps 20000
+  nano4m run farm --help                       every option of a preset, with its value
+  nano4m info farm                             parameters, modalities, budgets
+  nano4m info runs/farm --json                 what a run reached
+
+A command that was stopped goes on where it was when it is run again.
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where to read and write.
+
+    Attributes:
+        data: Folder of the source's recordings and pictures; the farm needs none.
+        out: Folder of the run; runs/PRESET unless given.
+        overwrite: Replace what belongs to another configuration, and what follows from it.
+        json: Print the summary as JSON on standard output.
+    """
+
+    data: Path | None = None
+    out: Path | None = None
+    overwrite: bool = False
+    json: bool = False
+
+
+def _parse(command: str, args: Sequence[str]) -> tuple[Any, Options]:
+    """Parse ``PRESET [options]`` into a configuration and where to write."""
+    import tyro
+    from pydantic import ValidationError
+
+    from nano4m.config import Config
+
+    if not args or args[0] in ("-h", "--help"):
+        print(f"usage: nano4m {command} PRESET [--data DIR] [--out DIR] [options]\n")
+        print(_purpose(command) + "\n\npresets")
+        for name, config in PRESETS.items():
+            print(f"  {name:<10}{_describe(config)}")
+        print(f"\nnano4m {command} PRESET --help lists every option with the preset's value.")
+        if args:
+            raise SystemExit(0)
+        raise UserError(f"nano4m {command} needs a preset; choose from {', '.join(PRESETS)}")
+    if args[0].startswith("-"):
+        raise UserError(
+            f"the preset comes first: nano4m {command} PRESET {' '.join(args)}; "
+            f"choose from {', '.join(PRESETS)}"
+        )
+    base = preset(args[0])
+
+    def parse(
+        options: Annotated[Options, tyro.conf.arg(name="")] = Options(),  # noqa: B008
+        config: Annotated[Config, tyro.conf.arg(name="")] = base,
+    ) -> tuple[Config, Options]:
+        return config, options
+
+    try:
+        config, options = tyro.cli(
+            parse,
+            prog=f"nano4m {command} {args[0]}",
+            description=f"{_purpose(command)} Preset {args[0]}: {_describe(base)}.",
+            args=list(args[1:]),
+            config=(tyro.conf.AvoidSubcommands,),
+        )
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(map(str, e['loc'])) or 'configuration'}: {e['msg']}" for e in error.errors()
+        ]
+        raise UserError("\n".join(lines)) from error
+    return config, options
+
+
+def _purpose(command: str) -> str:
+    return COMMANDS[command][1][0].upper() + COMMANDS[command][1][1:] + "."
+
+
+def _describe(config: Any) -> str:
+    needs = "" if config.source.name == "farm" else " (needs --data)"
+    return f"{config.source.__doc__.splitlines()[0].rstrip('.')}{needs}"
+
+
+def _run(command: str, args: Sequence[str]) -> None:
+    from nano4m.progress import say
+    from nano4m.run import Run, single, walk
+
+    config, options = _parse(command, args)
+    run = Run(config, options.out or Path("runs") / config.preset, options.data)
+    if command == "run":
+        manifests = walk(run, options.overwrite)
+        say(f"report: {(run.out / 'report' / 'index.html').resolve()}")
+        if options.json:
+            print((run.out / "results.json").read_text())
+    else:
+        manifests = {command: single(run, command, options.overwrite)}
+        if options.json:
+            print(json.dumps(manifests[command], indent=1))
+
+
+def _info(command: str, args: Sequence[str]) -> None:
+    from nano4m.info import info
+
+    as_json = "--json" in args
+    rest = [a for a in args if a != "--json"]
+    if "-h" in rest or "--help" in rest:
+        print(info.__doc__)
+        return
+    if len(rest) != 1:
+        raise UserError(
+            "usage: nano4m info WHAT [--json]; WHAT is a preset, a run's folder or a registry"
+        )
+    print(info(rest[0], as_json))
+
+
+COMMANDS: dict[str, tuple[Callable[[str, Sequence[str]], None], str]] = {
+    "run": (_run, "walk all stages, from clips to report"),
+    **{name: (_run, stage.summary) for name, stage in STAGES.items()},
+    "info": (_info, "tell about a preset, a run, a token table or a registry"),
+}
+
+
+def usage() -> str:
+    """Return the help of the program."""
+    lines = [
+        f"nano4M-Audio {__version__}: one small transformer from any of {{picture, depth, normals, "
+        "sound, caption}",
+        "to any other: train it, measure it, look at and listen to what it makes.",
+        "",
+        "usage: nano4m COMMAND ...",
+        "",
+    ]
+    lines += [f"  {name:<12}{summary}" for name, (_, summary) in COMMANDS.items()]
+    return "\n".join([*lines, "", EPILOG])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command line; a user's mistake exits with 2 and one message, Ctrl-C with 130."""
+    # Idle threads that spin steal the core from the other one: on a busy machine this is tenfold.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if not args or args[0] in ("-h", "--help"):
+            print(usage())
+        elif args[0] == "--version":
+            print(__version__)
+        elif args[0] in COMMANDS:
+            COMMANDS[args[0]][0](args[0], args[1:])
+        else:
+            raise UserError(f"unknown command {args[0]!r}; {nearest(args[0], COMMANDS)}")
+    except UserError as error:
+        print(f"nano4m: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("nano4m: stopped; run the same command to go on from here", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None

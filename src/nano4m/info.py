@@ -1,0 +1,209 @@
+"""What there is: presets, runs, token tables and registries, for a person or as JSON."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from nano4m.config import Config
+from nano4m.errors import UserError, nearest
+from nano4m.modalities import MODALITIES, modality
+from nano4m.presets import PRESETS, preset
+
+LABELLERS = {
+    "exact": {
+        "description": "depth and normals that the source makes with the picture, from the same rays",
+        "licence": "that of the source",
+    }
+}
+FILTERS = {
+    "silence": {
+        "description": "a window quieter than clips.silence_db is not kept",
+        "licence": "Apache-2.0",
+    },
+    "samples": {
+        "description": "a sound with samples that are not finite is not kept",
+        "licence": "Apache-2.0",
+    },
+}
+
+
+def _sources() -> dict[str, Any]:
+    from nano4m.sources import SOURCES
+
+    return {n: {"description": s.description, "licence": s.licence} for n, s in SOURCES.items()}
+
+
+def _tokenizers() -> dict[str, Any]:
+    from nano4m.tokenizers import TOKENIZERS
+
+    return {n: {"description": t.description, "licence": t.licence} for n, t in TOKENIZERS.items()}
+
+
+def _modalities() -> dict[str, Any]:
+    return {
+        n: {"media": m.media, "layout": m.layout, "tokenizer": m.tokenizer, "labeller": m.labeller}
+        for n, m in MODALITIES.items()
+    }
+
+
+def _presets() -> dict[str, Any]:
+    return {
+        n: {"source": c.source.name, "modalities": list(c.tokenizers)} for n, c in PRESETS.items()
+    }
+
+
+REGISTRIES = {
+    "presets": _presets,
+    "modalities": _modalities,
+    "sources": _sources,
+    "tokenizers": _tokenizers,
+    "labellers": lambda: LABELLERS,
+    "filters": lambda: FILTERS,
+}
+
+
+def _token_shape(config: Config, name: str) -> tuple[tuple[int, ...], int]:
+    """Return shape and vocabulary that a tokenizer will have; for text, the most it may have."""
+    section = config.tokenizers[name]
+    if section.kind == "image_vq":
+        return (section.grid, section.grid), section.vocab
+    if section.kind == "mel_vq":
+        samples = round(config.clips.window_seconds * config.clips.sample_rate)
+        frames = -(-samples // section.hop)
+        return (
+            -(-frames // section.downsample),
+            section.codebooks,
+        ), section.vocab * section.codebooks
+    return (section.max_length,), section.vocab
+
+
+def describe_preset(config: Config) -> dict[str, Any]:
+    """Return parameters, modalities and budgets of a configuration; nothing is computed or read."""
+    import torch
+
+    from nano4m.model.fourm import FourM
+
+    entries = tuple(modality(n).with_tokens(*_token_shape(config, n)) for n in config.tokenizers)
+    with torch.device("meta"):
+        model = FourM(config.model, entries)
+    return {
+        "preset": config.preset,
+        "source": config.source.name,
+        "parameters": model.num_parameters,
+        "encoder_depth": config.model.encoder_depth,
+        "decoder_depth": config.model.decoder_depth,
+        "dim": config.model.dim,
+        "modalities": {
+            e.name: {
+                "layout": e.layout,
+                "shape": list(e.shape),
+                "tokens": e.length,
+                "vocabulary": e.vocab_size,
+            }
+            for e in entries
+        },
+        "tokens_a_clip": sum(e.length for e in entries),
+        "steps": config.train.steps,
+        "batch_size": config.train.batch_size,
+        "masking": config.masking.model_dump(mode="json"),
+    }
+
+
+def describe_run(out: Path) -> dict[str, Any]:
+    """Return the finished stages of a run and, if it was evaluated, its figures."""
+    from nano4m.run import STAGES
+    from nano4m.stage import manifest_of
+
+    stages = {n: manifest_of(out, n) for n in STAGES}
+    told: dict[str, Any] = {
+        "run": str(out),
+        "finished": {n: m["seconds"] for n, m in stages.items() if m},
+        "unfinished": [n for n, m in stages.items() if m is None],
+    }
+    results = out / "results.json"
+    if results.exists():
+        found = json.loads(results.read_text())
+        told["probes"] = {p["name"]: p["score"]["value"] for p in found["probes"]}
+        told["coherence"] = {
+            f"{d['source']} -> {d['target']}": d["coherence"]["value"] for d in found["matrix"]
+        }
+    return told
+
+
+def describe_table(folder: Path) -> dict[str, Any]:
+    """Return what a token table holds."""
+    from nano4m.table import open_table
+
+    table = open_table(folder)
+    return {
+        "table": str(folder),
+        "fingerprint": table.vocabulary.fingerprint,
+        "tokenizers": dict(table.vocabulary.tokenizers),
+        "clips": {s: len(table.rows(s)) for s in ("train", "val", "test")},
+        "classes": table.classes,
+        "modalities": {
+            m.name: {
+                "shape": list(m.shape),
+                "vocabulary": m.vocab_size,
+                "views": table.ids[m.name].shape[1],
+            }
+            for m in table.modalities
+        },
+    }
+
+
+def info(what: str, as_json: bool) -> str:
+    """usage: nano4m info WHAT [--json]
+
+    WHAT is
+      a preset              farm, digits, animals: parameters, modalities, budgets
+      the folder of a run   what is finished and what it reached
+      a token table's       clips, modalities, fingerprints
+      a registry            presets, modalities, sources, tokenizers, labellers, filters, with licences
+    """  # noqa: D400
+    path = Path(what)
+    if what in REGISTRIES:
+        told = REGISTRIES[what]()
+    elif what in PRESETS:
+        told = describe_preset(preset(what))
+    elif (path / "tokens.arrow").exists():
+        told = describe_table(path)
+    elif (path / "config.json").exists():
+        told = describe_run(path)
+    else:
+        raise UserError(
+            f"{what!r} is no preset, no registry and no folder of a run or a token table; "
+            f"{nearest(what, [*PRESETS, *REGISTRIES])}"
+        )
+    return json.dumps(told, indent=1) if as_json else "\n".join(_lines(told))
+
+
+def _lines(value: Any, indent: str = "") -> list[str]:
+    """Lay a dictionary out as aligned lines."""
+    lines = []
+    width = max((len(str(k)) for k in value), default=0) + 2
+    for key, entry in value.items():
+        if (
+            isinstance(entry, dict)
+            and entry
+            and any(isinstance(v, (dict, list)) for v in entry.values())
+        ):
+            lines += [f"{indent}{key}", *_lines(entry, indent + "  ")]
+        elif isinstance(entry, dict):
+            shown = ", ".join(f"{k} {_plain(v)}" for k, v in entry.items())
+            lines.append(f"{indent}{key:<{width}}{shown}")
+        else:
+            lines.append(f"{indent}{key:<{width}}{_plain(entry)}")
+    return lines
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return (
+        f"{value:,}"
+        if isinstance(value, int)
+        else f"{value:.3g}"
+        if isinstance(value, float)
+        else str(value)
+    )

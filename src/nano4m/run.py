@@ -1,0 +1,210 @@
+"""The road of a run: its stages in order, what each depends on and what it calls."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nano4m.config import Config
+from nano4m.errors import UserError
+from nano4m.stage import differences, manifest_of, provenance, remove, run_stage, write_json
+
+if TYPE_CHECKING:
+    from nano4m.tokenizers.base import Tokenizer
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: a configuration, where its data come from and where it writes."""
+
+    config: Config
+    out: Path
+    data: Path | None = None
+
+
+def _tokenizers(run: Run) -> "dict[str, Tokenizer]":
+    from nano4m.tokenizers import load_tokenizer
+
+    return {n: load_tokenizer(run.out / "tokenizers" / n) for n in run.config.tokenizers}
+
+
+def _clips(run: Run, folder: Path) -> dict[str, Any]:
+    from nano4m.clips import build_clips
+
+    return build_clips(run.config, run.data, folder)
+
+
+def _fit(run: Run, folder: Path) -> dict[str, Any]:
+    from nano4m.clip_table import open_clips
+    from nano4m.tokenizers.fit import fit_tokenizers
+
+    return fit_tokenizers(run.config, open_clips(run.out / "clips"), folder)
+
+
+def _table(run: Run, folder: Path) -> dict[str, Any]:
+    from nano4m.clip_table import open_clips
+    from nano4m.tokenizers.apply import build_table
+
+    return build_table(run.config, open_clips(run.out / "clips"), _tokenizers(run), folder)
+
+
+def _train(run: Run, folder: Path) -> dict[str, Any]:
+    from nano4m.table import open_table
+    from nano4m.train import train_model
+
+    return train_model(run.config, open_table(run.out / "table"), folder)
+
+
+def _evaluate(run: Run, folder: Path) -> dict[str, Any]:
+    from nano4m.checkpoint import load_model
+    from nano4m.clip_table import open_clips
+    from nano4m.evaluate.run import evaluate_run
+    from nano4m.table import open_table
+
+    table = open_table(run.out / "table")
+    model, vocabulary = load_model(run.out / "train" / "checkpoint")
+    vocabulary.require_same(table.vocabulary, "the checkpoint", "the token table")
+    manifests = {
+        n: manifest_of(run.out, n) or {} for n in STAGES if n not in ("evaluate", "report")
+    }
+    context = {
+        "preset": run.config.preset,
+        "provenance": provenance(),
+        "clips": manifests["clips"]["summary"],
+        "tokenizers": manifests["tokenizers"]["summary"],
+        "training": manifests["train"]["summary"],
+        "seconds": {n: m["seconds"] for n, m in manifests.items()},
+    }
+    clips = open_clips(run.out / "clips")
+    results = evaluate_run(run.config, clips, _tokenizers(run), table, model, folder, context)
+    write_json(run.out / "results.json", json.loads(results.model_dump_json()))
+    return {"directions": len(results.matrix), "probes": len(results.probes)}
+
+
+def _report(run: Run, folder: Path) -> dict[str, Any]:
+    import numpy as np
+
+    from nano4m.clip_table import open_clips
+    from nano4m.evaluate.results import Results
+    from nano4m.report.page import write_report
+    from nano4m.table import open_table
+
+    results = Results.model_validate_json((run.out / "evaluate" / "results.json").read_text())
+    with np.load(run.out / "evaluate" / "generated.npz") as archive:
+        generated = dict(archive)
+    page = write_report(
+        results,
+        run.out / "train" / "log.jsonl",
+        open_clips(run.out / "clips"),
+        _tokenizers(run),
+        open_table(run.out / "table"),
+        generated,
+        run.config,
+        folder,
+    )
+    return {"page": str(page)}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage: what it does in one line, the sections it adds to what it depends on, its work."""
+
+    summary: str
+    sections: tuple[str, ...]
+    work: Callable[[Run, Path], dict[str, Any]]
+
+
+STAGES: dict[str, Stage] = {
+    "clips": Stage(
+        "cut sounds and pictures of a source into a table of clips",
+        ("seed", "source", "clips"),
+        _clips,
+    ),
+    "tokenizers": Stage(
+        "fit a tokenizer for each modality on the train split", ("tokenizers",), _fit
+    ),
+    "table": Stage("turn all clips into the token table", (), _table),
+    "train": Stage("train the transformer", ("masking", "model", "train"), _train),
+    "evaluate": Stage(
+        "measure it: probes, judges, any-to-any matrix", ("generate", "evaluate"), _evaluate
+    ),
+    "report": Stage("write the page to look at and listen to", ("report",), _report),
+}
+
+# How something is computed, not what: a change of these does not make a result another one.
+NOT_SETTINGS = {"clips": {"workers"}, "train": {"device", "save_every"}}
+
+
+def settings_of(run: Run, name: str) -> dict[str, Any]:
+    """Return the JSON of everything that stage ``name`` depends on."""
+    settings: dict[str, Any] = {"data": str(run.data.resolve()) if run.data else None}
+    for stage_name, stage in STAGES.items():
+        for section in stage.sections:
+            value = run.config.model_dump(mode="json", include={section})[section]
+            if isinstance(value, dict):
+                value = {k: v for k, v in value.items() if k not in NOT_SETTINGS.get(section, ())}
+            settings[section] = value
+        if stage_name == name:
+            break
+    return settings
+
+
+def _belongs(run: Run, name: str) -> bool:
+    """Whether the folder of a stage is empty or of these settings."""
+    owner = run.out / name / "settings.json"
+    return not owner.exists() or not differences(
+        json.loads(owner.read_text()), settings_of(run, name)
+    )
+
+
+def walk(run: Run, overwrite: bool = False) -> dict[str, dict[str, Any]]:
+    """Run all stages that are not up to date; return their manifests.
+
+    With ``overwrite``, the first stage that belongs to another configuration and all that follow
+    from it are replaced.
+    """
+    names = list(STAGES)
+    if overwrite:
+        changed = next((i for i, n in enumerate(names) if not _belongs(run, n)), len(names))
+        for name in names[changed:]:
+            remove(run.out, name)
+    return {name: _one(run, name) for name in names}
+
+
+def single(run: Run, name: str, overwrite: bool = False) -> dict[str, Any]:
+    """Run one stage on the finished results of those before it.
+
+    Raises:
+        UserError: An earlier stage is unfinished or of another configuration.
+    """
+    names = list(STAGES)
+    for earlier in names[: names.index(name)]:
+        if manifest_of(run.out, earlier) is None:
+            raise UserError(
+                f"{name} needs {earlier!r} of {run.out}, which is not finished; run: "
+                f"nano4m {earlier} {run.config.preset} --out {run.out}"
+            )
+    if overwrite:
+        for later in names[names.index(name) :]:
+            remove(run.out, later)
+    elif names.index(name):
+        # An up-to-date earlier stage returns at once; one of other settings is refused.
+        _one(run, names[names.index(name) - 1])
+    return _one(run, name)
+
+
+def _one(run: Run, name: str) -> dict[str, Any]:
+    write_config(run)
+    return run_stage(
+        run.out, name, settings_of(run, name), lambda folder: STAGES[name].work(run, folder)
+    )
+
+
+def write_config(run: Run) -> None:
+    """Keep the resolved configuration beside the results."""
+    from nano4m.stage import writable
+
+    with writable(run.out):
+        run.out.mkdir(parents=True, exist_ok=True)
+        write_json(run.out / "config.json", run.config.model_dump(mode="json"))

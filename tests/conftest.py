@@ -1,0 +1,65 @@
+"""Shared fixtures: a tiny vocabulary and token table, made here, no files needed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nano4m.modalities import MODALITIES, Modality
+from nano4m.table import TokenTable, Vocabulary
+
+torch.set_num_threads(1)
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of real recordings; the test skips where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"real data are not here ({SHARED})")
+    return SHARED
+
+
+def tiny_modalities() -> tuple[Modality, ...]:
+    """Five modalities of unequal lengths and vocabularies."""
+    sizes = {
+        "rgb": ((2, 2), 11),
+        "depth": ((2, 2), 7),
+        "normals": ((2, 3), 9),
+        "sound": ((4, 2), 16),
+        "caption": ((6,), 13),
+    }
+    return tuple(MODALITIES[name].with_tokens(*size) for name, size in sizes.items())
+
+
+def tiny_table(num_clips: int = 48, num_classes: int = 4, seed: int = 0) -> TokenTable:
+    """A table in which the class decides 90 % of the tokens; captions are two to five tokens."""
+    rng = np.random.default_rng(seed)
+    modalities = tiny_modalities()
+    classes = np.arange(num_clips) % num_classes
+    ids, lengths = {}, {}
+    for m in modalities:
+        views = {"frame": 3, "sound": 2, "caption": 1}[m.views]
+        low = 1 if m.is_text else 0
+        prototype = rng.integers(low, m.vocab_size, (num_classes, 1, m.length))
+        noise = rng.integers(low, m.vocab_size, (num_clips, views, m.length))
+        noisy = rng.random(noise.shape) < 0.1
+        ids[m.name] = np.where(noisy, noise, prototype[classes]).astype(np.uint16)
+        if m.is_text:
+            ids[m.name] = np.repeat(prototype[classes], views, axis=1).astype(np.uint16)
+            lengths[m.name] = np.broadcast_to(2 + classes[:, None] % 4, (num_clips, views)).copy()
+            for i, length in enumerate(lengths[m.name][:, 0]):
+                ids[m.name][i, :, length - 1 :] = 0
+    splits = np.array(["val" if i % 6 == 5 else "train" for i in range(num_clips)])
+    vocabulary = Vocabulary(modalities, {m.name: f"print-{m.name}" for m in modalities})
+    names = np.array([f"clip{i:03d}" for i in range(num_clips)])
+    labels = np.array([f"class{c}" for c in classes])
+    return TokenTable(vocabulary, names, labels, splits, ids, lengths)
+
+
+@pytest.fixture
+def table() -> TokenTable:
+    """See ``tiny_table``."""
+    return tiny_table()

@@ -1,0 +1,95 @@
+"""The token table: round trip, views, and everything that contradicts itself is refused."""
+
+import dataclasses
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from nano4m.errors import UserError
+from nano4m.table import TokenTable, Vocabulary, open_table, write_table
+
+
+def test_round_trip_is_exact(table, tmp_path):
+    write_table(table, tmp_path)
+    read = open_table(tmp_path)
+    assert read.vocabulary.fingerprint == table.vocabulary.fingerprint
+    for name, ids in table.ids.items():
+        np.testing.assert_array_equal(read.ids[name], ids)
+        assert read.ids[name].dtype == np.uint16
+    np.testing.assert_array_equal(read.lengths["caption"], table.lengths["caption"])
+    for name in ("clip_ids", "labels", "splits"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(table, name))
+
+
+def test_parquet_is_one_row_a_clip_with_fixed_size_uint16_lists(table, tmp_path):
+    write_table(table, tmp_path)
+    parquet = pq.read_table(tmp_path / "tokens.parquet")
+    assert parquet.num_rows == len(table.clip_ids)
+    assert str(parquet.schema.field("sound").type).startswith("fixed_size_list<")
+    assert "uint16" in str(parquet.schema.field("sound").type)
+    assert parquet["sound"][3].as_py() == table.ids["sound"][3].reshape(-1).tolist()
+
+
+def test_gather_marks_only_what_is_behind_the_end_of_a_text(table):
+    rows = np.array([0, 1, 2, 3])
+    ids, valid = table.gather(rows, None)
+    assert ids.shape == valid.shape == (4, 4 + 4 + 6 + 8 + 6)
+    assert valid[:, :22].all()
+    assert valid[:, 22:].sum(1).tolist() == table.lengths["caption"][rows, 0].tolist()
+
+
+def test_pictures_depth_and_normals_take_the_same_frame(table):
+    ids = {
+        m.name: np.broadcast_to(
+            np.arange(table.ids[m.name].shape[1])[None, :, None], table.ids[m.name].shape
+        ).astype(np.uint16)
+        for m in table.modalities
+        if not m.is_text
+    }
+    ids["caption"] = table.ids["caption"]
+    marked = dataclasses.replace(table, ids=ids)
+    got, _ = marked.gather(np.arange(40), np.random.default_rng(0))
+    rgb, depth, normals, sound = got[:, 0], got[:, 4], got[:, 8], got[:, 14]
+    assert (rgb == depth).all() and (rgb == normals).all()
+    assert set(rgb.tolist()) == {0, 1, 2}
+    assert set(sound.tolist()) == {0, 1} and (sound != rgb).any()
+
+
+def _broken(table: TokenTable, name: str, clip: int, value: int) -> dict[str, np.ndarray]:
+    ids = {n: a.copy() for n, a in table.ids.items()}
+    ids[name][clip, 0, 0] = value
+    return ids
+
+
+def test_id_out_of_range_names_the_clip(table):
+    with pytest.raises(UserError, match=r"rgb of clip 'clip007' has id 11, its vocabulary ends at 10"):
+        dataclasses.replace(table, ids=_broken(table, "rgb", 7, 11))
+
+
+def test_caption_without_end_is_refused(table):
+    ids = {n: a.copy() for n, a in table.ids.items()}
+    ids["caption"][5, 0, int(table.lengths["caption"][5, 0]) - 1] = 3
+    with pytest.raises(UserError, match="clip005.*end token"):
+        dataclasses.replace(table, ids=ids)
+
+
+def test_missing_and_truncated_tables_say_what_to_run(table, tmp_path):
+    with pytest.raises(UserError, match="nano4m table"):
+        open_table(tmp_path)
+    write_table(table, tmp_path)
+    whole = (tmp_path / "tokens.arrow").read_bytes()
+    (tmp_path / "tokens.arrow").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="not a whole Arrow file"):
+        open_table(tmp_path)
+
+
+def test_vocabularies_that_differ_are_refused_with_both_fingerprints(table):
+    mine = table.vocabulary
+    other = Vocabulary(mine.modalities, {**mine.tokenizers, "sound": "retrained"})
+    assert Vocabulary.from_json(mine.to_json()).fingerprint == mine.fingerprint
+    mine.require_same(Vocabulary.from_json(mine.to_json()), "a", "b")
+    with pytest.raises(UserError) as caught:
+        mine.require_same(other, "the checkpoint", "the token table")
+    for part in (mine.fingerprint, other.fingerprint, "sound: print-sound / retrained", "nano4m"):
+        assert part in str(caught.value)
