@@ -40,8 +40,12 @@ class DigitsSource(Section):
 
     name: Literal["digits"] = "digits"
     picture_size: Annotated[int, Field(ge=8, le=128)] = Field(32, description="Pixels a side.")
-    pictures_per_sound: Positive = Field(8, description="Pictures of its class a recording is paired with.")
-    val_takes: tuple[int, int] = Field((5, 9), description="First and last take of the validation split.")
+    pictures_per_sound: Positive = Field(
+        8, description="Pictures of its class a recording is paired with."
+    )
+    val_takes: tuple[int, int] = Field(
+        (5, 9), description="First and last take of the validation split."
+    )
 
 
 class FolderSource(Section):
@@ -50,8 +54,12 @@ class FolderSource(Section):
     name: Literal["folder"] = "folder"
     val_share: Share = Field(0.15, description="Share of recordings for validation, by class.")
     test_share: Share = Field(0.0, description="Share of recordings for the test split, by class.")
-    pictures_per_sound: Positive = Field(4, description="Pictures of its class a sound is paired with.")
-    min_per_class: Positive = Field(5, description="A class with fewer recordings is left out, said so.")
+    pictures_per_sound: Positive = Field(
+        4, description="Pictures of its class a sound is paired with."
+    )
+    min_per_class: Positive = Field(
+        5, description="A class with fewer recordings is left out, said so."
+    )
 
 
 SourceConfig = Annotated[FarmSource | DigitsSource | FolderSource, Field(discriminator="name")]
@@ -63,15 +71,20 @@ SourceConfig = Annotated[FarmSource | DigitsSource | FolderSource, Field(discrim
 class ClipsConfig(Section):
     """Cutting: one sound window, keyframes inside it, one crop for all pictures of a frame."""
 
-    window_seconds: Annotated[float, Field(gt=0.1, le=30)] = Field(1.024, description="Sound window.")
+    window_seconds: Annotated[float, Field(gt=0.1, le=30)] = Field(
+        1.024, description="Sound window."
+    )
     sample_rate: Literal[16000, 22050, 24000, 44100, 48000] = Field(24000, description="In Hz.")
     frames: Positive = Field(1, description="Keyframes a clip, evenly spaced inside the window.")
-    picture_size: Annotated[int, Field(ge=8, le=512)] = Field(64, description="Pixels after the crop.")
+    picture_size: Annotated[int, Field(ge=8, le=512)] = Field(
+        64, description="Pixels after the crop."
+    )
     window: Literal["loudest", "start", "centre"] = Field(
         "loudest", description="Which part of a longer recording is kept; shorter ones are padded."
     )
     loudness_db: float | None = Field(
-        None, description="RMS level that every window is set to, in dB of full scale; none: untouched."
+        None,
+        description="RMS level that every window is set to, in dB of full scale; none: untouched.",
     )
     silence_db: float = Field(-60.0, description="A window quieter than this is not kept.")
     depth_near: Annotated[float, Field(gt=0)] = Field(
@@ -112,8 +125,12 @@ class MelVQ(Section):
     griffin_lim: Positive = Field(32, description="Iterations of phase reconstruction.")
     views: Positive = Field(1, description="Tokenised versions of a training sound: 1 is as recorded, "
                             "each further one is shifted and scaled in level at random.")  # fmt: skip
-    shift_seconds: Annotated[float, Field(ge=0)] = Field(0.1, description="Largest shift of a view.")
-    gain_db: Annotated[float, Field(ge=0)] = Field(6.0, description="Largest change of level of a view.")
+    shift_seconds: Annotated[float, Field(ge=0)] = Field(
+        0.1, description="Largest shift of a view."
+    )
+    gain_db: Annotated[float, Field(ge=0)] = Field(
+        6.0, description="Largest change of level of a view."
+    )
 
 
 class Bpe(Section):
@@ -139,7 +156,9 @@ class MaskingConfig(Section):
     dirichlet: Annotated[float, Field(ge=0)] = Field(
         0.1, description="Weight of: 4M's random budgets over all modalities."
     )
-    alphas: tuple[float, ...] = Field((0.1, 1.0, 10.0), description="Dirichlet concentrations, mixed.")
+    alphas: tuple[float, ...] = Field(
+        (0.1, 1.0, 10.0), description="Dirichlet concentrations, mixed."
+    )
     max_inputs: Positive = Field(128, description="Most input tokens of the Dirichlet strategy.")
     max_targets: Positive = Field(128, description="Most target tokens of the Dirichlet strategy.")
     group_size: Positive = Field(16, description="Samples that share one draw of roles and totals.")
@@ -147,7 +166,9 @@ class MaskingConfig(Section):
     @model_validator(mode="after")
     def _some_strategy(self) -> "MaskingConfig":
         if self.any_to_any + self.dirichlet <= 0:
-            raise ValueError("every strategy has weight 0; give one of any_to_any, dirichlet a weight")
+            raise ValueError(
+                "every strategy has weight 0; give one of any_to_any, dirichlet a weight"
+            )
         if not self.alphas or min(self.alphas) <= 0:
             raise ValueError(f"alphas {self.alphas} must be one or more positive numbers")
         return self
@@ -175,15 +196,21 @@ class TrainConfig(Section):
     """Optimisation of the transformer."""
 
     steps: Positive = Field(1200, description="Optimizer steps.")
-    batch_size: Positive = Field(64, description="Samples a step; a multiple of masking.group_size.")
+    batch_size: Positive = Field(
+        64, description="Samples a step; a multiple of masking.group_size."
+    )
     lr: Annotated[float, Field(gt=0)] = Field(1e-3, description="Peak learning rate.")
     min_lr: Annotated[float, Field(ge=0)] = Field(1e-5, description="Learning rate at the end.")
     warmup: Annotated[int, Field(ge=0)] = Field(100, description="Steps of linear warm-up.")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.05, description="On matrices only.")
     beta2: Annotated[float, Field(gt=0, lt=1)] = Field(0.95, description="AdamW's second moment.")
     clip_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="Largest gradient norm.")
-    ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.995, description="Decay of the averaged weights.")
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="In attention output and MLP.")
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.995, description="Decay of the averaged weights."
+    )
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="In attention output and MLP."
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="bf16 autocast, or fp32; auto: bf16 on a GPU, fp32 on a CPU."
     )
@@ -201,7 +228,9 @@ class GenerateConfig(Section):
     noise: Annotated[float, Field(ge=0)] = Field(
         2.0, description="Gumbel noise on the confidence at the first step, annealed to 0."
     )
-    top_p: Annotated[float, Field(gt=0, le=1)] = Field(0.95, description="Nucleus, after temperature.")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.95, description="Nucleus, after temperature."
+    )
     batch_size: Positive = Field(64, description="Samples at once.")
 
 
@@ -227,7 +256,9 @@ class Config(Section):
     """One run of nano4M-Audio, from clips to report."""
 
     preset: str = Field("farm", description="Name of the preset that this started from.")
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="Random seed of every stage.")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        0, description="Random seed of every stage."
+    )
     source: SourceConfig = FarmSource()
     clips: ClipsConfig = ClipsConfig()
     tokenizers: dict[str, TokenizerConfig] = Field(
@@ -244,7 +275,9 @@ class Config(Section):
     def _belongs_together(self) -> "Config":
         unknown = sorted(set(self.tokenizers) - set(MODALITIES))
         if unknown:
-            raise ValueError(f"tokenizers of unknown modalities {unknown}; known: {list(MODALITIES)}")
+            raise ValueError(
+                f"tokenizers of unknown modalities {unknown}; known: {list(MODALITIES)}"
+            )
         if len(self.tokenizers) < 2:
             raise ValueError("an any-to-any model needs at least two modalities under tokenizers")
         if self.train.batch_size % self.masking.group_size:

@@ -30,7 +30,7 @@ FARM = Config(
 DIGITS = Config(
     preset="digits",
     source=DigitsSource(),
-    clips=ClipsConfig(window_seconds=0.8533, picture_size=32, frames=8, loudness_db=-23.0),
+    clips=ClipsConfig(window_seconds=20480 / 24000, picture_size=32, frames=8, loudness_db=-23.0),
     tokenizers={
         "rgb": ImageVQ(grid=4, vocab=256),
         "sound": MelVQ(downsample=4, vocab=512, views=4),
@@ -42,7 +42,7 @@ DIGITS = Config(
 ANIMALS = Config(
     preset="animals",
     source=FolderSource(),
-    clips=ClipsConfig(window_seconds=2.7307, picture_size=64, frames=4, loudness_db=-23.0),
+    clips=ClipsConfig(window_seconds=65536 / 24000, picture_size=64, frames=4, loudness_db=-23.0),
     tokenizers={
         "rgb": ImageVQ(grid=8, vocab=512),
         "sound": MelVQ(downsample=8, vocab=256, views=8),

@@ -1,0 +1,286 @@
+"""The first stage: from a source to the clips table.
+
+Every clip of the plan becomes a row, kept or not, with the reason; what a decoder cannot read is
+counted and named, never dropped in silence. Shards are written whole, so a build that was stopped
+goes on where it was, and gives the same bytes as one that was not.
+"""
+
+import csv
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from nano4m.clip_table import (
+    FORMAT,
+    MANIFEST_COLUMNS,
+    read_about,
+    read_manifest,
+    shard_path,
+    write_shard,
+)
+from nano4m.config import ClipsConfig, Config
+from nano4m.cut import cut
+from nano4m.errors import BadMedia, UserError
+from nano4m.progress import bar
+from nano4m.sources import source
+from nano4m.sources.base import ClipPlan
+
+SHARD_CLIPS = 256
+"""Clips a shard; also what a stopped build loses at most."""
+
+MANIFEST = "manifest.csv"
+
+_CLIP_ID = re.compile(r"[A-Za-z0-9_.-]+")
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+MakeRow = Callable[[ClipPlan], dict[str, Any]]
+
+
+def make_row(plan: ClipPlan, *, name: str, settings: object, clips: ClipsConfig) -> dict[str, Any]:
+    """Return the row of one clip; whatever goes wrong with its media becomes its ``reason``.
+
+    Raises:
+        UserError: The settings are wrong, whatever the clip.
+    """
+    row: dict[str, Any] = {
+        "clip_id": plan.clip_id,
+        "source": plan.source,
+        "video_id": plan.video_id,
+        "start_s": plan.start_s,
+        "label": plan.label,
+        "caption": plan.caption,
+        "split": plan.split,
+        "licence": plan.licence,
+        "kept": False,
+        "reason": None,
+    }
+    try:
+        columns = cut(source(name).load(plan, settings), clips)
+    except UserError:
+        raise
+    except BadMedia as error:
+        return row | {"reason": str(error)}
+    except Exception as error:  # one clip among thousands: a named, counted row, not a crash
+        return row | {"reason": f"{type(error).__name__}: {error}"}
+    if "reason" in columns:
+        return row | columns
+    row["start_s"] += columns.pop("offset_s")
+    return row | columns | {"kept": True}
+
+
+# -- the pool ----------------------------------------------------------------------------------
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, and end with it even where it was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+@contextmanager
+def _mapper(
+    make: MakeRow, workers: int
+) -> Iterator[Callable[[Sequence[ClipPlan]], Iterator[dict[str, Any]]]]:
+    """Give a function that maps ``make`` over plans in order, in this process or in a pool."""
+    if workers == 0:
+        yield lambda plans: map(make, plans)
+        return
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ |= dict.fromkeys(_THREADS, "1")
+    # Spawned, not forked: a fork of a process with threads may inherit a lock that nobody frees.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
+    try:
+        yield lambda plans: pool.map(make, plans, chunksize=4)
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a worker was killed, most often for want of memory; run the same command again with "
+            f"fewer processes: --clips.workers {workers // 2}"
+        ) from error
+    finally:
+        # Waits for the few clips in work, so that nothing outlives the build.
+        pool.shutdown(wait=True, cancel_futures=True)
+        for name, value in before.items():
+            os.environ.pop(name)
+            os.environ |= {} if value is None else {name: value}
+
+
+# -- checks ------------------------------------------------------------------------------------
+
+
+def check_plans(plans: Sequence[ClipPlan]) -> None:
+    """Check what every source promises of its plan as a whole.
+
+    Raises:
+        UserError: No clips, a clip_id twice or of wrong letters, or a video in two splits.
+    """
+    if not plans:
+        raise UserError("the source gives no clip; check --data and the settings under --source")
+    twice = [name for name, count in Counter(plan.clip_id for plan in plans).items() if count > 1]
+    if twice:
+        raise UserError(
+            f"{len(twice)} clip ids are given more than once (first {sorted(twice)[0]!r}); every "
+            "clip needs its own: rename the files or the ids in the table of the source"
+        )
+    wrong = [plan.clip_id for plan in plans if not _CLIP_ID.fullmatch(plan.clip_id)]
+    if wrong:
+        raise UserError(f"clip id {wrong[0]!r} may only have letters, digits and _ . -")
+    splits: dict[str, str] = {}
+    for plan in plans:
+        if splits.setdefault(plan.video_id, plan.split) != plan.split:
+            raise UserError(
+                f"recording {plan.video_id!r} is in two splits, {splits[plan.video_id]} and "
+                f"{plan.split}; clips of one recording belong to one split, or a score is a lie"
+            )
+
+
+def _check_kept(rows: Sequence[dict[str, Any]], config: Config, out: Path) -> None:
+    kept = Counter(row["split"] for row in rows if row["kept"])
+    needed = sorted({"train", "val", config.evaluate.split})
+    empty = [split for split in needed if not kept[split]]
+    if empty:
+        reasons = _reasons(rows)
+        listed = "; ".join(f"{count} x {reason}" for reason, count in reasons.items())
+        planned = Counter(row["split"] for row in rows)
+        raise UserError(
+            f"no clip for {', '.join(empty)}: kept {sum(kept.values())} of {len(rows)}, planned "
+            f"{dict(planned)}. Reasons: {listed or 'none, the source plans no clip there'}. "
+            f"See {out / MANIFEST}; mend the media or the settings and run nano4m clips "
+            f"{config.preset} --overwrite"
+        )
+
+
+def _reasons(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Count the reasons by what stands before their details, the most frequent first."""
+    found = Counter(str(row["reason"]).split(":")[0] for row in rows if not row["kept"])
+    return dict(found.most_common())
+
+
+def _fingerprint(config: Config, plans: Sequence[ClipPlan]) -> str:
+    """Hash all that decides what the rows hold: settings, seed and plan; not where the data lie."""
+    settings = {
+        "format": FORMAT,
+        "seed": config.seed,
+        "source": config.source.model_dump(mode="json"),
+        "clips": config.clips.model_dump(mode="json", exclude={"workers"}),
+        "plans": [[p.clip_id, p.video_id, p.label, p.caption, p.split] for p in plans],
+    }
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _to_do(out: Path, count: int, fingerprint: str, preset: str) -> list[int]:
+    """Return the shards that are not there yet.
+
+    Raises:
+        UserError: A shard that is there belongs to other settings.
+    """
+    for path in sorted(out.glob("clips-*.parquet")):
+        found = read_about(path)["fingerprint"]
+        if found != fingerprint:
+            raise UserError(
+                f"{out} holds clips of other settings or data (fingerprint {found}, this run "
+                f"{fingerprint}); run nano4m clips {preset} --overwrite, or choose another --out"
+            )
+    return [index for index in range(count) if not shard_path(out, index).exists()]
+
+
+# -- the stage ---------------------------------------------------------------------------------
+
+
+def _write_manifest(out: Path, rows: Sequence[dict[str, Any]]) -> None:
+    partial_path = out / f"{MANIFEST}.partial"
+    try:
+        with partial_path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, MANIFEST_COLUMNS)
+            writer.writeheader()
+            for row in rows:
+                levels = {k: round(v, 3) for k, v in row.items() if isinstance(v, float)}
+                writer.writerow(row | levels | {"kept": int(row["kept"])})
+        os.replace(partial_path, out / MANIFEST)
+    finally:
+        partial_path.unlink(missing_ok=True)
+
+
+def build_clips(config: Config, data: Path | None, out: Path) -> dict[str, Any]:
+    """Cut the clips of ``config.source`` into a clips table in ``out``; go on with one begun.
+
+    Args:
+        config: Of the run; the sections source, clips and seed decide what is written.
+        data: Folder of the source's own media; None where it needs none.
+        out: Folder of the table.
+
+    Returns:
+        Counts: clips, kept, by_split and by_label ({name: [kept, planned]}), reasons
+        ({reason: count}).
+
+    Raises:
+        UserError: The data or the folder are not as they must be, or a split that is needed has no
+            clip left; the reasons are listed.
+    """
+    plans = list(source(config.source.name).plan(config.source, data, config.seed))
+    check_plans(plans)
+    fingerprint = _fingerprint(config, plans)
+    count = -(-len(plans) // SHARD_CLIPS)
+    todo = _to_do(out, count, fingerprint, config.preset)
+    make = partial(make_row, name=config.source.name, settings=config.source, clips=config.clips)
+    left = [plans[i * SHARD_CLIPS : (i + 1) * SHARD_CLIPS] for i in todo]
+    done = len(plans) - sum(map(len, left))
+    workers = min(config.clips.workers, sum(map(len, left)))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with bar("clips", len(plans), "clip", done) as progress, _mapper(make, workers) as rows_of:
+            for index, part in zip(todo, left, strict=True):
+                rows = []
+                for row in rows_of(part):
+                    rows.append(row)
+                    progress.advance()
+                write_shard(
+                    out,
+                    index,
+                    rows,
+                    sample_rate=config.clips.sample_rate,
+                    num_shards=count,
+                    fingerprint=fingerprint,
+                )
+        rows = read_manifest(out)
+        _write_manifest(out, rows)
+        for leftover in out.glob("clips-*.partial"):  # of a build that was killed while it wrote
+            leftover.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot write clips to {out}: {error.strerror or error}; it must be a folder that you "
+            "may write to, on a disk with some 50 kB free a clip"
+        ) from error
+    _check_kept(rows, config, out)
+    return {
+        "clips": len(rows),
+        "kept": sum(row["kept"] for row in rows),
+        "by_split": _counts(rows, "split"),
+        "by_label": _counts(rows, "label"),
+        "reasons": _reasons(rows),
+    }
+
+
+def _counts(rows: Sequence[dict[str, Any]], column: str) -> dict[str, list[int]]:
+    """Return [kept, planned] for each value of a column."""
+    planned = Counter(row[column] for row in rows)
+    kept = Counter(row[column] for row in rows if row["kept"])
+    return {name: [kept[name], planned[name]] for name in sorted(planned)}
