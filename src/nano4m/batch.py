@@ -68,7 +68,9 @@ class TokenSequence:
         return torch.stack([valid_BL[:, s].sum(1) for s in self.slices], dim=1)
 
 
-def pack(ids_BL: Tensor, input_BL: Tensor, target_BL: Tensor, sequence: TokenSequence) -> MaskedBatch:
+def pack(
+    ids_BL: Tensor, input_BL: Tensor, target_BL: Tensor, sequence: TokenSequence
+) -> MaskedBatch:
     """Gather marked slots into a dense batch.
 
     Raises:

@@ -55,8 +55,12 @@ def load_model(folder: Path) -> tuple[FourM, Vocabulary]:
     expected = {k: tuple(v.shape) for k, v in model.state_dict().items()}
     found = {k: tuple(v.shape) for k, v in weights.items()}
     if expected != found:
-        differ = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
-        shown = ", ".join(f"{k} {found.get(k, 'absent')} for {expected.get(k, 'none')}" for k in differ[:4])
+        differ = sorted(
+            k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k)
+        )
+        shown = ", ".join(
+            f"{k} {found.get(k, 'absent')} for {expected.get(k, 'none')}" for k in differ[:4]
+        )
         raise UserError(
             f"the weights at {folder} are of another architecture: {len(differ)} tensors differ, {shown}"
         )
@@ -70,7 +74,9 @@ def save_state(folder: Path, step: int, tensors: dict[str, Tensor], note: dict[s
     part = folder / f"part-{step:06d}"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part / "state.safetensors")
+    save_file(
+        {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part / "state.safetensors"
+    )
     write_json(part / "state.json", {"step": step} | note)
     shutil.rmtree(target, ignore_errors=True)
     os.replace(part, target)

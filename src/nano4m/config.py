@@ -104,7 +104,7 @@ class ImageVQ(Section):
     code_dim: Positive = Field(16, description="Width of a code; FSQ ignores it.")
     steps: Positive = Field(500, description="Training steps.")
     batch_size: Positive = Field(64, description="Pictures a step.")
-    lr: Annotated[float, Field(gt=0)] = Field(2e-3, description="Peak of the one-cycle schedule.")
+    lr: Annotated[float, Field(gt=0)] = Field(3e-3, description="Peak of the one-cycle schedule.")
 
 
 class MelVQ(Section):
@@ -121,7 +121,7 @@ class MelVQ(Section):
     code_dim: Positive = Field(32, description="Width of a code.")
     steps: Positive = Field(500, description="Training steps.")
     batch_size: Positive = Field(64, description="Windows a step.")
-    lr: Annotated[float, Field(gt=0)] = Field(2e-3, description="Peak of the one-cycle schedule.")
+    lr: Annotated[float, Field(gt=0)] = Field(3e-3, description="Peak of the one-cycle schedule.")
     griffin_lim: Positive = Field(32, description="Iterations of phase reconstruction.")
     views: Positive = Field(1, description="Tokenised versions of a training sound: 1 is as recorded, "
                             "each further one is shifted and scaled in level at random.")  # fmt: skip

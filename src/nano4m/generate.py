@@ -130,9 +130,7 @@ def _write_text(
         if not len(rows):
             continue
         asked = torch.full((len(rows), 1), slot)
-        predicted = log_probs(
-            model, tokens, ids_BL[rows], given_BL[rows], asked, config.batch_size
-        )
+        predicted = log_probs(model, tokens, ids_BL[rows], given_BL[rows], asked, config.batch_size)
         for i, row in enumerate(rows.tolist()):
             drawn = _draw(predicted[i], config, generators[row])
             last = slot == span.stop - 1

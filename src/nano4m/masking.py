@@ -125,7 +125,9 @@ STRATEGIES: dict[str, Strategy] = {"any_to_any": any_to_any, "dirichlet": dirich
 SHARED_DRAW = {"any_to_any"}
 
 
-def place(budgets: Budgets, valid_BL: Tensor, sequence: TokenSequence, generator: Generator) -> tuple[Tensor, Tensor]:
+def place(
+    budgets: Budgets, valid_BL: Tensor, sequence: TokenSequence, generator: Generator
+) -> tuple[Tensor, Tensor]:
     """Choose the slots: bool (B, L) for inputs and for targets, disjoint, valid slots only."""
     score_BL = torch.rand(valid_BL.shape, generator=generator)
     for modality, span in zip(sequence.modalities, sequence.slices, strict=True):

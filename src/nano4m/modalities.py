@@ -52,7 +52,9 @@ class Modality:
     def __post_init__(self) -> None:
         axes = {"grid": 2, "codes": 2, "text": 1}
         if self.layout not in axes:
-            raise UserError(f"modality {self.name!r}: layout {self.layout!r}; {nearest(self.layout, axes)}")
+            raise UserError(
+                f"modality {self.name!r}: layout {self.layout!r}; {nearest(self.layout, axes)}"
+            )
         if self.shape and (len(self.shape) != axes[self.layout] or min(self.shape) < 1):
             raise UserError(
                 f"modality {self.name!r}: a {self.layout} layout has {axes[self.layout]} positive sizes, "
@@ -91,7 +93,9 @@ class Modality:
         return cls(**(entry | {"shape": tuple(entry["shape"])}))
 
 
-def _entry(name: str, title: str, layout: Layout, tokenizer: str, views: Any, **more: Any) -> Modality:
+def _entry(
+    name: str, title: str, layout: Layout, tokenizer: str, views: Any, **more: Any
+) -> Modality:
     return Modality(name=name, title=title, layout=layout, tokenizer=tokenizer, views=views, **more)
 
 
@@ -100,7 +104,9 @@ MODALITIES: dict[str, Modality] = {
     for m in (
         _entry("rgb", "picture", "grid", "image_vq", "frame", media="picture"),
         _entry("depth", "depth", "grid", "image_vq", "frame", media="depth", labeller="exact"),
-        _entry("normals", "normals", "grid", "image_vq", "frame", media="normals", labeller="exact"),
+        _entry(
+            "normals", "normals", "grid", "image_vq", "frame", media="normals", labeller="exact"
+        ),
         _entry("sound", "sound", "codes", "mel_vq", "sound", media="sound"),
         _entry("caption", "caption", "text", "bpe", "caption", media="caption"),
     )

@@ -19,7 +19,7 @@ FARM = Config(
     source=FarmSource(),
     clips=ClipsConfig(window_seconds=1.024, picture_size=64),
     tokenizers={
-        "rgb": ImageVQ(grid=4, vocab=512),
+        "rgb": ImageVQ(grid=8, vocab=512, width=64),
         "depth": ImageVQ(grid=4, vocab=256, steps=300),
         "normals": ImageVQ(grid=4, vocab=256, steps=300),
         "sound": MelVQ(downsample=4, vocab=512),
@@ -33,7 +33,7 @@ DIGITS = Config(
     clips=ClipsConfig(window_seconds=20480 / 24000, picture_size=32, frames=8, loudness_db=-23.0),
     tokenizers={
         "rgb": ImageVQ(grid=4, vocab=256),
-        "sound": MelVQ(downsample=4, vocab=512, views=4),
+        "sound": MelVQ(downsample=4, vocab=512, views=4, steps=700),
         "caption": Bpe(vocab=64, max_length=4),
     },
     evaluate=EvaluateConfig(split="val", clips=300),

@@ -1,7 +1,7 @@
 """The schema of ``results.json``: every figure of a run, with its baselines.
 
-A score is never alone: it stands with what chance and the majority class reach, with its controls and
-upper bound, the number of clips and a bootstrap interval.
+A score is never alone: it stands with what chance and the majority class reach, with its controls
+and upper bound, the number of clips and a bootstrap interval.
 """
 
 from typing import Any
@@ -23,11 +23,14 @@ class Score(Part):
     high: float = Field(description="Upper end of the 95 % bootstrap interval.")
     n: int = Field(description="Clips that it was measured on.")
     chance: float = Field(description="What uniform guessing reaches.")
-    majority: float | None = Field(None, description="What the commonest class reaches, if classes.")
+    majority: float | None = Field(
+        None, description="What the commonest class reaches, if classes."
+    )
     balanced: float | None = Field(None, description="Mean over classes, if classes.")
     upper: float | None = Field(None, description="What real media reach through the tokenizer.")
     controls: dict[str, float] = Field(
-        default_factory=dict, description="The same figure with a planted input: shuffled, caption given."
+        default_factory=dict,
+        description="The same figure with a planted input: shuffled, caption given.",
     )
 
 
@@ -38,7 +41,8 @@ class CrossEntropy(Part):
     uniform: float = Field(description="ln of the vocabulary.")
     unigram: float = Field(description="Train frequencies of each position.")
     conditions: dict[str, float] = Field(
-        description="By what is given: nothing, each other modality alone, all others, shuffled others."
+        description="By what is given: nothing, each other modality alone, all others, shuffled "
+        "others."
     )
     tokens: int = Field(description="Tokens measured.")
 
@@ -55,7 +59,9 @@ class Judge(Part):
     """A classifier of real media of the train split that judges what the model makes."""
 
     modality: str
-    accuracy: Score = Field(description="On real media; its upper field is on tokenizer round trips.")
+    accuracy: Score = Field(
+        description="On real media; its upper field is on tokenizer round trips."
+    )
 
 
 class Probe(Part):

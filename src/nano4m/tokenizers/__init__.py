@@ -1,1 +1,81 @@
-"""Tokenizers: media to ids and back."""
+"""Tokenizers: media to ids and back. TOKENIZERS lists them; importing this loads no PyTorch."""
+
+import importlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nano4m.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from nano4m.tokenizers.base import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """Where a tokenizer's class is, and what a person should know before choosing it.
+
+    Attributes:
+        module: Module of the class; importing it may load PyTorch.
+        name: Name of the class.
+        description: One line.
+        licence: Of the weights that it makes or loads.
+    """
+
+    module: str
+    name: str
+    description: str
+    licence: str
+
+    def load(self) -> "type[Tokenizer]":
+        """Import the class."""
+        return getattr(importlib.import_module(self.module), self.name)
+
+
+TOKENIZERS: dict[str, Entry] = {
+    "image_vq": Entry(
+        module="nano4m.tokenizers.image_vq",
+        name="ImageVQTokenizer",
+        description="small convolutional VQ or FSQ autoencoder: pictures, depth, normals",
+        licence="that of the clips it was fitted on",
+    ),
+    "mel_vq": Entry(
+        module="nano4m.tokenizers.mel_vq",
+        name="MelVQTokenizer",
+        description="log-mel spectrogram, convolutional VQ over time, Griffin-Lim: sound",
+        licence="that of the clips it was fitted on",
+    ),
+    "bpe": Entry(
+        module="nano4m.tokenizers.bpe",
+        name="BpeTokenizer",
+        description="byte-pair encoding learnt on the captions of the run",
+        licence="that of the captions it was fitted on",
+    ),
+}
+
+
+def load_tokenizer(folder: Path) -> "Tokenizer":
+    """Read the tokenizer that ``Tokenizer.save`` wrote.
+
+    Raises:
+        UserError: No tokenizer there, one of an unknown key, or weights that were changed since.
+    """
+    head, weights = folder / "tokenizer.json", folder / "tokenizer.safetensors"
+    for file in (head, weights):
+        if not file.is_file():
+            raise UserError(
+                f"no tokenizer in {folder}: {file.name} is missing; run nano4m tokenize"
+            )
+    from safetensors.torch import load_file
+
+    entry = json.loads(head.read_text())
+    if entry["key"] not in TOKENIZERS:
+        raise UserError(f"{head}: tokenizer {entry['key']!r}; {nearest(entry['key'], TOKENIZERS)}")
+    tokenizer = TOKENIZERS[entry["key"]].load().from_state(entry["settings"], load_file(weights))
+    if tokenizer.fingerprint != entry["fingerprint"]:
+        raise UserError(
+            f"the tokenizer in {folder} has fingerprint {tokenizer.fingerprint}, but its "
+            f"tokenizer.json says {entry['fingerprint']}: it was changed; fit it again"
+        )
+    return tokenizer

@@ -1,0 +1,153 @@
+"""What every probe asks the model: how likely are these tokens, given those?
+
+Only tokens that are given are ever handed to the model: all other slots hold zeros, so a probe
+cannot leak what it asks for.
+
+Shapes: B judged clips, R rows of one question, L token slots of a clip, T slots of a target.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nano4m.batch import TokenSequence
+from nano4m.generate import log_probs
+from nano4m.model.fourm import FourM
+
+# Streams of random numbers of the probes, one a purpose.
+CLIPS, SHUFFLE, RESAMPLE, GENERATE, CONTROL = range(100, 105)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """The model and the fixed clips that it is judged on.
+
+    Attributes:
+        model: In evaluation mode.
+        tokens: Order of the slots.
+        rows: int64 (B,), rows of the token table.
+        ids_BL, valid_BL: int64 ids of the first view, and which of them are real tokens.
+        labels: int64 (B,), index into ``classes``.
+        classes: Sorted labels.
+        batch_size: Rows of a forward pass.
+        seed: Of shuffles, resamples and generation.
+        resamples: Of the bootstrap.
+    """
+
+    model: FourM
+    tokens: TokenSequence
+    rows: np.ndarray
+    ids_BL: Tensor
+    valid_BL: Tensor
+    labels: np.ndarray
+    classes: list[str]
+    batch_size: int
+    seed: int
+    resamples: int
+    _pairs: dict[tuple[int, int], np.ndarray] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.ids_BL)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the modalities, in order."""
+        return [m.name for m in self.tokens.modalities]
+
+    def rng(self, *stream: int) -> np.random.Generator:
+        """Return the random numbers of one purpose."""
+        return np.random.default_rng([self.seed, *stream])
+
+    def given(
+        self, sources: Sequence[int], rows: np.ndarray | Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return ids (R, L) and given bool (R, L) that show all of ``sources`` and nothing else.
+
+        Args:
+            sources: Indices of modalities.
+            rows: Clips whose tokens are shown; None: all, in order.
+        """
+        chosen = torch.arange(len(self)) if rows is None else torch.as_tensor(rows)
+        shown = torch.zeros(self.tokens.length, dtype=torch.bool)
+        for source in sources:
+            shown[self.tokens.slices[source]] = True
+        given = self.valid_BL[chosen] & shown
+        return self.ids_BL[chosen] * given, given
+
+    def ask(self, ids: Tensor, given: Tensor, slots: Tensor) -> Tensor:
+        """Return log-probabilities (R, T, V) of ``slots`` (R, T), all asked for at once."""
+        # Clips share captions and beginnings of captions: equal questions are asked once.
+        length = self.tokens.length
+        rows, which_R = torch.cat([ids, given.long(), slots], 1).unique(dim=0, return_inverse=True)
+        ids, shown, slots = rows.split([length, length, slots.shape[1]], dim=1)
+        asked = log_probs(self.model, self.tokens, ids, shown.bool(), slots, self.batch_size)
+        return asked[which_R]
+
+    def whole(self, target: int, ids: Tensor, given: Tensor, own: Tensor) -> Tensor:
+        """Return log p of the tokens of ``target`` of other clips, float64 (R, S).
+
+        Args:
+            target: Index of a modality that is no text: all its T tokens are asked for at once.
+            ids, given: What the model is shown in each of R rows.
+            own: int64 (S, T) tokens to be rated in every row.
+        """
+        span = self.tokens.slices[target]
+        slots = torch.arange(span.start, span.stop)
+        parts = []
+        for rows in torch.arange(len(ids)).split(self.batch_size):
+            log_p = self.ask(ids[rows], given[rows], slots.expand(len(rows), -1))
+            total = torch.zeros(len(rows), len(own), dtype=torch.float64)
+            for t in range(len(slots)):
+                total += log_p[:, t][:, own[:, t]]
+            parts.append(total)
+        return torch.cat(parts)
+
+    def pair(self, source: int, target: int) -> np.ndarray:
+        """Return log p(target of clip j | source of clip i), float64 (B, B); computed once."""
+        if (source, target) not in self._pairs:
+            own = self.ids_BL[:, self.tokens.slices[target]]
+            rated = self.whole(target, *self.given([source]), own)
+            self._pairs[source, target] = rated.numpy()
+        return self._pairs[source, target]
+
+    def alone(self, target: int) -> np.ndarray:
+        """Return log p(target of clip j | nothing), float64 (B,)."""
+        own = self.ids_BL[:, self.tokens.slices[target]]
+        return self.whole(target, *self.given([], np.zeros(1, dtype=np.int64)), own)[0].numpy()
+
+    def own_whole(self, target: int, ids: Tensor, given: Tensor) -> np.ndarray:
+        """Return log p of each clip's own tokens of ``target``, float64 (B,); row i is clip i's."""
+        parts = []
+        for rows in torch.arange(len(self)).split(self.batch_size):
+            span = self.tokens.slices[target]
+            slots = torch.arange(span.start, span.stop).expand(len(rows), -1)
+            log_p = self.ask(ids[rows], given[rows], slots)
+            picked = log_p.gather(2, self.ids_BL[rows][:, span, None])[..., 0]
+            parts.append(picked.double().sum(1))
+        return torch.cat(parts).numpy()
+
+    def own_text(self, target: int, ids: Tensor, given: Tensor) -> np.ndarray:
+        """Return log p of each clip's own text by the chain rule, float64 (B,).
+
+        Every token is asked for alone, given the ones before it, which is how a text is written.
+        """
+        span = self.tokens.slices[target]
+        ids, given = ids.clone(), given.clone()
+        total = np.zeros(len(self))
+        for slot in range(span.start, span.stop):
+            rows = self.valid_BL[:, slot].nonzero()[:, 0]
+            for part in rows.split(16 * self.batch_size):
+                log_p = self.ask(ids[part], given[part], torch.full((len(part), 1), slot))[:, 0]
+                picked = log_p.gather(1, self.ids_BL[part, slot, None])[:, 0]
+                total[part.numpy()] += picked.double().numpy()
+            ids[rows, slot] = self.ids_BL[rows, slot]
+            given[rows, slot] = True
+        return total
+
+    def own(self, target: int, ids: Tensor, given: Tensor) -> np.ndarray:
+        """Return log p of each clip's own tokens of ``target``, (B,), in the way it is trained."""
+        is_text = self.tokens.modalities[target].is_text
+        return (self.own_text if is_text else self.own_whole)(target, ids, given)

@@ -1,0 +1,125 @@
+"""Class by caption likelihood: which class's captions are the likeliest, given a sound, a picture?
+
+The candidates are the distinct captions of the train split, as tokens of the token table; the score
+of a class is log sum p(caption | given) over its captions, by the chain rule.
+
+Controls of each score:
+    shuffled       the model is shown another clip's inputs: must fall to chance.
+    caption begun  the model is shown nothing but the beginning of the clip's own caption, up to
+                   where it is of one class only, and rates what the captions of each class go on
+                   with after as many tokens: must be near 1. A caption cannot be given and asked
+                   for at once; this gives the class away and takes the same road to a score. Clips
+                   whose caption then goes on as those of other classes do cannot be judged and do
+                   not count; where there are no others the control is left out.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+
+from nano4m.evaluate.bench import CONTROL, RESAMPLE, SHUFFLE, Bench
+from nano4m.evaluate.results import Probe
+from nano4m.evaluate.stats import derangement, score
+from nano4m.evaluate.trie import Search, Text, Trie
+from nano4m.table import TokenTable
+
+MOST_CAPTIONS = 64
+"""Candidates a class: its commonest captions, if it has more."""
+
+MOST_CONTROL = 110
+"""Clips that a control looks at: it must be near a bound, not measured to the percent."""
+
+
+def candidates(
+    table: TokenTable, name: str, train_rows: np.ndarray, classes: list[str]
+) -> list[list[Text]]:
+    """Return the distinct captions of each class, at most MOST_CAPTIONS, commonest first."""
+    counts: list[Counter[Text]] = [Counter() for _ in classes]
+    for row in train_rows:
+        own = counts[classes.index(str(table.labels[row]))]
+        for ids, length in zip(table.ids[name][row], table.lengths[name][row], strict=True):
+            own[tuple(ids[:length].tolist())] += 1
+    # Equal counts are ordered by tokens, so that the choice does not hang on the order of rows.
+    ordered = [sorted(own, key=lambda text: (-own[text], text)) for own in counts]
+    return [texts[:MOST_CAPTIONS] for texts in ordered]
+
+
+def caption_begun(bench: Bench, target: int, texts: list[list[Text]]) -> float | None:
+    """Return the control of this name; None where no clip can be judged."""
+    span = bench.tokens.slices[target]
+    trie = Trie(texts)
+    number = {prefix: i for i, prefix in enumerate(trie.prefixes)}
+    cut: dict[int, list[int]] = {}
+    chosen = bench.rng(CONTROL).permutation(len(bench))[:MOST_CONTROL]
+    for clip in sorted(chosen.tolist()):
+        own = tuple(bench.ids_BL[clip, span][bench.valid_BL[clip, span]].tolist())
+        for length in range(1, len(own)):
+            node = number.get(own[:length])
+            if node is not None and trie.under_NK[node].sum() == 1:
+                cut.setdefault(length, []).append(clip)
+                break
+    judged, correct = 0, 0
+    for length, clips in cut.items():
+        rests = [sorted({text[length:] for text in own if len(text) > length}) for own in texts]
+        shared = Counter(rest for own in rests for rest in own)
+        told_apart = {k for k, own in enumerate(rests) if any(shared[rest] == 1 for rest in own)}
+        rows = np.array([i for i in clips if int(bench.labels[i]) in told_apart], dtype=np.int64)
+        if not len(rows):
+            continue
+        ids, given = bench.given([target], rows)
+        given[:, span.start + length : span.stop] = False
+        found = Search(bench, ids * given, given, target, Trie(rests), length).best_class()
+        judged, correct = judged + len(rows), correct + int((found == bench.labels[rows]).sum())
+    return correct / judged if judged else None
+
+
+def conditions(bench: Bench, target: int) -> dict[str, list[int]]:
+    """Return the modalities that are given, by name: each other one alone, and all of them."""
+    others = [i for i in range(len(bench.names)) if i != target]
+    return {bench.names[i]: [i] for i in others} | ({"all": others} if len(others) > 1 else {})
+
+
+def classification(
+    bench: Bench,
+    table: TokenTable,
+    train_rows: np.ndarray,
+    target: int,
+    advance: Callable[[], None],
+) -> list[Probe]:
+    """Probe every condition; ``target`` is the text modality. ``advance`` follows each one."""
+    name = bench.names[target]
+    texts = candidates(table, name, train_rows, bench.classes)
+    trie = Trie(texts)
+    begun = caption_begun(bench, target, texts)
+    probes = []
+    for number, (source, given) in enumerate(conditions(bench, target).items()):
+        found = Search(bench, *bench.given(given), target, trie).best_class()
+        rng = bench.rng(SHUFFLE, number, target)
+        own = rng.permutation(len(bench))[:MOST_CONTROL]
+        shown = derangement(len(bench), rng)[own]
+        mistaken = Search(bench, *bench.given(given, shown), target, trie).best_class()
+        controls = {"shuffled": float((mistaken == bench.labels[own]).mean())}
+        if begun is not None:
+            controls["caption begun"] = begun
+        titles = "all other modalities"
+        if len(given) == 1:
+            titles = bench.tokens.modalities[given[0]].title
+        probes.append(
+            Probe(
+                name=f"class from {titles}",
+                task="classification",
+                source=source,
+                target=name,
+                score=score(
+                    found == bench.labels,
+                    bench.labels,
+                    len(bench.classes),
+                    bench.rng(RESAMPLE, number, target),
+                    bench.resamples,
+                    controls=controls,
+                ),
+            )
+        )
+        advance()
+    return probes

@@ -1,0 +1,126 @@
+"""Scores with their baselines: chance, the commonest class, a bootstrap interval."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from nano4m.evaluate.results import Score
+
+LEVEL = 0.95
+"""Coverage of every interval."""
+
+
+def bootstrap(values: np.ndarray, rng: np.random.Generator, resamples: int) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of the mean of ``values`` (n,) over clips.
+
+    Resamples of outcomes that are all 0 or all 1 have no spread, which would claim certainty; there
+    the exact binomial bound (Clopper and Pearson 1934) stands in.
+
+    Raises:
+        ValueError: No values.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if not len(values):
+        raise ValueError("no values to resample")
+    tail = (1 - LEVEL) / 2
+    bound = tail ** (1 / len(values))
+    if (values == 1).all():
+        return bound, 1.0
+    if (values == 0).all():
+        return 0.0, 1 - bound
+    means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(resamples)]
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def balanced_accuracy(correct: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean over the classes that occur of the share that is correct."""
+    return float(np.mean([correct[labels == c].mean() for c in np.unique(labels)]))
+
+
+def score(
+    correct: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    rng: np.random.Generator,
+    resamples: int,
+    upper: float | None = None,
+    controls: Mapping[str, float] | None = None,
+) -> Score:
+    """Score a classifier.
+
+    Args:
+        correct: bool (n,), whether each clip's class was found.
+        labels: int (n,), the true classes.
+        num_classes: Classes that could have been answered.
+        rng: Draws the resamples.
+        resamples: Of the bootstrap.
+        upper: The same figure on real media through the tokenizer.
+        controls: The same figure with planted inputs.
+    """
+    correct, labels = np.asarray(correct), np.asarray(labels)
+    low, high = bootstrap(correct, rng, resamples)
+    return Score(
+        value=float(correct.mean()),
+        low=low,
+        high=high,
+        n=len(correct),
+        chance=1 / num_classes,
+        majority=float(np.unique(labels, return_counts=True)[1].max() / len(labels)),
+        balanced=balanced_accuracy(correct, labels),
+        upper=upper,
+        controls=dict(controls or {}),
+    )
+
+
+def hits_at(scores: np.ndarray, k: int) -> np.ndarray:
+    """Return how surely each query's own candidate is among its k best, float64 (n,) in [0, 1].
+
+    Args:
+        scores: (n, n), scores[i, j] of candidate j for query i; j = i is the right one.
+        k: Candidates looked at.
+
+    Ties are broken at random, in expectation: among m equal candidates of which r places are left
+    the right one is in with probability r / m.
+    """
+    own = np.diag(scores)[:, None]
+    better = (scores > own).sum(1)
+    equal = (scores == own).sum(1)
+    return np.clip((k - better) / equal, 0, 1)
+
+
+def recall_at(
+    scores: np.ndarray,
+    k: int,
+    rng: np.random.Generator,
+    resamples: int,
+    controls: Mapping[str, float] | None = None,
+) -> Score:
+    """Score retrieval, see ``hits_at``; chance is k / n."""
+    hits = hits_at(scores, k)
+    low, high = bootstrap(hits, rng, resamples)
+    return Score(
+        value=float(hits.mean()),
+        low=low,
+        high=high,
+        n=len(hits),
+        chance=min(1.0, k / len(hits)),
+        majority=None,
+        balanced=None,
+        upper=None,
+        controls=dict(controls or {}),
+    )
+
+
+def derangement(n: int, rng: np.random.Generator) -> np.ndarray:
+    """Return a random permutation (n,) that moves every entry (one cycle through all).
+
+    Raises:
+        ValueError: Fewer than two entries.
+    """
+    if n < 2:
+        raise ValueError(f"{n} clips cannot be shuffled; a probe needs two or more")
+    order = rng.permutation(n)
+    moved = np.empty(n, dtype=np.int64)
+    moved[order] = np.roll(order, 1)
+    return moved

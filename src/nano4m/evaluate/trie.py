@@ -1,0 +1,156 @@
+"""Candidate texts as a tree of prefixes, and the likelihood of classes of them by the chain rule.
+
+Every distinct prefix is asked about once a clip: next token only, which is how a text is written.
+
+Shapes: R rows (clips), N nodes, K classes, L token slots of a clip.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nano4m.evaluate.bench import Bench
+
+Text = tuple[int, ...]
+
+
+class Trie:
+    """Prefixes of the candidate texts of each class; node 0 is the empty one.
+
+    Args:
+        texts: The distinct texts of each class, each ended by its end token; a text may belong to
+            several classes.
+
+    Attributes:
+        prefixes: Tokens that lead to each node.
+        children: Nodes below each node, none for a whole text.
+        under_NK: bool, whether a text of a class passes through a node.
+    """
+
+    def __init__(self, texts: Sequence[Sequence[Text]]) -> None:
+        found = {text[:n] for own in texts for text in own for n in range(len(text) + 1)}
+        self.prefixes: list[Text] = sorted(found, key=lambda prefix: (len(prefix), prefix))
+        number = {prefix: i for i, prefix in enumerate(self.prefixes)}
+        self.children: list[list[int]] = [[] for _ in self.prefixes]
+        for i, prefix in enumerate(self.prefixes[1:], start=1):
+            self.children[number[prefix[:-1]]].append(i)
+        self.under_NK = np.zeros((len(number), len(texts)), dtype=bool)
+        for k, own in enumerate(texts):
+            for text in own:
+                for n in range(len(text) + 1):
+                    self.under_NK[number[text[:n]], k] = True
+
+    @property
+    def is_leaf_N(self) -> np.ndarray:
+        """Whether a node is a whole text, bool (N,)."""
+        return np.array([not below for below in self.children])
+
+
+class Search:
+    """Log-probabilities of the nodes of a trie for some rows, worked out where they are needed.
+
+    ``value_RN`` is log p(prefix | given); ``front_RN`` marks the deepest nodes that are known,
+    which together cover the texts. As a prefix is at least as likely as all that follows it, the
+    front gives an upper bound of each class and its whole texts a lower one.
+
+    Args:
+        bench: Model and batch size.
+        ids_RL, given_RL: What the model is shown in each row.
+        target: Index of the text modality.
+        trie: Candidates.
+        start: Slot of the text where they begin; the slots before it may be given.
+    """
+
+    def __init__(
+        self,
+        bench: Bench,
+        ids_RL: Tensor,
+        given_RL: Tensor,
+        target: int,
+        trie: Trie,
+        start: int = 0,
+    ) -> None:
+        self.bench, self.ids_RL, self.given_RL, self.trie = bench, ids_RL, given_RL, trie
+        self.first = bench.tokens.slices[target].start + start
+        shape = (len(ids_RL), len(trie.prefixes))
+        self.value_RN = np.full(shape, -np.inf)
+        self.front_RN = np.zeros(shape, dtype=bool)
+        self.value_RN[:, 0], self.front_RN[:, 0] = 0.0, True
+
+    def expand(self, rows: np.ndarray, nodes: np.ndarray) -> None:
+        """Replace front nodes, one for each entry of ``rows``, by their children."""
+        chunk = 16 * self.bench.batch_size
+        for start in range(0, len(rows), chunk):
+            self._expand(rows[start : start + chunk], nodes[start : start + chunk])
+
+    def _expand(self, rows: np.ndarray, nodes: np.ndarray) -> None:
+        ids, given = self.ids_RL[rows].clone(), self.given_RL[rows].clone()
+        slots = torch.empty(len(rows), 1, dtype=torch.int64)
+        for node in np.unique(nodes):
+            where = torch.from_numpy(np.flatnonzero(nodes == node))
+            prefix = self.trie.prefixes[node]
+            written = slice(self.first, self.first + len(prefix))
+            ids[where, written] = torch.tensor(prefix, dtype=torch.int64)
+            given[where, written] = True
+            slots[where] = self.first + len(prefix)
+        log_p = self.bench.ask(ids, given, slots)[:, 0].double().numpy()
+        self.front_RN[rows, nodes] = False
+        for node in np.unique(nodes):
+            own = np.flatnonzero(nodes == node)
+            below = self.trie.children[node]
+            tokens = [self.trie.prefixes[child][-1] for child in below]
+            value = self.value_RN[rows[own], node][:, None] + log_p[own][:, tokens]
+            self.value_RN[np.ix_(rows[own], below)] = value
+            self.front_RN[np.ix_(rows[own], below)] = True
+
+    def expand_all(self) -> None:
+        """Work every node out."""
+        for node, below in enumerate(self.trie.children):
+            rows = np.flatnonzero(self.front_RN[:, node])
+            if below and len(rows):
+                self.expand(rows, np.full(len(rows), node))
+
+    def class_scores(self, whole_only: bool = False) -> np.ndarray:
+        """Return log p of each class, float64 (R, K): an upper bound, or a lower one."""
+        marked = self.front_RN & self.trie.is_leaf_N if whole_only else self.front_RN
+        value = np.where(marked, self.value_RN, -np.inf)
+        peak = np.maximum(value.max(1, keepdims=True), -1e300)
+        with np.errstate(divide="ignore"):
+            return np.log(np.exp(value - peak) @ self.trie.under_NK) + peak
+
+    def best_class(self) -> np.ndarray:
+        """Return the likeliest class of each row, int64 (R,), asking no more than that needs.
+
+        Best first: the likeliest open prefix of the class that leads is followed until the class is
+        sure to lead. The result is that of ``expand_all``.
+        """
+        is_leaf = self.trie.is_leaf_N
+        winner = np.zeros(len(self.value_RN), dtype=np.int64)
+        rows = np.arange(len(winner))
+        while len(rows):
+            upper, lower = self.class_scores()[rows], self.class_scores(whole_only=True)[rows]
+            top = upper.argmax(1)
+            each = np.arange(len(rows))
+            others = upper.copy()
+            others[each, top] = -np.inf
+            is_open = self.front_RN[rows] & ~is_leaf & self.trie.under_NK[:, top].T
+            value = np.where(is_open, self.value_RN[rows], -np.inf)
+            undecided = (lower[each, top] < others.max(1)) & (value.max(1) > -np.inf)
+            winner[rows] = top
+            if undecided.any():
+                self.expand(rows[undecided], value.argmax(1)[undecided])
+            rows = rows[undecided]
+        return winner
+
+
+def text_log_probs(
+    bench: Bench, ids: Tensor, given: Tensor, target: int, texts: Sequence[Text]
+) -> np.ndarray:
+    """Return log p of each text in each row, float64 (R, len(texts)), by the chain rule."""
+    trie = Trie([[text] for text in texts])
+    search = Search(bench, ids, given, target, trie)
+    search.expand_all()
+    number: Mapping[Text, int] = {prefix: i for i, prefix in enumerate(trie.prefixes)}
+    return search.value_RN[:, [number[tuple(text)] for text in texts]]

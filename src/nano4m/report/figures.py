@@ -1,0 +1,288 @@
+"""Results as tables of the page: every figure with what it must be compared with."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nano4m.clip_table import ClipTable
+from nano4m.evaluate.results import CrossEntropy, Results, Score
+from nano4m.modalities import Modality
+from nano4m.report.charts import is_above, loss_chart, matrix_chart, probe_chart
+from nano4m.report.markup import (
+    DASH,
+    Html,
+    facts,
+    join,
+    percent,
+    section,
+    short,
+    span,
+    table,
+    tag,
+    words,
+)
+
+SCORE_HEAD = (
+    "value [95 % interval]",
+    "chance",
+    "majority",
+    "balanced",
+    "upper bound",
+    "controls",
+    "n",
+)
+BOLD = "Bold: the whole interval lies above chance and above the commonest class."
+
+
+def interval(score: Score) -> Html:
+    """Return value and interval of a score; bold where it is above its baselines."""
+    value = percent(score.value)
+    low, high = f"{100 * score.low:.1f}", f"{100 * score.high:.1f}"
+    ends = tag("small", Html(f"[{low}&ndash;{high}]"))
+    return join([tag("b", value) if is_above(score) else value, ends], " ")
+
+
+def score_cells(score: Score) -> list[object]:
+    """Return the cells of SCORE_HEAD."""
+    controls = [join([tag("small", words(k)), percent(v)], " ") for k, v in score.controls.items()]
+    return [
+        interval(score),
+        percent(score.chance),
+        percent(score.majority),
+        percent(score.balanced),
+        percent(score.upper),
+        join(controls, "<br>") if controls else None,
+        short(score.n),
+    ]
+
+
+def _arrow(source: str, target: str, titles: Mapping[str, str]) -> Html:
+    text = f"{titles.get(source, source)} \u2192 {titles.get(target, target)}"
+    return tag("span", text, class_="whole")
+
+
+def legend(*entries: tuple[str, str]) -> Html:
+    """Return what the marks of a chart mean; entries are (class of the mark, meaning)."""
+    return tag("ul", *(tag("li", tag("i", class_=mark), text) for mark, text in entries),
+               class_="legend")  # fmt: skip
+
+
+def matrix_section(results: Results, titles: Mapping[str, str]) -> Html | None:
+    """Return the any-to-any matrix and its figures."""
+    if not results.matrix:
+        return None
+    chances = {d.coherence.chance for d in results.matrix}
+    chance = percent(min(chances)) if len(chances) == 1 else "in the table below"
+    how = join([
+        "How often a judge, trained on real media, sees the clip\u2019s class in what was made "
+        "from one other modality alone: a cell without colour is at chance (", chance, "), and "
+        "below the matrix stands the most that can be expected, the same judges on tokenizer "
+        "round trips and on real media. ", BOLD,
+    ])  # fmt: skip
+    rows = [[_arrow(d.source, d.target, titles), *score_cells(d.coherence)] for d in results.matrix]
+    judges = [
+        [titles.get(j.modality, j.modality), *score_cells(j.accuracy)] for j in results.judges
+    ]
+    parts = [
+        tag("h3", "Every direction"),
+        table(("given \u2192 made", *SCORE_HEAD), rows, label="Coherence of every direction"),
+    ]
+    if judges:
+        parts += [
+            tag("h3", "The judges on real media"),
+            table(("judge of", *SCORE_HEAD), judges, label="Accuracy of the judges"),
+        ]
+    more = tag("details", tag("summary", "All figures, with baselines and controls"), *parts,
+               class_="more")  # fmt: skip
+    body = tag("div", matrix_chart(results, titles), class_="matrix")
+    return section("matrix", "Coherence of any to any", how, body, more)
+
+
+def probes_section(results: Results, titles: Mapping[str, str]) -> Html | None:
+    """Return the probes as bars and as a table."""
+    if not results.probes:
+        return None
+    marks = legend(("bar", "value"), ("whisker", "95 % interval"), ("tick", "chance"),
+                   ("dots", "commonest class"), ("diamond", "upper bound"))  # fmt: skip
+    rows = [
+        [
+            join([p.name, tag("small", p.task)], "<br>"),
+            _arrow(p.source, p.target, titles),
+            *score_cells(p.score),
+        ]
+        for p in results.probes
+    ]
+    how = (
+        "What the model knows without generating: a probe is worth something where its interval "
+        "clears chance and the commonest class, its controls behave, and it nears its upper bound. "
+    )
+    return section(
+        "probes", "Probes", how + BOLD, marks, probe_chart(results.probes),
+        table(("probe", "given \u2192 asked", *SCORE_HEAD), rows, text=2, label="Probes"),
+    )  # fmt: skip
+
+
+def order_conditions(entropies: Sequence[CrossEntropy], names: Sequence[str]) -> list[str]:
+    """Return all conditions, modalities side by side where the first of them stands."""
+    found = list(dict.fromkeys(key for c in entropies for key in c.conditions))
+    first = next((i for i, key in enumerate(found) if key in names), len(found))
+    single = [name for name in names if name in found]
+    others = [key for key in found if key not in names]
+    return others[:first] + single + others[first:]
+
+
+def entropy_section(
+    results: Results, titles: Mapping[str, str], modalities: Sequence[Modality]
+) -> Html | None:
+    """Return cross-entropy by condition against uniform and unigram."""
+    if not results.cross_entropy:
+        return None
+    conditions = order_conditions(results.cross_entropy, [m.name for m in modalities])
+    rows: list[list[object]] = []
+    for entry in results.cross_entropy:
+        best = min(entry.conditions.values(), default=None)
+        cells: list[object] = []
+        for key in conditions:
+            value = entry.conditions.get(key)
+            text = None if value is None else f"{value:.3f}"
+            cells.append(tag("span", text, class_="best") if value == best and text else text)
+        title = titles.get(entry.modality, entry.modality)
+        rows.append(
+            [title, f"{entry.uniform:.3f}", f"{entry.unigram:.3f}", *cells, short(entry.tokens)]
+        )
+    head = [
+        "predicted",
+        "uniform",
+        "unigram",
+        *(titles.get(k, words(k)) for k in conditions),
+        "tokens",
+    ]
+    how = (
+        "Nats a token on fixed clips, less is better; each column is what was given. What another "
+        "modality tells is the drop from the column with nothing given; shuffled companions must "
+        "not give it. Compare within a row only: vocabularies differ. Coloured: the least of a row."
+    )
+    return section("entropy", "Cross-entropy", how,
+                   table(head, rows, label="Cross-entropy in nats a token"))  # fmt: skip
+
+
+ACRONYMS = {"psnr": "PSNR", "ssim": "SSIM", "rms": "RMS", "logmel": "log-mel"}
+UNITS = {"_share": "", "_db": " dB", "_degrees": "\u00b0", "_seconds": " s"}
+
+
+def _title(name: str) -> str:
+    return " ".join(ACRONYMS.get(word, word) for word in words(name).split())
+
+
+def measure(name: str, value: Any) -> tuple[str, Html]:
+    """Return name and value of a number whose unit is the end of its name."""
+    for end, unit in UNITS.items():
+        if name.endswith(end) and isinstance(value, int | float):
+            shown = percent(value) if end == "_share" else Html(f"{short(value)}{unit}")
+            return _title(name.removesuffix(end) + ("_time" if end == "_seconds" else "")), shown
+    return _title(name), Html(DASH) if value is None else tag("span", short(value))
+
+
+def tokenizer_section(
+    results: Results, titles: Mapping[str, str], modalities: Sequence[Modality]
+) -> Html | None:
+    """Return what each tokenizer keeps of the media."""
+    if not results.tokenizers:
+        return None
+    columns = ("bits_a_clip", "codes_used_share", "perplexity", "parameters")
+    known = {m.name: m for m in modalities}
+    rows: list[list[object]] = []
+    for name, quality in results.tokenizers.items():
+        numbers = quality if isinstance(quality, dict) else {"quality": quality}
+        m = known.get(name)
+        layout = Html("&times;".join(map(str, m.shape))) if m else None
+        kept = [
+            tag("span", tag("small", label), " ", value, class_="whole")
+            for label, value in (
+                measure(k, v) for k, v in numbers.items()
+                if k not in (*columns, "clips", "fit_seconds", "fingerprint")
+            )
+        ]  # fmt: skip
+        rows.append([
+            titles.get(name, name), join(kept, "<br>"), layout, short(m.vocab_size) if m else None,
+            *(measure(c, numbers.get(c))[1] for c in columns), numbers.get("fingerprint"),
+        ])  # fmt: skip
+    head = ("modality", "round trip against the original", "tokens", "vocabulary", "bits a clip",
+            "codes used", "perplexity", "parameters", "fingerprint")  # fmt: skip
+    how = (
+        "What is lost before the model sees anything: round trips of held-out clips against the "
+        "originals. No model can make better media than its tokenizer."
+    )
+    return section("tokenizers", "Tokenizers", how,
+                   table(head, rows, text=2, label="Quality of the tokenizers"))  # fmt: skip
+
+
+def training_section(
+    results: Results, log: Sequence[Mapping[str, Any]], modalities: Sequence[Modality]
+) -> Html | None:
+    """Return loss curves and the summary of the training."""
+    shown = {
+        name: value
+        for name, value in (measure(k, v) for k, v in results.training.items() if k != "val")
+    }
+    parts: list[Html] = []
+    if any(line.get("loss") for line in log):
+        marks = legend(("thin", "train"), ("dotted", "validation, fixed masks, averaged weights"),
+                       ("dashes", "unigram baseline"))  # fmt: skip
+        parts = [marks, loss_chart(log, results.cross_entropy, modalities)]
+    if shown:
+        parts.append(facts(shown))
+    if not parts:
+        return None
+    how = "Nats a token by step: a modality is learnt as far as it falls below its baseline."
+    return section("training", "Training", how, *parts)
+
+
+def clips_section(results: Results, clips: ClipTable) -> Html:
+    """Return how many clips there are and why others are not."""
+    counts = results.clips
+    plain = {words(k): short(v) for k, v in counts.items() if isinstance(v, int | float | str)}
+    plain |= {"split that is judged": results.split, "sample rate": f"{clips.sample_rate:,} Hz"}
+    tables: list[Html] = []
+    for key, values in counts.items():
+        if isinstance(values, dict) and values:
+            rows = [
+                [k, *(map(short, v) if isinstance(v, list | tuple) else ("", short(v)))]
+                for k, v in values.items()
+            ]
+            title = words(key.removeprefix("by_"))
+            pairs = all(isinstance(v, list | tuple) for v in values.values())
+            head = (title, "kept", "planned") if pairs else (title, "", "clips")
+            tables.append(table(head, rows, label=f"Clips by {title}"))
+    if counts.get("reasons") == {}:
+        plain["not kept"] = "none"
+    licences = Counter(clips.licences.tolist()).most_common()
+    plain["licence"] = "; ".join(f"{k or 'unknown'} ({short(n)})" for k, n in licences)
+    how = "Clips that went in, by split and class, and the reason of each that was left out."
+    return section("clips", "Clips", how, facts(plain), tag("div", *tables, class_="pair"))
+
+
+def provenance_section(results: Results) -> Html:
+    """Return where the figures come from, the time of each stage, and the configuration."""
+    entries: dict[str, object] = {}
+    for key, value in results.provenance.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{k} {v}" for k, v in value.items())
+        entries[words(key)] = tag("code", value) if key in ("command", "commit") else str(value)
+    longest = max(results.seconds.values(), default=0) or 1
+    rows = [
+        [stage, span(s), tag("span", class_="part", style=f"width:{220 * s / longest:.0f}px")]
+        for stage, s in results.seconds.items()
+    ]  # fmt: skip
+    parts = [facts(entries)]
+    if rows:
+        rows.append(["together", span(sum(results.seconds.values())), ""])
+        head = ("stage", "wall time", "")
+        parts.append(tag("h3", "Time of each stage"))
+        parts.append(table(head, rows, text=3, label="Wall time of each stage"))
+    text = json.dumps(results.config, indent=1, sort_keys=False)
+    parts.append(tag("details", tag("summary", "The whole configuration"), tag("pre", text),
+                     class_="more"))  # fmt: skip
+    how = "What made these figures: with the same commit and configuration the run can be repeated."
+    return section("provenance", "How it was made", how, *parts)

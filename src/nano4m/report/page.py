@@ -1,0 +1,243 @@
+"""The report: results, clips and generated ids in, one HTML file out that needs nothing else."""
+
+import json
+import os
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+
+from nano4m.clip_table import ClipTable
+from nano4m.config import Config
+from nano4m.evaluate.results import Results, Score
+from nano4m.modalities import Modality
+from nano4m.report import figures
+from nano4m.report.markup import Html, html, join, percent, section, short, span, tag
+from nano4m.report.render import Item, Look, render, shared_look
+from nano4m.report.samples import Sample, collect
+from nano4m.table import TokenTable
+from nano4m.tokenizers.base import Tokenizer
+
+OPEN_CLIPS = 3
+"""Clips that are unfolded when the page opens."""
+
+MOST_BYTES = 9_000_000
+"""Of media in the page; clips beyond it are left out, and the page says so."""
+
+
+def _card(what: object, score: Score) -> Html:
+    ends = Html(f"[{100 * score.low:.0f}&ndash;{100 * score.high:.0f}]")
+    n = f", n = {short(score.n)}"
+    against = join(["chance ", percent(score.chance), Html("<br>"), ends, n])
+    digits = 0 if score.value >= 0.1 else 1
+    return tag(
+        "li",
+        tag("span", what, class_="what"),
+        tag("span", percent(score.value, digits), class_="figure"),
+        tag("span", against, class_="against"),
+    )
+
+
+def headline(results: Results, modalities: tuple[Modality, ...]) -> Html:
+    """Return the figures to remember: best and worst direction, then probes of distinct inputs."""
+
+    titles = {m.name: m.title for m in modalities}
+
+    def arrow(source: str, target: str) -> str:
+        return f"{titles.get(source, source)} \u2192 {titles.get(target, target)}"
+
+    cards = []
+    ordered = sorted(results.matrix, key=lambda d: -d.coherence.value)
+    for name, found in (("best", ordered[:1]), ("weakest", ordered[1:][-1:])):
+        cards += [
+            _card(join([f"{name} direction", arrow(d.source, d.target)], "<br>"), d.coherence)
+            for d in found
+        ]
+    seen: set[str] = set()
+    # What is heard comes first: it is what other any-to-any models lack.
+    heard = {m.name for m in modalities if m.layout == "codes"}
+    for probe in sorted(results.probes, key=lambda p: p.source not in heard):
+        if probe.task == "classification" and probe.source not in seen and len(cards) < 5:
+            seen.add(probe.source)
+            cards.append(_card(probe.name, probe.score))
+    retrieval = [p for p in results.probes if p.task != "classification"]
+    if retrieval:
+        best = max(retrieval, key=lambda p: p.score.value - p.score.chance)
+        cards.append(_card(best.name, best.score))
+    return tag("ul", *cards, class_="cards") if cards else Html("")
+
+
+def lead(results: Results, modalities: tuple[Modality, ...]) -> str:
+    """Return the one sentence that says what the run is."""
+    names = [m.title for m in modalities]
+    training = results.training
+    size = training.get("parameters")
+    parts = [f"One transformer{f' of {size / 1e6:.1f} M parameters' if size else ''}"]
+    steps = training.get("steps")
+    if steps:
+        parts.append(f"trained for {short(steps)} steps")
+        if training.get("train_seconds"):
+            parts[-1] += (
+                f" ({span(training['train_seconds'])} on {training.get('device', 'a machine')})"
+            )
+    kinds = f"{len(results.classes)} classes" if results.classes else "one collection"
+    return (
+        f"{', '.join(parts)}, turns any of {', '.join(names[:-1])} and {names[-1]} into any other; "
+        f"here on clips of {kinds} ({results.preset}) from the {results.split} split, which it was "
+        f"not trained on."
+    )
+
+
+# -- the any-to-any picture --------------------------------------------------------------------
+
+
+def _sheet(sample: Sample, modalities: tuple[Modality, ...], look: Look) -> Html:
+    """Return the table of one clip: real media, round trips, then one row a given modality."""
+    titles = {m.name: m.title for m in modalities}
+
+    def cell(item: Item | None, alt: str) -> Html:
+        return tag("td", render(item, look, f"{alt}, {sample.label}") if item else None)
+
+    rows = []
+    for title, note, items in (
+        ("recorded", "the clip itself", sample.real),
+        (
+            "round trip",
+            "through the tokenizer and back",
+            sample.round_trip,
+        ),
+    ):
+        cells = [cell(items.get(n), f"{titles[n]}, {title}") for n in titles]
+        rows.append(tag("tr", tag("th", title, tag("small", note), scope="row"), *cells))
+    for source in titles:
+        if not any(given == source for given, _ in sample.made):
+            continue
+        given = sample.real.get(source) or sample.round_trip[source]
+        shown = render(given, look, f"{titles[source]}, given, {sample.label}")
+        cells = [
+            tag("td", tag("p", "given", class_="same"))
+            if target == source
+            else cell(sample.made.get((source, target)),
+                      f"{titles[target]} made from {titles[source]} alone")
+            for target in titles
+        ]  # fmt: skip
+        head = tag(
+            "th", tag("span", f"given: {titles[source]}", class_="given"), shown, scope="row"
+        )
+        rows.append(tag("tr", head, *cells, class_="made"))
+    titles_row = [tag("th", title, scope="col") for title in titles.values()]
+    body = tag("table", tag("thead", tag("tr", tag("th", "", scope="col"), *titles_row)),
+               tag("tbody", *rows))  # fmt: skip
+    return tag("div", body, class_="sheet", tabindex="0", role="region",
+               aria_label=f"{sample.label}: everything from everything")  # fmt: skip
+
+
+def _clip(sample: Sample, modalities: tuple[Modality, ...], look: Look, is_open: bool) -> Html:
+    pictures = (sample.real.get(m.name) for m in modalities if m.layout == "grid")
+    first = next((item for item in pictures if item is not None), None)
+    thumbnail = render(first, look, "") if first else ""
+    name = tag("span", tag("b", sample.label), tag("small", sample.caption or sample.clip_id))
+    return tag(
+        "details",
+        tag("summary", thumbnail, name),
+        _sheet(sample, modalities, look),
+        class_="clip",
+        open="" if is_open else None,
+    )
+
+
+def pictures_section(samples: list[Sample], modalities: tuple[Modality, ...]) -> Html | None:
+    """Return what is made from each modality alone, for as many clips as fit in the page."""
+    if not samples:
+        return None
+    look = shared_look(item for sample in samples for item in sample.real.values())
+    clips: list[Html] = []
+    for i, sample in enumerate(samples):
+        clip = _clip(sample, modalities, look, i < OPEN_CLIPS)
+        # One clip is always shown, however long its sound.
+        if clips and sum(map(len, clips)) + len(clip) > MOST_BYTES:
+            break
+        clips.append(clip)
+    how = (
+        "Each row below the line is made from the one real modality at its left and nothing else. "
+        "Above it stand the clip as recorded and its tokenizer round trip: what differs between "
+        "these two is the tokenizer\u2019s loss, the rest is the model\u2019s. All spectrograms "
+        "share one colour scale, all depth maps another."
+    )
+    if len(clips) < len(samples):
+        how += f" {len(clips)} of {len(samples)} clips are shown, to keep the page small."
+    return section("any-to-any", "Anything from anything, seen and heard", how, *clips)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a training log; none if there is no log."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def write_report(
+    results: Results,
+    train_log: Path,
+    clips: ClipTable,
+    tokenizers: Mapping[str, Tokenizer],
+    table: TokenTable,
+    generated: Mapping[str, np.ndarray],
+    config: Config,
+    folder: Path,
+) -> Path:
+    """Write ``folder/index.html``, whole or not at all, and return its path.
+
+    Args:
+        results: What is shown as a number.
+        train_log: ``log.jsonl`` of the training.
+        clips: Real media.
+        tokenizers: By name of modality; a modality without one is not shown.
+        table: Ids of the real media, for the round trips.
+        generated: ``clip_ids`` (n,) and for each direction "<given>-><made>" ids (n, L).
+        config: ``report`` is used.
+        folder: Made if missing.
+
+    Raises:
+        KeyError: A generated clip that is not in ``table`` or not among ``clips``.
+    """
+    modalities = tuple(m for m in table.modalities if m.name in tokenizers)
+    titles = {m.name: m.title for m in table.modalities}
+    samples = collect(clips, tokenizers, table, generated, config.report.samples)
+    sections = [
+        pictures_section(samples, modalities),
+        figures.matrix_section(results, titles),
+        figures.probes_section(results, titles),
+        figures.entropy_section(results, titles, modalities),
+        figures.tokenizer_section(results, titles, modalities),
+        figures.training_section(results, read_log(train_log), modalities),
+        figures.clips_section(results, clips),
+        figures.provenance_section(results),
+    ]
+    links = {
+        "any-to-any": "Seen and heard", "matrix": "Coherence", "probes": "Probes",
+        "entropy": "Cross-entropy", "tokenizers": "Tokenizers", "training": "Training",
+        "clips": "Clips", "provenance": "How it was made",
+    }  # fmt: skip
+    shown = [s for s in sections if s is not None]
+    there = [
+        tag("a", title, href=f"#{key}")
+        for key, title in links.items()
+        if any(s.startswith(f'<section id="{key}"') for s in shown)
+    ]
+    files = resources.files("nano4m.report")
+    text = Template(files.joinpath("template.html").read_text(encoding="utf-8")).substitute(
+        title=html(f"{results.preset}: any to any"),
+        style=files.joinpath("style.css").read_text(encoding="utf-8"),
+        lead=html(lead(results, modalities)),
+        headline=headline(results, modalities),
+        contents=join(there),
+        main=join(shown, "\n"),
+        footer=html(f"nano4M-Audio, commit {results.provenance.get('commit', 'unknown')}"),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    path, part = folder / "index.html", folder / "index.html.part"
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+    return path

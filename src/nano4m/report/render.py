@@ -1,0 +1,152 @@
+"""Media to what a person sees and hears: RGB arrays, and HTML with everything inlined.
+
+RENDERERS chooses by kind of media. A ``Look`` holds the scales that all pictures share, so that
+two spectrograms, or two depth maps, can be compared by eye.
+"""
+
+import base64
+import io
+import wave
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from nano4m.modalities import Media
+from nano4m.report.markup import Html, tag
+from nano4m.tokenizers.mel import FLOOR_DB, MelSpectrogram
+
+LARGEST = 192
+"""Pixels a side of a picture in the page; larger ones are made smaller."""
+
+LEVELS_DB = 60.0
+"""Range of a spectrogram's colours, down from the loudest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """The media of one clip: a tensor of one item, as tokenizers give it, or a caption."""
+
+    media: Media
+    value: Any
+    sample_rate: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """Scales that the pictures of a page share."""
+
+    nearest: float = 1.0
+    """Inverse depth with the brightest colour."""
+    loudest_db: float = 0.0
+    """Level with the brightest colour."""
+
+
+def log_mel(item: Item) -> np.ndarray:
+    """Return the log-mel spectrogram of a sound in dB, (64 bands, frames), low bands first."""
+    # A window of some 45 ms: as long as 64 bands need to hold a bin of the spectrum each.
+    n_fft = 1024 if item.sample_rate <= 24000 else 2048
+    sound = torch.as_tensor(item.value).float().reshape(1, -1)
+    return MelSpectrogram(item.sample_rate, n_fft, n_fft // 4, 64)(sound)[0].numpy()
+
+
+TOPS: dict[Media, Callable[[Item], float]] = {
+    "depth": lambda item: float(torch.as_tensor(item.value).float().quantile(0.995)),
+    "sound": lambda item: float(np.quantile(log_mel(item), 0.999)),
+}
+"""Kind -> the value that an item needs as the top of the shared scale."""
+
+
+def shared_look(items: Iterable[Item]) -> Look:
+    """Return the scales for a page whose real media are ``items``."""
+    tops: dict[Media, float] = {}
+    for item in items:
+        if item.media in TOPS:
+            top = TOPS[item.media](item)
+            tops[item.media] = max(top, tops.get(item.media, top))
+    return Look(
+        nearest=max(1e-3, tops.get("depth", 1.0)),
+        loudest_db=max(FLOOR_DB + LEVELS_DB, tops.get("sound", 0.0)),
+    )
+
+
+def _coloured(values: np.ndarray, name: str) -> np.ndarray:
+    from matplotlib import colormaps
+
+    return (colormaps[name](np.clip(values, 0, 1))[..., :3] * 255).round().astype(np.uint8)
+
+
+def _hwc(values: Any) -> np.ndarray:
+    array = torch.as_tensor(values).float().clamp(0, 1).movedim(0, -1).numpy()
+    return (array * 255).round().astype(np.uint8)
+
+
+def _spectrogram(item: Item, look: Look) -> np.ndarray:
+    low = look.loudest_db - LEVELS_DB
+    return _coloured((log_mel(item)[::-1] - low) / LEVELS_DB, "magma")
+
+
+PIXELS: dict[Media, Callable[[Item, Look], np.ndarray]] = {
+    "picture": lambda item, look: _hwc(item.value),
+    "depth": lambda item, look: _coloured(
+        torch.as_tensor(item.value).float()[0].numpy() / look.nearest, "viridis"
+    ),
+    "normals": lambda item, look: _hwc(torch.as_tensor(item.value) * 0.5 + 0.5),
+    "sound": _spectrogram,
+}
+"""Kind -> uint8 (H, W, 3). A caption has no pixels."""
+
+
+def png_uri(pixels: np.ndarray) -> str:
+    """Return uint8 (H, W, 3) as the data URI of a PNG."""
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    if max(picture.size) > LARGEST:
+        picture.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def wav_uri(sound: Any, sample_rate: int) -> str:
+    """Return float (samples,) in [-1, 1] as the data URI of a mono 16-bit WAV."""
+    values = torch.as_tensor(sound).double().reshape(-1).numpy()
+    pcm = np.clip(np.round(values * 32768), -32767, 32767).astype("<i2")
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sample_rate)
+        file.writeframes(pcm.tobytes())
+    return "data:audio/wav;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _image(item: Item, look: Look, alt: str, class_: str) -> Html:
+    pixels = PIXELS[item.media](item, look)
+    return tag("img", src=png_uri(pixels), alt=alt, class_=class_)
+
+
+def _sound_html(item: Item, look: Look, alt: str) -> Html:
+    player = tag("audio", controls="", preload="none", aria_label=alt,
+                 src=wav_uri(item.value, item.sample_rate))  # fmt: skip
+    return Html(_image(item, look, f"spectrogram: {alt}", "spectrogram") + player)
+
+
+def _picture_html(item: Item, look: Look, alt: str) -> Html:
+    return _image(item, look, alt, "pixels")
+
+
+RENDERERS: dict[Media, Callable[[Item, Look, str], Html]] = {
+    "picture": _picture_html,
+    "depth": _picture_html,
+    "normals": _picture_html,
+    "sound": _sound_html,
+    "caption": lambda item, look, alt: tag("p", item.value.strip() or None, class_="caption"),
+}
+
+
+def render(item: Item, look: Look, alt: str) -> Html:
+    """Return one item as HTML, with ``alt`` for who does not see it."""
+    return RENDERERS[item.media](item, look, alt)

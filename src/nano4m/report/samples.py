@@ -1,0 +1,102 @@
+"""The clips that the report shows: what was recorded, what the tokenizer keeps, what was made."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from nano4m.clip_table import ClipTable
+from nano4m.modalities import Modality
+from nano4m.report.render import Item
+from nano4m.table import TokenTable
+from nano4m.tokenizers.base import Tokenizer
+
+ARROW = "->"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One clip, by name of modality; ``made`` by (given, generated)."""
+
+    clip_id: str
+    label: str
+    caption: str
+    real: dict[str, Item]
+    round_trip: dict[str, Item]
+    made: dict[tuple[str, str], Item]
+
+
+def choose(labels: Sequence[str], count: int) -> list[int]:
+    """Return places of ``count`` clips, or all if fewer: one a class first, then the next."""
+    turns: dict[str, int] = {}
+    keys = []
+    for place, label in enumerate(labels):
+        turns[label] = turns.get(label, -1) + 1
+        keys.append((turns[label], label, place))
+    return [place for _, _, place in sorted(keys)[:count]]
+
+
+def directions(generated: Mapping[str, np.ndarray]) -> dict[str, tuple[str, str]]:
+    """Return (given, generated) of each key that is a direction."""
+    pairs = {key: tuple(key.split(ARROW)) for key in generated if ARROW in key}
+    return {key: (pair[0], pair[1]) for key, pair in pairs.items()}
+
+
+def _items(modality: Modality, media: Any, sample_rate: int) -> list[Item]:
+    return [Item(media=modality.media, value=value, sample_rate=sample_rate) for value in media]
+
+
+def _decode(modality: Modality, tokenizer: Tokenizer, ids: np.ndarray, rate: int) -> list[Item]:
+    shaped = torch.from_numpy(ids.astype(np.int64)).reshape(len(ids), *tokenizer.shape)
+    with torch.inference_mode():
+        media = tokenizer.decode(shaped)
+    return _items(modality, media, getattr(tokenizer, "sample_rate", rate))
+
+
+def collect(
+    clips: ClipTable,
+    tokenizers: Mapping[str, Tokenizer],
+    table: TokenTable,
+    generated: Mapping[str, np.ndarray],
+    count: int,
+) -> list[Sample]:
+    """Decode everything that is shown of ``count`` clips.
+
+    Raises:
+        KeyError: A generated clip that is not in the table or not among the clips.
+    """
+    modalities = {m.name: m for m in table.modalities if m.name in tokenizers}
+    clip_rows = {clip: i for i, clip in enumerate(clips.clip_ids.tolist())}
+    table_rows = {clip: i for i, clip in enumerate(table.clip_ids.tolist())}
+    ids = [str(clip) for clip in generated["clip_ids"]]
+    labels = [str(clips.labels[clip_rows[clip]]) for clip in ids]
+    places = choose(labels, count)
+    if not places:
+        return []
+    rows = np.array([clip_rows[ids[p]] for p in places])
+    token_rows = np.array([table_rows[ids[p]] for p in places])
+    rate = clips.sample_rate
+    real, round_trip, made = {}, {}, {}
+    for name, modality in modalities.items():
+        if clips.has(modality.media):
+            media = clips.media(modality.media, rows, frame=0)
+            real[name] = _items(modality, media, rate)
+        round_trip[name] = _decode(modality, tokenizers[name], table.ids[name][token_rows, 0], rate)
+    for key, (source, target) in directions(generated).items():
+        if target in modalities:
+            made[source, target] = _decode(
+                modalities[target], tokenizers[target], generated[key][places], rate
+            )
+    return [
+        Sample(
+            clip_id=ids[place],
+            label=labels[place],
+            caption=str(clips.captions[rows[i]]),
+            real={name: items[i] for name, items in real.items()},
+            round_trip={name: items[i] for name, items in round_trip.items()},
+            made={pair: items[i] for pair, items in made.items()},
+        )
+        for i, place in enumerate(places)
+    ]

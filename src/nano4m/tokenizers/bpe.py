@@ -1,0 +1,158 @@
+"""Captions to ids and back: byte-level byte-pair encoding learnt on the captions of a run.
+
+Sennrich et al. 2016 (arXiv:1508.07909) over bytes as GPT-2 does it, trained by the tokenizers
+library. What we change: only the bytes that the train captions hold have an id, so that a
+vocabulary of a few hundred leaves room for whole words; any other byte becomes UNKNOWN.
+"""
+
+import json
+
+import tokenizers
+import torch
+from tokenizers import decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+
+from nano4m.config import Bpe
+from nano4m.errors import UserError
+from nano4m.modalities import TEXT_END
+from nano4m.tokenizers.base import Tokenizer
+
+UNKNOWN = 1
+"""Id of every byte that no train caption holds; it reads as U+FFFD."""
+
+# Byte-level text has no space in it (a space is written as U+0120), so no merge can make these.
+_SPECIAL = ["end of text", "not seen"]
+
+
+class BpeTokenizer(Tokenizer):
+    """Ids (B, max_length) of captions, each ended by TEXT_END and padded with it.
+
+    Spaces, case and punctuation survive the round trip exactly; bytes unseen in training do not.
+
+    Args:
+        vocab: Token to id, TEXT_END and UNKNOWN among them.
+        merges: Pairs in the order in which they were learnt.
+        max_length: Longest caption in tokens, its end included.
+    """
+
+    key = "bpe"
+    licence = "that of the captions it was fitted on"
+
+    def __init__(
+        self, vocab: dict[str, int], merges: list[tuple[str, str]], max_length: int
+    ) -> None:
+        self.vocab, self.merges, self.max_length = (
+            dict(vocab),
+            [(a, b) for a, b in merges],
+            max_length,
+        )
+        self.shape = (max_length,)
+        self.vocab_size = len(vocab)
+        self._names = {i: name for name, i in vocab.items()}
+        self._decoder = decoders.ByteLevel()
+        self._bpe = tokenizers.Tokenizer(
+            models.BPE(vocab=self.vocab, merges=self.merges, unk_token=_SPECIAL[UNKNOWN])
+        )
+        self._bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+
+    @classmethod
+    def fit(
+        cls, section: Bpe, captions: list[str], others: list[str] | None = None
+    ) -> "BpeTokenizer":
+        """Learn merges on ``captions``; of ``others`` (other splits) only the length is looked at.
+
+        Raises:
+            UserError: No caption, a vocabulary smaller than the bytes, or too long a caption.
+        """
+        if not any(captions):
+            raise UserError(
+                "no caption to learn a vocabulary from; leave the caption tokenizer out"
+            )
+        trainer = trainers.BpeTrainer(
+            vocab_size=section.vocab, special_tokens=_SPECIAL, show_progress=False
+        )
+        learner = tokenizers.Tokenizer(models.BPE(unk_token=_SPECIAL[UNKNOWN]))
+        learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        learner.train_from_iterator(sorted(captions), trainer)
+        vocab = learner.get_vocab()
+        if len(vocab) > section.vocab:
+            raise UserError(
+                f"vocab {section.vocab} is smaller than the {len(vocab)} ids that the bytes of "
+                f"these captions and {len(_SPECIAL)} special tokens need; raise vocab"
+            )
+        merges = _merges(learner)
+        counted = cls(vocab, merges, section.max_length)
+        longest = max(len(counted._tokens(c)) + 1 for c in {*captions, *(others or [])})
+        return cls(vocab, merges, min(section.max_length, longest))
+
+    def encode(self, media: list[str]) -> Tensor:
+        """Turn captions into ids, int64 (B, max_length); ``unknown`` counts what had no id.
+
+        Raises:
+            UserError: A caption has more tokens than max_length.
+            ValueError: ``media`` is not a list of strings.
+        """
+        if isinstance(media, str) or not all(isinstance(c, str) for c in media):
+            raise ValueError(f"captions must be a list of strings, not {type(media).__name__}")
+        ids = torch.full((len(media), self.max_length), TEXT_END, dtype=torch.int64)
+        for row, caption in enumerate(media):
+            tokens = self._tokens(caption)
+            if len(tokens) + 1 > self.max_length:
+                raise UserError(
+                    f"caption {caption!r} has {len(tokens) + 1} tokens with its end, the longest "
+                    f"allowed has {self.max_length}; shorten it, or raise the caption tokenizer's "
+                    f"max_length and fit again"
+                )
+            ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
+        return ids
+
+    def decode(self, ids: Tensor) -> list[str]:
+        """Turn ids (B, max_length) into captions, each read up to its first TEXT_END."""
+        from nano4m.tokenizers.quantize import check_ids
+
+        check_ids(ids, self.shape, self.vocab_size)
+        rows = zip(ids.tolist(), self.lengths(ids).tolist(), strict=True)
+        return [self._text([i for i in row[:n] if i != TEXT_END]) for row, n in rows]
+
+    def lengths(self, ids: Tensor) -> Tensor:
+        """Return the number of tokens of each caption, int64 (B,), its end included.
+
+        A row without an end counts whole.
+        """
+        is_end = ids == TEXT_END
+        first = is_end.int().argmax(1) + 1
+        return torch.where(is_end.any(1), first, ids.shape[1])
+
+    def unknown(self, ids: Tensor) -> Tensor:
+        """Return how many tokens of each caption are UNKNOWN, int64 (B,)."""
+        return (ids == UNKNOWN).sum(1)
+
+    def state(self) -> tuple[dict, dict[str, Tensor]]:
+        """Return vocabulary and merges; there are no weights."""
+        merges = [list(m) for m in self.merges]
+        return {"vocab": self.vocab, "merges": merges, "max_length": self.max_length}, {}
+
+    @classmethod
+    def from_state(cls, settings: dict, tensors: dict[str, Tensor]) -> "BpeTokenizer":
+        """Rebuild the tokenizer."""
+        return cls(
+            settings["vocab"], [tuple(m) for m in settings["merges"]], settings["max_length"]
+        )
+
+    def _tokens(self, caption: str) -> list[int]:
+        return self._bpe.encode(caption).ids
+
+    def _text(self, ids: list[int]) -> str:
+        text, seen = "", []
+        for i in [*ids, UNKNOWN]:
+            if i != UNKNOWN:
+                seen.append(self._names[i])
+                continue
+            text += self._decoder.decode(seen) + "\ufffd"
+            seen = []
+        return text[:-1]
+
+
+def _merges(learner: tokenizers.Tokenizer) -> list[tuple[str, str]]:
+    merges = json.loads(learner.to_str())["model"]["merges"]
+    return [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in merges]

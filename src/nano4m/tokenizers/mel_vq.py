@@ -1,0 +1,235 @@
+"""Sound to ids and back: log-mel spectrogram, convolutional VQ over time, Griffin-Lim.
+
+After VQ-VAE and SoundStream's residual codebooks (arXiv:1711.00937, arXiv:2107.03312), on mel bands
+instead of the waveform. The network sees decibels less the mean of their band over the train split,
+over one deviation for all bands: a deviation for each would blow up bands that are nearly always
+silent. The way back goes through the same decibels to power, never through mixed scales.
+
+Legend: B batch, M mel bands, F frames, T token frames, Q codebooks.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nano4m.config import MelVQ
+from nano4m.tokenizers.base import Tokenizer
+from nano4m.tokenizers.mel import FLOOR_DB, MelSpectrogram
+from nano4m.tokenizers.quantize import (
+    Autoencoder,
+    Quantizer,
+    check_ids,
+    seeded,
+    train_autoencoder,
+)
+
+LEVEL_WEIGHT = 0.2
+"""Weight of the level of a frame against its shape in the loss."""
+
+
+class Residual(nn.Module):
+    """x + 1x1(act(k3(act(x)))) over time, the last one starting at zero."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.wide = nn.Conv1d(width, width, 3, padding=1)
+        self.narrow = nn.Conv1d(width, width, 1)
+        nn.init.zeros_(self.narrow.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keep the shape (B, width, T)."""
+        return x + self.narrow(F.silu(self.wide(F.silu(x))))
+
+
+class Patches(nn.Module):
+    """(B, mels, F) to (B, mels * size, F / size), or back: the whole network runs at token rate."""
+
+    def __init__(self, size: int, back: bool = False) -> None:
+        super().__init__()
+        self.size, self.back = size, back
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Fold ``size`` frames into channels, or unfold them."""
+        if self.back:
+            return x.unflatten(1, (-1, self.size)).transpose(2, 3).flatten(2)
+        return x.unflatten(2, (-1, self.size)).transpose(2, 3).flatten(1, 2)
+
+
+def build(
+    mels: int, downsample: int, width: int, code_dim: int, quantizer: Quantizer
+) -> Autoencoder:
+    """Return the network over (B, mels, F) that makes one token of ``downsample`` frames."""
+    down: list[nn.Module] = [
+        Patches(downsample),
+        nn.Conv1d(mels * downsample, width, 3, padding=1),
+        *(Residual(width) for _ in range(3)),
+        nn.SiLU(),
+        nn.Conv1d(width, code_dim, 1),
+    ]
+    up: list[nn.Module] = [
+        nn.Conv1d(code_dim, width, 3, padding=1),
+        *(Residual(width) for _ in range(3)),
+        nn.SiLU(),
+        nn.Conv1d(width, mels * downsample, 1),
+        Patches(downsample, back=True),
+    ]
+    return Autoencoder(nn.Sequential(*down), quantizer, nn.Sequential(*up))
+
+
+class MelVQTokenizer(Tokenizer):
+    """Ids (B, T, Q) of one sound a clip, T = ceil(frames / downsample).
+
+    The last token covers frames of silence where ``downsample`` does not divide the frames. Ids of
+    codebook k lie in k * vocab .. (k + 1) * vocab - 1, so that every id names its codebook.
+
+    Args:
+        samples: Length of a sound.
+        sample_rate: In Hz.
+        section: Settings of the configuration.
+
+    Raises:
+        UserError: n_fft, hop and mels that do not go together.
+    """
+
+    key = "mel_vq"
+    licence = "that of the clips it was fitted on"
+
+    def __init__(self, samples: int, sample_rate: int, section: MelVQ) -> None:
+        self.samples, self.sample_rate, self.section = samples, sample_rate, section
+        self.mel = MelSpectrogram(sample_rate, section.n_fft, section.hop, section.mels)
+        self.frames = self.mel.frames(samples)
+        self.num_codebooks = section.codebooks
+        self.frame_rate = sample_rate / section.hop / section.downsample
+        self.shape = (-(-self.frames // section.downsample), section.codebooks)
+        self.vocab_size = section.vocab * section.codebooks
+        quantizer = Quantizer("vq", section.code_dim, section.vocab, section.codebooks)
+        self.net = build(
+            section.mels, section.downsample, section.width, section.code_dim, quantizer
+        ).eval()
+        self.mean, self.std = torch.zeros(section.mels, 1), torch.ones(section.mels, 1)
+
+    @classmethod
+    def fit(cls, section: MelVQ, sounds: Tensor, sample_rate: int, seed: int) -> "MelVQTokenizer":
+        """Train on sounds (n, samples); the same seed gives the same tokenizer.
+
+        With more than one view a clip the training batches are shifted and scaled as views are.
+        """
+        with seeded(seed):
+            tokenizer = cls(sounds.shape[1], sample_rate, section)
+            logmel = tokenizer._logmel(sounds)
+            tokenizer.mean = logmel.mean((0, 2))[:, None]
+            tokenizer.std = logmel.std((0, 2)).mean().clamp_min(1.0).expand(len(tokenizer.mean), 1)
+
+            def batch(generator: torch.Generator) -> Tensor:
+                rows = torch.randint(len(logmel), (section.batch_size,), generator=generator)
+                x = logmel[rows]
+                return tokenizer._normal(tokenizer._vary(x, generator) if section.views > 1 else x)
+
+            def loss(y: Tensor, x: Tensor) -> Tensor:
+                return _loss(y, x, tokenizer.mean, tokenizer.std)
+
+            train_autoencoder(
+                tokenizer.net, batch, loss, steps=section.steps, lr=section.lr, seed=seed,
+                title="fit sound",
+            )  # fmt: skip
+        return tokenizer
+
+    @torch.no_grad()
+    def encode(self, media: Tensor) -> Tensor:
+        """Turn sounds, float32 (B, samples) in [-1, 1], into ids, int64 (B, T, Q)."""
+        ids = self.net.ids(self._normal(self._logmel(media)))
+        return ids + self._offsets(ids.device)
+
+    @torch.no_grad()
+    def decode_logmel(self, ids: Tensor) -> Tensor:
+        """Turn ids (B, T, Q) into log-mel (B, mels, frames) in dB: what ``decode`` listens to.
+
+        Raises:
+            ValueError: Wrong shape, id out of range, or an id in another codebook's place.
+        """
+        check_ids(ids, self.shape, self.vocab_size)
+        own = ids.long() - self._offsets(ids.device)
+        wrong = (own < 0) | (own >= self.section.vocab)
+        if bool(wrong.any()):
+            row, frame, book = (int(i) for i in wrong.nonzero()[0])
+            low = book * self.section.vocab
+            raise ValueError(
+                f"id {int(ids[row, frame, book])} at frame {frame} stands in the place of codebook "
+                f"{book}, whose ids are {low} to {low + self.section.vocab - 1}"
+            )
+        y = self.net.decoder(self.net.quantizer.codes(own).transpose(1, 2))
+        return (y * self.std + self.mean).clamp_min(FLOOR_DB)[:, :, : self.frames]
+
+    @torch.no_grad()
+    def decode(self, ids: Tensor) -> Tensor:
+        """Turn ids (B, T, Q) into sounds, float32 (B, samples) in [-1, 1]."""
+        sound = self.mel.to_waveform(
+            self.decode_logmel(ids), self.section.griffin_lim, self.samples
+        )
+        return sound.clamp(-1, 1)
+
+    def state(self) -> tuple[dict, dict[str, Tensor]]:
+        """Return settings, weights and the statistics of the bands."""
+        settings = {"samples": self.samples, "sample_rate": self.sample_rate}
+        weights = {f"net.{k}": v for k, v in self.net.state_dict().items()}
+        statistics = {"mean": self.mean, "std": self.std}
+        return settings | {"section": self.section.model_dump()}, weights | statistics
+
+    @classmethod
+    def from_state(cls, settings: dict, tensors: dict[str, Tensor]) -> "MelVQTokenizer":
+        """Rebuild the tokenizer."""
+        with seeded(0):
+            section = MelVQ(**settings["section"])
+            tokenizer = cls(settings["samples"], settings["sample_rate"], section)
+        weights = {k[4:]: v for k, v in tensors.items() if k.startswith("net.")}
+        tokenizer.net.load_state_dict(weights)
+        tokenizer.mean, tokenizer.std = tensors["mean"], tensors["std"]
+        return tokenizer
+
+    def _logmel(self, sound: Tensor) -> Tensor:
+        # Log-mel (B, M, F) with F padded to whole tokens.
+        if sound.ndim != 2 or sound.shape[1] != self.samples:
+            raise ValueError(f"a sound must be (B, {self.samples}), not {tuple(sound.shape)}")
+        parts = [self.mel(part.float()) for part in sound.split(256)]
+        missing = self.shape[0] * self.section.downsample - self.frames
+        return F.pad(torch.cat(parts), (0, missing), value=FLOOR_DB)
+
+    def _normal(self, logmel: Tensor) -> Tensor:
+        return (logmel - self.mean) / self.std
+
+    def _offsets(self, device: torch.device) -> Tensor:
+        return torch.arange(self.num_codebooks, device=device) * self.section.vocab
+
+    def _vary(self, logmel: Tensor, generator: torch.Generator) -> Tensor:
+        # What a view does to the sound, in whole frames, on its spectrogram.
+        frames = int(self.section.shift_seconds * self.sample_rate / self.section.hop)
+        gain = (torch.rand(len(logmel), 1, 1, generator=generator) * 2 - 1) * self.section.gain_db
+        shifts = torch.randint(-frames, frames + 1, (len(logmel),), generator=generator)
+        index = torch.arange(logmel.shape[2])[None] - shifts[:, None]
+        inside = (index >= 0) & (index < logmel.shape[2])
+        index = index.clamp(0, logmel.shape[2] - 1)[:, None].expand_as(logmel)
+        moved = torch.where(inside[:, None], logmel.gather(2, index) + gain, FLOOR_DB)
+        return moved.clamp_min(FLOOR_DB)
+
+
+def _loss(y: Tensor, x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    # Most of a spectrogram is silence and noise, which the ear forgives: what lies within 30 dB of
+    # the loudest counts ten times as much. The mean of decibels is below the decibels of the mean:
+    # the level of whole frames has its own term, small, for a large one costs the shape.
+    x_db, y_db = x * std + mean, y * std + mean
+    level_x, level_y = _level(x_db), _level(y_db)
+    level = _weighted(((level_y - level_x) / std[0]).square(), level_x)
+    return _weighted((y - x).square(), x_db) + LEVEL_WEIGHT * level
+
+
+def _level(db: Tensor) -> Tensor:
+    # Decibels of all bands of a frame together, (B, 1, F).
+    scale = math.log(10) / 10
+    return (db * scale).logsumexp(1, keepdim=True) / scale
+
+
+def _weighted(error: Tensor, db: Tensor) -> Tensor:
+    weight = 0.1 + 0.9 * torch.sigmoid((db - db.amax((1, 2), keepdim=True) + 30) / 6)
+    return (error * weight).mean() / weight.mean()

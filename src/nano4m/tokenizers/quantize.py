@@ -1,0 +1,180 @@
+"""The discrete bottleneck of the learnt tokenizers, and the loop that trains them.
+
+Codebooks come from vector-quantize-pytorch: VQ with moving averages (van den Oord et al. 2017,
+arXiv:1711.00937, appendix A.1), its residual form (Zeghidour et al. 2021, arXiv:2107.03312), and
+FSQ (Mentzer et al. 2023, arXiv:2309.15505). What we add: the first steps train a plain autoencoder,
+so that the codebook starts from k-means over encoder outputs that mean something.
+
+Legend: B batch, L positions, Q codebooks, C width of a code.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from vector_quantize_pytorch import FSQ, ResidualVQ, VectorQuantize
+
+from nano4m.errors import UserError
+from nano4m.progress import bar
+
+FSQ_LEVELS: dict[int, tuple[int, ...]] = {
+    16: (4, 4), 64: (8, 8), 128: (8, 4, 4), 240: (8, 6, 5), 256: (8, 8, 4), 512: (8, 8, 8),
+    1000: (8, 5, 5, 5), 1024: (8, 8, 4, 4), 2048: (8, 8, 8, 4), 4096: (8, 8, 8, 8),
+    15360: (8, 8, 8, 6, 5), 16384: (8, 8, 8, 8, 4), 64000: (8, 8, 8, 5, 5, 5),
+}  # fmt: skip
+"""Levels of each coordinate by the size of the vocabulary that they make."""
+
+
+class Quantizer(nn.Module):
+    """Vectors to ids and back, with ``codebooks`` residual stages for VQ and one for FSQ.
+
+    Args:
+        kind: ``vq`` or ``fsq``.
+        dim: Width of the vectors to quantize; FSQ projects them to its own few coordinates.
+        vocab: Ids of one codebook.
+        codebooks: Residual codebooks.
+        cosine: Codes on the unit sphere (Yu et al. 2021, arXiv:2110.04627).
+
+    Raises:
+        UserError: FSQ with a vocabulary that no levels make, or with several codebooks.
+    """
+
+    def __init__(
+        self, kind: str, dim: int, vocab: int, codebooks: int = 1, cosine: bool = False
+    ) -> None:
+        super().__init__()
+        self.kind, self.vocab, self.codebooks = kind, vocab, codebooks
+        self.body: nn.Module
+        if kind == "fsq":
+            if vocab not in FSQ_LEVELS:
+                raise UserError(
+                    f"FSQ has no levels for vocab {vocab}; allowed: {sorted(FSQ_LEVELS)}"
+                )
+            if codebooks != 1:
+                raise UserError(f"FSQ has one codebook, not {codebooks}")
+            self.body = FSQ(levels=list(FSQ_LEVELS[vocab]), dim=dim)
+            return
+        options = {
+            "dim": dim, "codebook_size": vocab, "decay": 0.9, "kmeans_init": True,
+            "threshold_ema_dead_code": 1.0, "commitment_weight": 0.25, "use_cosine_sim": cosine,
+            "rotation_trick": False,
+        }  # fmt: skip
+        if codebooks == 1:
+            self.body = VectorQuantize(**options)
+        else:
+            self.body = ResidualVQ(num_quantizers=codebooks, **options)
+
+    def forward(self, z_BLC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return quantized vectors (B, L, C), ids (B, L, Q) in 0..vocab-1 and a scalar loss."""
+        if self.kind == "fsq":
+            quantized, ids = self.body(z_BLC)
+            return quantized, ids[..., None].long(), z_BLC.new_zeros(())
+        quantized, ids, loss = self.body(z_BLC)
+        return quantized, ids.view(*z_BLC.shape[:2], self.codebooks), loss.sum()
+
+    def codes(self, ids_BLQ: Tensor) -> Tensor:
+        """Return the vectors (B, L, C) of ids (B, L, Q)."""
+        if self.kind == "fsq":
+            return self.body.indices_to_codes(ids_BLQ[..., 0])  # type: ignore[operator]
+        ids = ids_BLQ if self.codebooks > 1 else ids_BLQ[..., 0]
+        return self.body.get_output_from_indices(ids)  # type: ignore[operator]
+
+
+class Autoencoder(nn.Module):
+    """Encoder, quantizer and decoder over (B, channels, *positions) arrays."""
+
+    def __init__(self, encoder: nn.Module, quantizer: Quantizer, decoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.quantizer, self.decoder = encoder, quantizer, decoder
+
+    def forward(self, x: Tensor, quantize: bool = True) -> tuple[Tensor, Tensor]:
+        """Return the reconstruction of ``x`` and the quantizer's loss."""
+        z = self.encoder(x)
+        if not quantize:
+            return self.decoder(z), z.new_zeros(())
+        q, _, loss = self.quantizer(z.flatten(2).transpose(1, 2))
+        return self.decoder(q.transpose(1, 2).reshape(z.shape)), loss
+
+    def ids(self, x: Tensor) -> Tensor:
+        """Return ids (B, L, Q) of ``x``."""
+        return self.quantizer(self.encoder(x).flatten(2).transpose(1, 2))[1]
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed PyTorch's global stream, which layers and the library draw from, and put it back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def train_autoencoder(
+    net: Autoencoder,
+    batch: Callable[[torch.Generator], Tensor],
+    loss_fn: Callable[[Tensor, Tensor], Tensor],
+    *,
+    steps: int,
+    lr: float,
+    seed: int,
+    title: str,
+    plain_share: float = 0.2,
+) -> None:
+    """Train ``net`` in place on batches drawn with a generator of ``seed``.
+
+    AdamW on a one-cycle schedule. The first ``plain_share`` of the steps go without the quantizer
+    (not with FSQ, which has no codebook to start). The library's k-means and code replacement draw
+    from the global stream: call this inside ``seeded``.
+    """
+    torch.set_flush_denormal(True)
+    generator = torch.Generator().manual_seed(seed)
+    plain = 0 if net.quantizer.kind == "fsq" else int(steps * plain_share)
+    optimizer = torch.optim.AdamW(net.parameters(), lr, betas=(0.9, 0.98), weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, lr, total_steps=steps, pct_start=0.15, final_div_factor=100
+    )
+    net.train()
+    with bar(title, steps, "step") as progress:
+        for step in range(steps):
+            x = batch(generator)
+            if step == plain and net.quantizer.kind == "vq":
+                _start_codebook(net, x, batch, generator)
+            y, extra = net(x, quantize=step >= plain)
+            loss = loss_fn(y, x) + extra
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            progress.advance(note=f"loss {loss.item():.4f}" if step % 20 == 0 else None)
+    net.eval()
+
+
+@torch.no_grad()
+def _start_codebook(
+    net: Autoencoder,
+    x: Tensor,
+    batch: Callable[[torch.Generator], Tensor],
+    generator: torch.Generator,
+) -> None:
+    # k-means needs several vectors a code; one batch may hold fewer than there are codes.
+    vectors = [net.encoder(x).flatten(2).transpose(1, 2)]
+    wanted = 8 * net.quantizer.vocab
+    while sum(v.shape[0] * v.shape[1] for v in vectors) < wanted and len(vectors) < 64:
+        vectors.append(net.encoder(batch(generator)).flatten(2).transpose(1, 2))
+    net.quantizer(torch.cat(vectors))
+
+
+def check_ids(ids: Tensor, shape: tuple[int, ...], vocab_size: int) -> None:
+    """Refuse ids that are not int (B, *shape) in 0..vocab_size-1.
+
+    Raises:
+        ValueError: With what was given and what is allowed.
+    """
+    if tuple(ids.shape[1:]) != tuple(shape):
+        raise ValueError(f"ids must be (B, {shape}), not {tuple(ids.shape)}")
+    if ids.is_floating_point():
+        raise ValueError(f"ids must be integers, not {ids.dtype}")
+    if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= vocab_size):
+        low, high = int(ids.min()), int(ids.max())
+        raise ValueError(f"ids from {low} to {high}, allowed are 0 to {vocab_size - 1}")
