@@ -27,7 +27,7 @@ from nano4m.table import TokenTable
 MOST_CAPTIONS = 64
 """Candidates a class: its commonest captions, if it has more."""
 
-MOST_CONTROL = 110
+MOST_CONTROL = 66
 """Clips that a control looks at: it must be near a bound, not measured to the percent."""
 
 

@@ -87,9 +87,10 @@ def _vary_picture(x: Tensor, generator: Generator) -> Tensor:
     side = min(x.shape[2:])
     edge = float(x[:, :, 0].mean())
     x = _shift(x, (side // 12, side // 12), generator, edge)
-    # Detail that any tokenizer loses must not be what a judge relies on.
-    if int(torch.randint(3, (), generator=generator)) == 0:
-        x = F.interpolate(F.avg_pool2d(x, 2, ceil_mode=True), size=x.shape[2:], mode="bilinear")
+    # Detail that a tokenizer loses must not be what a judge relies on: most batches are blurred.
+    blur = 1 + int(torch.randint(min(3, side // 8), (), generator=generator))
+    if blur > 1:
+        x = F.interpolate(F.avg_pool2d(x, blur, ceil_mode=True), size=x.shape[2:], mode="bilinear")
     return x * (1 + _spread(x, 0.2, generator)) + _spread(x, 0.1, generator)
 
 
