@@ -14,7 +14,7 @@ from nano4m.masking import mask
 from nano4m.model.fourm import FourM
 from nano4m.model.layers import CrossAttention, SelfAttention
 from nano4m.model.positions import sincos2d
-from nano4m.optim import WeightAverage, build_optimizer, learning_rate
+from nano4m.optim import WeightAverage, build_optimizers, learning_rate
 
 TOKENS = TokenSequence(tiny_modalities())
 SMALL = ModelConfig(encoder_depth=2, decoder_depth=2, dim=32, head_dim=8)
@@ -175,13 +175,38 @@ def test_schedule_warms_up_and_ends_at_the_minimum():
     assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
 
 
-def test_only_matrices_decay():
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_every_weight_has_one_optimizer_and_tables_never_decay(name):
     model = _model()
-    optimizer = build_optimizer(model, TrainConfig(weight_decay=0.3))
-    decayed = {id(p) for p in optimizer.param_groups[0]["params"]}
-    for name, weight in model.named_parameters():
-        table = name in ("table.weight", "encoder_modality.weight", "decoder_modality.weight")
-        assert (id(weight) in decayed) == (weight.ndim == 2 and not table), name
+    optimizers = build_optimizers(model, TrainConfig(optimizer=name, weight_decay=0.3))
+    owners: dict[int, tuple[str, float]] = {}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for weight in group["params"]:
+                assert id(weight) not in owners
+                owners[id(weight)] = (type(optimizer).__name__, group["weight_decay"])
+    for key, weight in model.named_parameters():
+        is_table = key in ("table.weight", "encoder_modality.weight", "decoder_modality.weight")
+        hidden = weight.ndim == 2 and not is_table and not key.startswith("heads.")
+        owner, decay = owners[id(weight)]
+        assert owner == ("Muon" if hidden and name == "muon" else "AdamW"), key
+        assert decay == (0.3 if weight.ndim == 2 and not is_table else 0.0), key
+
+
+def test_a_muon_step_is_the_orthogonal_factor_of_the_gradient():
+    """The update of a square matrix is U V^T of the gradient's SVD, to Newton-Schulz accuracy."""
+    model = _model()
+    optimizers = build_optimizers(model, TrainConfig(optimizer="muon", lr=0.1, weight_decay=0.0))
+    weight = model.context.weight
+    before = weight.detach().clone()
+    gradient = torch.randn(weight.shape, generator=torch.Generator().manual_seed(2))
+    weight.grad = gradient.clone()
+    optimizers[0].step()
+    step = before - weight.detach()
+    u, _, v = torch.linalg.svd(gradient)
+    cosine = (step * (u @ v)).sum() / (step.norm() * (u @ v).norm())
+    assert float(cosine) > 0.97
+    assert float(step.pow(2).mean().sqrt()) == pytest.approx(0.1 * 0.2, rel=0.2)
 
 
 def test_average_follows_the_formula_and_swaps_back():

@@ -8,6 +8,7 @@
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,22 +96,25 @@ def newest_state(folder: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]] 
     return None
 
 
-def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return an optimizer's state as flat tensors named ``optimizer.<parameter>.<entry>``."""
-    state = optimizer.state_dict()["state"]
+def pack_optimizers(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """Return optimizer states as flat tensors ``optimizer.<number>.<parameter>.<entry>``."""
     return {
-        f"optimizer.{i}.{key}": torch.as_tensor(value)
-        for i, entries in state.items()
+        f"optimizer.{n}.{i}.{key}": torch.as_tensor(value)
+        for n, optimizer in enumerate(optimizers)
+        for i, entries in optimizer.state_dict()["state"].items()
         for key, value in entries.items()
     }
 
 
-def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Restore what ``pack_optimizer`` returned."""
-    state: dict[int, dict[str, Tensor]] = {}
+def unpack_optimizers(
+    optimizers: Sequence[torch.optim.Optimizer], tensors: dict[str, Tensor]
+) -> None:
+    """Restore what ``pack_optimizers`` returned."""
+    states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
-            _, index, key = name.split(".")
-            state.setdefault(int(index), {})[key] = tensor
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+            _, number, index, key = name.split(".")
+            states[int(number)].setdefault(int(index), {})[key] = tensor
+    for optimizer, state in zip(optimizers, states, strict=True):
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -199,9 +199,12 @@ class TrainConfig(Section):
     batch_size: Positive = Field(
         64, description="Samples a step; a multiple of masking.group_size."
     )
-    lr: Annotated[float, Field(gt=0)] = Field(1e-3, description="Peak learning rate.")
-    min_lr: Annotated[float, Field(ge=0)] = Field(1e-5, description="Learning rate at the end.")
-    warmup: Annotated[int, Field(ge=0)] = Field(100, description="Steps of linear warm-up.")
+    optimizer: Literal["muon", "adamw"] = Field(
+        "muon", description="Muon for the matrices between hidden states and AdamW for the rest, or AdamW."
+    )
+    lr: Annotated[float, Field(gt=0)] = Field(3e-3, description="Peak learning rate.")
+    min_lr: Annotated[float, Field(ge=0)] = Field(3e-5, description="Learning rate at the end.")
+    warmup: Annotated[int, Field(ge=0)] = Field(30, description="Steps of linear warm-up.")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.05, description="On matrices only.")
     beta2: Annotated[float, Field(gt=0, lt=1)] = Field(0.95, description="AdamW's second moment.")
     clip_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="Largest gradient norm.")

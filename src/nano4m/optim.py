@@ -1,4 +1,4 @@
-"""AdamW with decay on matrices only, a cosine schedule, and an average of the weights."""
+"""Muon or AdamW, a cosine schedule, and an average of the weights."""
 
 import math
 
@@ -8,18 +8,35 @@ from torch import nn
 from nano4m.config import TrainConfig
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """Return fused AdamW; norms, tables and the register are not decayed."""
-    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    decayed, free = [], []
-    for weight in model.parameters():
-        matrix = weight.ndim == 2 and id(weight) not in tables
-        (decayed if matrix else free).append(weight)
+def build_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """Return the optimizers of a model: one, or Muon and AdamW side by side.
+
+    Muon (github.com/KellerJordan/Muon; scaled as in arXiv:2502.16982, so that both share one
+    learning rate) takes the matrices between hidden states. It is not for tables, heads, norms and
+    the register: those stay with AdamW, which decays only matrices that are not tables.
+    """
+    ends = {id(w) for part in (*_tables(model), model.heads) for w in part.parameters()}
+    tables = {id(table.weight) for table in _tables(model)}
+    weights = list(model.parameters())
+    hidden = [w for w in weights if w.ndim == 2 and id(w) not in ends]
+    muon = config.optimizer == "muon"
+    rest = [w for w in weights if not (muon and w.ndim == 2 and id(w) not in ends)]
+    decayed = [w for w in rest if w.ndim == 2 and id(w) not in tables]
+    free = [w for w in rest if w.ndim != 2 or id(w) in tables]
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": free, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, config.beta2), fused=True)
+    adamw = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, config.beta2), fused=True)
+    if not muon:
+        return [adamw]
+    decay = config.weight_decay
+    adjust = "match_rms_adamw"
+    return [torch.optim.Muon(hidden, lr=config.lr, weight_decay=decay, adjust_lr_fn=adjust), adamw]
+
+
+def _tables(model: nn.Module) -> list[nn.Embedding]:
+    return [m for m in model.modules() if isinstance(m, nn.Embedding)]
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from nano4m.batch import MaskedBatch, TokenSequence
-from nano4m.checkpoint import newest_state, pack_optimizer, save_model, save_state, unpack_optimizer
+from nano4m.checkpoint import newest_state, pack_optimizers, save_model, save_state, unpack_optimizers
 from nano4m.config import Config, MaskingConfig, TrainConfig
 from nano4m.errors import UserError
 from nano4m.loss import count_targets, modality_weights, token_cross_entropy
 from nano4m.masking import mask
 from nano4m.model.fourm import FourM
-from nano4m.optim import WeightAverage, build_optimizer, learning_rate
+from nano4m.optim import WeightAverage, build_optimizers, learning_rate
 from nano4m.progress import bar, say
 from nano4m.table import TokenTable
 
@@ -208,7 +208,7 @@ def train_model(
     model = FourM(config.model, table.modalities, settings.dropout)
     model.init_weights(generator(seed, WEIGHTS))
     model.to(device)
-    optimizer = build_optimizer(model, settings)
+    optimizers = build_optimizers(model, settings)
     average = WeightAverage(model, settings.ema)
     first, history = 0, {"seconds": 0.0, "tokens": 0}
     resumed = newest_state(folder)
@@ -216,7 +216,7 @@ def train_model(
         first, tensors, note = resumed
         history = {k: note[k] for k in history}
         model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-        unpack_optimizer(optimizer, tensors)
+        unpack_optimizers(optimizers, tensors)
         average.updates = first
         for i, weight in enumerate(average.weights):
             weight.copy_(tensors[f"average.{i}"])
@@ -226,7 +226,7 @@ def train_model(
     def save(step: int) -> None:
         tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
         tensors |= {f"average.{i}": w for i, w in enumerate(average.weights)}
-        save_state(folder, step, tensors | pack_optimizer(optimizer), history)
+        save_state(folder, step, tensors | pack_optimizers(optimizers), history)
 
     def validate() -> tuple[Tensor, Tensor]:
         average.swap(model)
@@ -250,8 +250,9 @@ def train_model(
             batches = masked_batches(table, picked, config.masking, seed, MASKS, step)
             torch.manual_seed(derive_seed(seed, DROPOUT, step))
             rate = learning_rate(step, settings)
-            for entry in optimizer.param_groups:
-                entry["lr"] = rate
+            for optimizer in optimizers:
+                for entry in optimizer.param_groups:
+                    entry["lr"] = rate
             sums, counts = accumulate(model, batches, settings, device, train=True)
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
             if not bool(torch.isfinite(norm)) or not bool(torch.isfinite(sums).all()):
@@ -260,8 +261,9 @@ def train_model(
                     f"clips: {', '.join(table.clip_ids[picked[:8]])}, ...; "
                     f"lower --train.lr or --train.clip-norm and start again with --overwrite"
                 )
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
             average.update(model)
             history["tokens"] += sum(b.enc_ids_BN.numel() + b.dec_ids_BM.numel() for b in batches)
             seen_C, sums_C = seen_C + counts, sums_C + sums

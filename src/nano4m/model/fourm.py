@@ -45,15 +45,24 @@ class FourM(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(dim, size, bias=False) for size in sizes)
 
     def init_weights(self, generator: torch.Generator) -> None:
-        """Draw all weights: N(0, 0.02), projections back into the stream shrunk by depth, heads 0."""
+        """Draw all weights; heads start at 0, so that an untrained model predicts uniformly.
+
+        Tables are N(0, 1) and matrices N(0, 1 / fan_in), the projections back into the stream
+        divided by the root of their number: what a token says is then as loud as where it stands.
+        With the common N(0, 0.02) the fixed positions drown it: measured on spoken digits, the first
+        200 steps learn nothing.
+        """
         depth = 2 * self.config.encoder_depth + 3 * self.config.decoder_depth
-        for name, weight in self.named_parameters():
-            if name.startswith("heads."):
-                nn.init.zeros_(weight)
-            elif weight.ndim > 1:
-                back = name.endswith(("out.weight", "down.weight"))
-                std = 0.02 / math.sqrt(depth) if back else 0.02
-                with torch.no_grad():
+        tables = {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding)}
+        with torch.no_grad():
+            for name, weight in self.named_parameters():
+                if name.startswith("heads."):
+                    weight.zero_()
+                elif id(weight) in tables or weight is self.register:
+                    weight.normal_(0.0, 1.0, generator=generator)
+                elif weight.ndim == 2:
+                    back = name.endswith(("out.weight", "down.weight"))
+                    std = 1 / math.sqrt(weight.shape[1] * (depth if back else 1))
                     weight.normal_(0.0, std, generator=generator)
 
     @property

@@ -18,7 +18,7 @@ from nano4m.sources.farm_render import FOCAL, Scene, render
 from nano4m.sources.farm_voice import SAMPLE_RATE, speak
 
 LICENCE = "CC0-1.0"
-SIZES = {"small": (0.85, 0.94), "large": (1.18, 1.28)}
+SIZES = {"small": (0.86, 0.93), "large": (1.1, 1.18)}
 """Metres of the body, two bands apart."""
 DISTANCES = (3.2, 4.0)
 """Metres from the camera."""

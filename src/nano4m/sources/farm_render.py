@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 SKY, GROUND = -2, -1
-FOCAL = 1.9
-"""Focal length over the height of the picture (29 degrees of view)."""
+FOCAL = 2.35
+"""Focal length over the height of the picture (24 degrees of view)."""
 RIPPLE = np.array([[52.0, -31.0, 17.0], [23.0, 58.0, -44.0], [-29.0, 21.0, 61.0]])
 """Columns are the wave vectors of the fine texture, in radians a metre."""
 SHADOW_REACH = 25.0
