@@ -1,0 +1,72 @@
+"""Print a run's results.json as the Markdown of docs/RESULTS.md.
+
+python benchmarks/results_table.py runs/farm
+"""
+
+import json
+import sys
+from pathlib import Path
+
+
+def share(score: dict) -> str:
+    """Return ``61.2 [55.0, 67.1]`` in percent."""
+    return f"{100 * score['value']:.1f} [{100 * score['low']:.1f}, {100 * score['high']:.1f}]"
+
+
+def percent(value: float | None) -> str:
+    """Return a share in percent, or a dash."""
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def main(run: Path) -> None:
+    """Print one section."""
+    results = json.loads((run / "results.json").read_text())
+    made = results["provenance"]
+    seconds = results["seconds"]
+    training = results["training"]
+    print(f"`{made['command']}`, commit {made['commit']}, {made['machine']}, Python {made['python']}, "
+          f"torch {made['versions']['torch']}, seed {results['config']['seed']}. "
+          f"{training['parameters']:,} parameters, {training['steps']:,} steps, "
+          f"{training['tokens_per_second']:,} tokens/s. Seconds by stage: "
+          + ", ".join(f"{k} {v:.0f}" for k, v in seconds.items())
+          + f"; {sum(seconds.values()) / 60:.1f} minutes in all.")  # fmt: skip
+    print(f"\nCoherence, in percent with 95 % intervals: how often a judge of real media sees the "
+          f"clip's class in what is made from one modality alone (rows). n = "
+          f"{results['matrix'][0]['coherence']['n']}, chance {percent(results['matrix'][0]['coherence']['chance'])}.\n")  # fmt: skip
+    sources = list(dict.fromkeys(d["source"] for d in results["matrix"]))
+    targets = list(dict.fromkeys(d["target"] for d in results["matrix"]))
+    targets.sort(key=sources.index)
+    cells = {(d["source"], d["target"]): d["coherence"] for d in results["matrix"]}
+    print("| from \\ to | " + " | ".join(targets) + " |\n|" + "---|" * (len(targets) + 1))
+    for s in sources:
+        row = [share(cells[s, t]) if (s, t) in cells else "" for t in targets]
+        print(f"| {s} | " + " | ".join(row) + " |")
+    upper = [percent(next(c["upper"] for (_, b), c in cells.items() if b == t)) for t in targets]
+    print("| *tokenizer round trip* | " + " | ".join(upper) + " |")
+    print(
+        "\n| probe | value | chance | majority | balanced | controls | n |\n|---|---|---|---|---|---|---|"
+    )
+    for p in results["probes"]:
+        s = p["score"]
+        controls = ", ".join(f"{k} {percent(v)}" for k, v in s["controls"].items())
+        print(f"| {p['name']} | {share(s)} | {percent(s['chance'])} | {percent(s['majority'])} | "
+              f"{percent(s['balanced'])} | {controls} | {s['n']} |")  # fmt: skip
+    print("\nCross-entropy, nats a token, by what is given.\n")
+    names = list(dict.fromkeys(k for c in results["cross_entropy"] for k in c["conditions"]))
+    print(
+        "| modality | uniform | unigram | "
+        + " | ".join(names)
+        + " |\n|"
+        + "---|" * (len(names) + 3)
+    )
+    for c in results["cross_entropy"]:
+        row = [f"{c['conditions'][n]:.2f}" if n in c["conditions"] else "" for n in names]
+        print(
+            f"| {c['modality']} | {c['uniform']:.2f} | {c['unigram']:.2f} | "
+            + " | ".join(row)
+            + " |"
+        )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
