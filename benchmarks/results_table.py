@@ -24,15 +24,17 @@ def main(run: Path) -> None:
     made = results["provenance"]
     seconds = results["seconds"]
     training = results["training"]
-    print(f"`{made['command']}`, commit {made['commit']}, {made['machine']}, Python {made['python']}, "
-          f"torch {made['versions']['torch']}, seed {results['config']['seed']}. "
-          f"{training['parameters']:,} parameters, {training['steps']:,} steps, "
-          f"{training['tokens_per_second']:,} tokens/s. Seconds by stage: "
+    print(f"`{made['command']}`, commit {made['commit']}, {made['machine']}, "
+          f"Python {made['python']}, torch {made['versions']['torch']}, "
+          f"seed {results['config']['seed']}. {training['parameters']:,} parameters, "
+          f"{training['steps']:,} steps, {training['tokens_per_second']:,} tokens/s. "
+          f"Seconds by stage: "
           + ", ".join(f"{k} {v:.0f}" for k, v in seconds.items())
           + f"; {sum(seconds.values()) / 60:.1f} minutes in all.")  # fmt: skip
+    first = results["matrix"][0]["coherence"]
     print(f"\nCoherence, in percent with 95 % intervals: how often a judge of real media sees the "
-          f"clip's class in what is made from one modality alone (rows). n = "
-          f"{results['matrix'][0]['coherence']['n']}, chance {percent(results['matrix'][0]['coherence']['chance'])}.\n")  # fmt: skip
+          f"clip's class in what is made from one modality alone (rows). n = {first['n']}, "
+          f"chance {percent(first['chance'])}.\n")  # fmt: skip
     sources = list(dict.fromkeys(d["source"] for d in results["matrix"]))
     targets = list(dict.fromkeys(d["target"] for d in results["matrix"]))
     targets.sort(key=sources.index)
@@ -43,9 +45,7 @@ def main(run: Path) -> None:
         print(f"| {s} | " + " | ".join(row) + " |")
     upper = [percent(next(c["upper"] for (_, b), c in cells.items() if b == t)) for t in targets]
     print("| *tokenizer round trip* | " + " | ".join(upper) + " |")
-    print(
-        "\n| probe | value | chance | majority | balanced | controls | n |\n|---|---|---|---|---|---|---|"
-    )
+    print("\n| probe | value | chance | majority | balanced | controls | n |\n|" + "---|" * 7)
     for p in results["probes"]:
         s = p["score"]
         controls = ", ".join(f"{k} {percent(v)}" for k, v in s["controls"].items())

@@ -102,9 +102,11 @@ def test_caption_tells_size_and_class():
         assert phrase == ANIMALS[plan.label].phrase and phrase.startswith(plan.label + " ")
         size = plan.details["size"]
         assert word == ("small" if size < 1.0 else "large")
-        assert not 0.95 < size < 1.15
+        low, high = farm.SIZES[word]
+        assert low <= size <= high
         words[word] += 1
     assert min(words.values()) > 0.4 * len(PLANS)
+    assert farm.SIZES["small"][1] < 0.95 and farm.SIZES["large"][0] > 1.05, "two bands apart"
 
 
 def test_plans_pickle_and_every_animal_has_a_voice():
@@ -225,18 +227,18 @@ def test_normals_are_those_of_the_depth():
 
 def test_shadow_darkens_the_ground_and_another_body():
     sun = (1.0, 1.0, 0.0)
-    lit, _, _ = render(spheres((50.0, 1.0, -4.0, 0.1), sun=sun), 64)
-    cast, depth, _ = render(spheres((0.0, 0.8, -4.0, 0.3), sun=sun), 64)
+    lit, _, _ = render(spheres((50.0, 1.0, -6.0, 0.1), sun=sun), 64)
+    cast, depth, _ = render(spheres((0.0, 0.8, -6.0, 0.3), sun=sun), 64)
     # The centre's shadow falls 0.8 to the left of the sphere's foot.
-    shadow = pixel_of(np.array([-0.8, 0.0, -4.0]))
-    assert depth[shadow] == pytest.approx(np.sqrt(0.8**2 + 1.0 + 16.0), rel=0.02)
+    shadow = pixel_of(np.array([-0.8, 0.0, -6.0]))
+    assert depth[shadow] == pytest.approx(np.sqrt(0.8**2 + 1.0 + 36.0), rel=0.02)
     assert cast[shadow].sum() < 0.6 * lit[shadow].sum()
-    beside = pixel_of(np.array([0.8, 0.0, -4.0]))
+    beside = pixel_of(np.array([0.8, 0.0, -6.0]))
     assert (cast[beside] == lit[beside]).all()
     # A ball between the sun and another one.
-    alone, _, _ = render(spheres((0.0, 0.8, -4.0, 0.3), (9.0, 9.0, -4.0, 0.3), sun=sun), 64)
-    both, _, _ = render(spheres((0.0, 0.8, -4.0, 0.3), (1.0, 1.8, -4.0, 0.3), sun=sun), 64)
-    top = pixel_of(np.array([0.15, 0.95, -3.8]))
+    alone, _, _ = render(spheres((0.0, 0.8, -6.0, 0.3), (9.0, 9.0, -6.0, 0.3), sun=sun), 64)
+    both, _, _ = render(spheres((0.0, 0.8, -6.0, 0.3), (1.0, 1.8, -6.0, 0.3), sun=sun), 64)
+    top = pixel_of(np.array([0.15, 0.95, -5.8]))
     assert both[top].sum() < 0.7 * alone[top].sum()
 
 

@@ -1,12 +1,12 @@
-"""Generation: given tokens stay, every slot is filled once, schedules and seeds do what they say."""
+"""Generation: given tokens stay, every slot is filled once, schedules and seeds keep their word."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_modalities, tiny_table
 
+from conftest import tiny_modalities, tiny_table
 from nano4m import generate as module
 from nano4m.batch import TokenSequence
 from nano4m.config import GenerateConfig, ModelConfig
@@ -21,7 +21,9 @@ CAPTION = TOKENS.slices[TOKENS.index("caption")]
 
 @pytest.fixture(scope="module")
 def model() -> FourM:
-    built = FourM(ModelConfig(encoder_depth=1, decoder_depth=1, dim=16, head_dim=8), TOKENS.modalities)
+    built = FourM(
+        ModelConfig(encoder_depth=1, decoder_depth=1, dim=16, head_dim=8), TOKENS.modalities
+    )
     draw = torch.Generator().manual_seed(0)
     built.init_weights(draw)
     for head in built.heads:
@@ -128,18 +130,21 @@ def test_top_p_keeps_the_smallest_set_that_holds_p():
     for top_p, allowed in ((0.4, {0}), (0.7, {0, 1}), (0.9, {0, 1, 2}), (1.0, {0, 1, 2, 3})):
         config = GenerateConfig(top_p=top_p)
         draws = {
-            int(module._draw(log_p, config, torch.Generator().manual_seed(s))) for s in range(400)
+            int(module._draw(log_p[None], config, [torch.Generator().manual_seed(s)]))
+            for s in range(400)
         }
         assert draws == allowed
 
 
 def test_draws_follow_the_distribution():
     log_p = torch.tensor([0.6, 0.3, 0.1]).log().expand(6000, 3)
-    draw = module._draw(log_p, GenerateConfig(top_p=1.0), torch.Generator().manual_seed(0))
+    draw = module._draw(log_p[None], GenerateConfig(top_p=1.0), [torch.Generator().manual_seed(0)])[
+        0
+    ]
     share = torch.bincount(draw, minlength=3) / 6000
     assert torch.allclose(share, torch.tensor([0.6, 0.3, 0.1]), atol=0.02)
     cold = GenerateConfig(top_p=1.0, temperature=0.5)
-    draw = module._draw(log_p, cold, torch.Generator().manual_seed(0))
+    draw = module._draw(log_p[None], cold, [torch.Generator().manual_seed(0)])[0]
     sharpened = torch.tensor([0.36, 0.09, 0.01]) / 0.46
     assert torch.allclose(torch.bincount(draw, minlength=3) / 6000, sharpened, atol=0.02)
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_modalities, tiny_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import tiny_modalities, tiny_table
 from nano4m.batch import TokenSequence, pack
 from nano4m.config import MaskingConfig
 from nano4m.masking import STRATEGIES, mask, place

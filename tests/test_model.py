@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_modalities, tiny_table
 
+from conftest import tiny_modalities, tiny_table
 from nano4m.batch import TokenSequence
 from nano4m.config import MaskingConfig, ModelConfig, TrainConfig
 from nano4m.loss import count_targets, modality_weights, token_cross_entropy

@@ -63,7 +63,9 @@ def _broken(table: TokenTable, name: str, clip: int, value: int) -> dict[str, np
 
 
 def test_id_out_of_range_names_the_clip(table):
-    with pytest.raises(UserError, match=r"rgb of clip 'clip007' has id 11, its vocabulary ends at 10"):
+    with pytest.raises(
+        UserError, match=r"rgb of clip 'clip007' has id 11, its vocabulary ends at 10"
+    ):
         dataclasses.replace(table, ids=_broken(table, "rgb", 7, 11))
 
 

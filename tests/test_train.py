@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_table
 from safetensors.torch import load_file
 
+from conftest import tiny_table
 from nano4m.checkpoint import load_model, newest_state, save_model, save_state
 from nano4m.config import Config, ImageVQ, MaskingConfig, MelVQ, ModelConfig, TrainConfig
 from nano4m.errors import UserError
@@ -55,7 +55,8 @@ def test_stop_and_resume_equals_no_stop_bit_for_bit(tmp_path, stop_at):
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
     final = [newest_state(f)[1] for f in (whole, stopped)]
     assert all(torch.equal(final[0][k], final[1][k]) for k in final[0])
-    logs = [[json.loads(s) for s in (f / "log.jsonl").read_text().splitlines()] for f in (whole, stopped)]  # fmt: skip
+    texts = [(f / "log.jsonl").read_text() for f in (whole, stopped)]
+    logs = [[json.loads(line) for line in text.splitlines()] for text in texts]
     assert [line["step"] for line in logs[1]] == [line["step"] for line in logs[0]]
     assert logs[0][-1]["val"] == logs[1][-1]["val"]
 

@@ -1,3 +1,3 @@
-"""nano4M-Audio: one small transformer from any of {picture, depth, normals, sound, caption} to any other."""
+"""nano4M-Audio: any of {picture, depth, normals, sound, caption} to any other, one transformer."""
 
 __version__ = "0.1.0"

@@ -48,8 +48,10 @@ def load_model(folder: Path) -> tuple[FourM, Vocabulary]:
         vocabulary = Vocabulary.from_json(json.loads((folder / "modalities.json").read_text()))
         weights = load_file(folder / "model.safetensors")
     except FileNotFoundError as error:
-        raise UserError(f"no checkpoint at {folder}: {Path(error.filename or folder).name} is missing; "
-                        f"run: nano4m train PRESET --out OUT") from error  # fmt: skip
+        missing = Path(error.filename or folder).name
+        raise UserError(
+            f"no checkpoint at {folder}: {missing} is missing; run: nano4m train PRESET --out OUT"
+        ) from error
     except (SafetensorError, json.JSONDecodeError, ValueError) as error:
         raise UserError(f"the checkpoint at {folder} is damaged: {error}") from error
     model = FourM(config, vocabulary.modalities)
@@ -63,7 +65,8 @@ def load_model(folder: Path) -> tuple[FourM, Vocabulary]:
             f"{k} {found.get(k, 'absent')} for {expected.get(k, 'none')}" for k in differ[:4]
         )
         raise UserError(
-            f"the weights at {folder} are of another architecture: {len(differ)} tensors differ, {shown}"
+            f"the weights at {folder} are of another architecture: {len(differ)} tensors differ, "
+            f"{shown}"
         )
     model.load_state_dict(weights)
     return model.eval(), vocabulary
@@ -86,7 +89,7 @@ def save_state(folder: Path, step: int, tensors: dict[str, Tensor], note: dict[s
 
 
 def newest_state(folder: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
-    """Return the newest readable state as (step, tensors, note), or None; damaged ones are passed."""
+    """Return the newest state that can be read as (step, tensors, note), or None."""
     for candidate in sorted(folder.glob("step-*"), reverse=True):
         try:
             note = json.loads((candidate / "state.json").read_text())

@@ -51,9 +51,9 @@ SCHEMA = pa.schema(
 )
 
 MANIFEST_COLUMNS = tuple(
-    n for n in SCHEMA.names if n not in ("audio", "frames", "depth", "normals", "crop")
+    f.name for f in SCHEMA if not (pa.types.is_binary(f.type) or pa.types.is_list(f.type))
 )
-"""Columns without media, in the order of ``manifest.csv``."""
+"""Columns without media and boxes, in the order of ``manifest.csv``."""
 
 _KEY = b"nano4m.clips"
 _MAKE = "make it with: nano4m clips PRESET"

@@ -36,7 +36,7 @@ class FarmSource(Section):
 
 
 class DigitsSource(Section):
-    """Spoken digits (Free Spoken Digit Dataset, under --data) with scikit-learn's handwritten ones."""
+    """Spoken digits (Free Spoken Digit Dataset, under --data), scikit-learn's handwritten ones."""
 
     name: Literal["digits"] = "digits"
     picture_size: Annotated[int, Field(ge=8, le=128)] = Field(32, description="Pixels a side.")
@@ -49,7 +49,7 @@ class DigitsSource(Section):
 
 
 class FolderSource(Section):
-    """A folder of videos, of sounds and pictures by class directory, or with a pairs.csv (--data)."""
+    """A folder of videos, of sounds and pictures by class, or with a pairs.csv (--data)."""
 
     name: Literal["folder"] = "folder"
     val_share: Share = Field(0.15, description="Share of recordings for validation, by class.")
@@ -123,8 +123,11 @@ class MelVQ(Section):
     batch_size: Positive = Field(64, description="Windows a step.")
     lr: Annotated[float, Field(gt=0)] = Field(3e-3, description="Peak of the one-cycle schedule.")
     griffin_lim: Positive = Field(32, description="Iterations of phase reconstruction.")
-    views: Positive = Field(1, description="Tokenised versions of a training sound: 1 is as recorded, "
-                            "each further one is shifted and scaled in level at random.")  # fmt: skip
+    views: Positive = Field(
+        1,
+        description="Tokenised versions of a training sound: 1 is as recorded, each further one is "
+        "shifted and scaled in level at random.",
+    )
     shift_seconds: Annotated[float, Field(ge=0)] = Field(
         0.1, description="Largest shift of a view."
     )
@@ -200,7 +203,8 @@ class TrainConfig(Section):
         64, description="Samples a step; a multiple of masking.group_size."
     )
     optimizer: Literal["muon", "adamw"] = Field(
-        "muon", description="Muon for the matrices between hidden states and AdamW for the rest, or AdamW."
+        "muon",
+        description="Muon for the matrices between hidden states and AdamW for the rest, or AdamW.",
     )
     lr: Annotated[float, Field(gt=0)] = Field(3e-3, description="Peak learning rate.")
     min_lr: Annotated[float, Field(ge=0)] = Field(3e-5, description="Learning rate at the end.")
@@ -227,7 +231,7 @@ class GenerateConfig(Section):
     """MaskGIT sampling (arXiv:2202.04200)."""
 
     steps: Positive = Field(8, description="Forward passes a modality; never more than its tokens.")
-    temperature: Annotated[float, Field(ge=0)] = Field(1.0, description="Of the tokens drawn.")
+    temperature: Annotated[float, Field(ge=0)] = Field(0.8, description="Of the tokens drawn.")
     noise: Annotated[float, Field(ge=0)] = Field(
         2.0, description="Gumbel noise on the confidence at the first step, annealed to 0."
     )

@@ -12,7 +12,7 @@ class UserError(Exception):
 
 
 class BadMedia(Exception):
-    """One clip that cannot be used: it becomes a row of the manifest with this reason, not a crash."""
+    """One clip that cannot be used: it becomes a row of the manifest with this reason, no crash."""
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str:

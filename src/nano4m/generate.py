@@ -1,12 +1,14 @@
 """Generation, ids to ids: fill one modality after another from whatever is given.
 
-Grids and sounds are filled in a few parallel steps by MaskGIT (arXiv:2202.04200): predict all unknown
-tokens, draw them, keep the most confident ones, with Gumbel noise on the confidence that fades out.
+Grids and sounds are filled in a few parallel steps by MaskGIT (arXiv:2202.04200): predict all
+unknown tokens, draw them, keep the most confident ones, with Gumbel noise on the confidence that
+fades out.
 Texts are written from left to right until their end token. Given tokens are never touched.
 
 Every sample has its own random generator: sample i of a batch does not depend on the others.
 
-Shapes: B batch, L all token slots of a clip, T slots asked for, V vocabulary of one modality.
+Shapes: B batch, L all token slots of a clip, T slots asked for, V vocabulary of one modality,
+R rows of the batch that are alike.
 """
 
 import math
@@ -63,17 +65,25 @@ def log_probs(
     return out
 
 
-def _draw(log_p_TV: Tensor, config: GenerateConfig, generator: torch.Generator) -> Tensor:
-    """Draw one id a slot with temperature, then top-p, int64 (T,)."""
+def _uniform(shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
+    """Draw numbers in (0, 1), float32 (R, *shape), each row from its own generator."""
+    rows = [torch.rand(*shape, generator=generator) for generator in generators]
+    return torch.stack(rows).clamp_min(1e-20)
+
+
+def _draw(
+    log_p_RTV: Tensor, config: GenerateConfig, generators: Sequence[torch.Generator]
+) -> Tensor:
+    """Draw one id a slot with temperature, then top-p, int64 (R, T), by the Gumbel-max trick."""
     if config.temperature == 0:
-        return log_p_TV.argmax(-1)
-    scaled = log_p_TV / config.temperature
+        return log_p_RTV.argmax(-1)
+    scaled = log_p_RTV / config.temperature
     if config.top_p < 1:
         ordered, order = scaled.softmax(-1).sort(-1, descending=True)
         beyond = ordered.cumsum(-1) - ordered >= config.top_p
         scaled = scaled.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), -math.inf)
-    uniform = torch.rand(scaled.shape, generator=generator).clamp_min(1e-20)
-    return (scaled - (-uniform.log()).log()).argmax(-1)
+    noise = _uniform(scaled.shape[1:], generators)
+    return (scaled - (-noise.log()).log()).argmax(-1)
 
 
 def _fill_parallel(
@@ -102,15 +112,17 @@ def _fill_parallel(
             predicted = log_probs(
                 model, tokens, ids_BL[rows], before[rows], asked, config.batch_size
             )
-            for i, row in enumerate(rows.tolist()):
-                generator = generators[row]
-                drawn = _draw(predicted[i], config, generator)
-                score = predicted[i].gather(1, drawn[:, None])[:, 0]
-                uniform = torch.rand(score.shape, generator=generator).clamp_min(1e-20)
-                score = score - noise * (-uniform.log()).log()
-                keep = score.topk(max(1, count - int(left_B[row]))).indices
-                ids_BL[row, asked[i, keep]] = drawn[keep]
-                given_BL[row, asked[i, keep]] = True
+            own = [generators[row] for row in rows.tolist()]
+            drawn = _draw(predicted, config, own)
+            score = predicted.gather(2, drawn[..., None])[..., 0]
+            score = score - noise * (-_uniform(score.shape[1:], own).log()).log()
+            # Rows that lack equally many tokens now may have lacked different numbers at the start.
+            for number in left_B[rows].unique().tolist():
+                same = (left_B[rows] == number).nonzero()[:, 0]
+                keep = score[same].topk(max(1, count - number)).indices
+                slots, ids = asked[same].gather(1, keep), drawn[same].gather(1, keep)
+                ids_BL[rows[same, None], slots] = ids
+                given_BL[rows[same, None], slots] = True
 
 
 def _write_text(
@@ -131,11 +143,9 @@ def _write_text(
             continue
         asked = torch.full((len(rows), 1), slot)
         predicted = log_probs(model, tokens, ids_BL[rows], given_BL[rows], asked, config.batch_size)
-        for i, row in enumerate(rows.tolist()):
-            drawn = _draw(predicted[i], config, generators[row])
-            last = slot == span.stop - 1
-            ids_BL[row, slot] = TEXT_END if last else int(drawn)
-            given_BL[row, slot] = True
+        drawn = _draw(predicted, config, [generators[row] for row in rows.tolist()])[:, 0]
+        ids_BL[rows, slot] = TEXT_END if slot == span.stop - 1 else drawn
+        given_BL[rows, slot] = True
 
 
 def generate(

@@ -11,7 +11,7 @@ from nano4m.presets import PRESETS, preset
 
 LABELLERS = {
     "exact": {
-        "description": "depth and normals that the source makes with the picture, from the same rays",
+        "description": "depth and normals that the source makes from the rays of the picture",
         "licence": "that of the source",
     }
 }
@@ -159,7 +159,8 @@ def info(what: str, as_json: bool) -> str:
       a preset              farm, digits, animals: parameters, modalities, budgets
       the folder of a run   what is finished and what it reached
       a token table's       clips, modalities, fingerprints
-      a registry            presets, modalities, sources, tokenizers, labellers, filters, with licences
+      a registry            presets, modalities, sources, tokenizers, labellers, filters; with
+                            licences
     """  # noqa: D400
     path = Path(what)
     if what in REGISTRIES:

@@ -39,7 +39,7 @@ def count_targets(batches: Sequence[MaskedBatch], num_modalities: int) -> Tensor
 
 
 def modality_weights(counts_C: Tensor) -> Tensor:
-    """Return the weight of one token of each modality: its mean counts once, absent ones not at all.
+    """Return the weight of one token of each modality: its mean counts once, absent ones not.
 
     The loss is the sum over modalities of weight times summed cross-entropy, that is the mean over
     the modalities that have targets of their mean cross-entropy.

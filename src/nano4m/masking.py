@@ -1,13 +1,14 @@
 """Masking: from token ids to dense batches of given and asked-for tokens.
 
-A strategy decides, for a group of samples, how many tokens of each modality every sample is given and
-is asked for. All samples of a group have the same totals, so a batch holds real tokens only: no
-padding, no attention mask. Within a modality the tokens are drawn at random; a text is given from its
-start and asked for from where that ends, because it is read from left to right.
+A strategy decides, for a group of samples, how many tokens of each modality every sample is given
+and is asked for. All samples of a group have the same totals, so a batch holds real tokens only: no
+padding, no attention mask. Within a modality the tokens are drawn at random; a text is given from
+its start and asked for from where that ends, because it is read from left to right.
 
 Shapes: B samples, L all token slots of a clip, C modalities, N inputs, M targets.
-Source: 4M (arXiv:2312.06647) for budgets from a Dirichlet; MaskGIT (arXiv:2202.04200) for the cosine
-law. Changed: overflow is handed on and never lost, and "all of X from all of Y" is drawn on purpose.
+Source: 4M (arXiv:2312.06647) for budgets from a Dirichlet; MaskGIT (arXiv:2202.04200) for the
+cosine law. Changed: overflow is handed on and never lost, and "all of X from all of Y" is drawn on
+purpose.
 """
 
 import math

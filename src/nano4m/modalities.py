@@ -3,7 +3,8 @@
 A modality is a stream of discrete tokens of one clip. Its entry says how the tokens are laid out,
 which column of the clips table holds its media, which tokenizer makes the tokens, who labels it and
 how to show it, all by key; the folder that owns a key resolves it. Nothing else in the package
-compares a modality's name. To add one that uses a tokenizer that exists, add one entry to MODALITIES.
+compares a modality's name. To add one that uses a tokenizer that exists, add one entry to
+MODALITIES.
 
 Standard library only.
 """
@@ -17,6 +18,9 @@ from nano4m.errors import UserError, nearest
 Layout = Literal["grid", "codes", "text"]
 Media = Literal["picture", "depth", "normals", "sound", "caption"]
 
+FRAMED: frozenset[Media] = frozenset({"picture", "depth", "normals"})
+"""Kinds of media of which a clip has several frames."""
+
 TEXT_END = 0
 """Id of the end-of-text token in every text vocabulary: the last token of every caption."""
 
@@ -28,7 +32,7 @@ class Modality:
     Attributes:
         name: Key of the registry and column of the token table.
         title: What a person reads in the report.
-        layout: ``grid`` (rows, columns), ``codes`` (frames, codebooks) or ``text`` (maximum length,).
+        layout: ``grid`` (rows, columns), ``codes`` (frames, codebooks) or ``text`` (most tokens,).
         shape: Sizes of that layout; ``()`` until a tokenizer of a run fixes them.
         vocab_size: Number of ids, of all codebooks together; 0 until a tokenizer fixes it.
         media: Kind of the media that the ids encode: it selects reader, judge and renderer.
@@ -57,8 +61,8 @@ class Modality:
             )
         if self.shape and (len(self.shape) != axes[self.layout] or min(self.shape) < 1):
             raise UserError(
-                f"modality {self.name!r}: a {self.layout} layout has {axes[self.layout]} positive sizes, "
-                f"not {self.shape}"
+                f"modality {self.name!r}: a {self.layout} layout has {axes[self.layout]} positive "
+                f"sizes, not {self.shape}"
             )
 
     @property

@@ -15,7 +15,9 @@ def build_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.
     learning rate) takes the matrices between hidden states. It is not for tables, heads, norms and
     the register: those stay with AdamW, which decays only matrices that are not tables.
     """
-    ends = {id(w) for part in (*_tables(model), model.heads) for w in part.parameters()}
+    ends = {
+        id(w) for part in (*_tables(model), model.get_submodule("heads")) for w in part.parameters()
+    }
     tables = {id(table.weight) for table in _tables(model)}
     weights = list(model.parameters())
     hidden = [w for w in weights if w.ndim == 2 and id(w) not in ends]

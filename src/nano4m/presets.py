@@ -33,9 +33,10 @@ DIGITS = Config(
     clips=ClipsConfig(window_seconds=20480 / 24000, picture_size=32, frames=8, loudness_db=-23.0),
     tokenizers={
         "rgb": ImageVQ(grid=4, vocab=256),
-        "sound": MelVQ(downsample=4, vocab=512, views=4, steps=700),
+        "sound": MelVQ(downsample=4, vocab=512, views=8, steps=700),
         "caption": Bpe(vocab=64, max_length=4),
     },
+    train=TrainConfig(steps=1800, dropout=0.1),
     evaluate=EvaluateConfig(split="val", clips=300),
 )
 

@@ -195,10 +195,12 @@ def single(run: Run, name: str, overwrite: bool = False) -> dict[str, Any]:
 
 
 def _one(run: Run, name: str) -> dict[str, Any]:
-    write_config(run)
-    return run_stage(
-        run.out, name, settings_of(run, name), lambda folder: STAGES[name].work(run, folder)
-    )
+    def work(folder: Path) -> dict[str, Any]:
+        # Not earlier: a run that is refused leaves the configuration of the one that is there.
+        write_config(run)
+        return STAGES[name].work(run, folder)
+
+    return run_stage(run.out, name, settings_of(run, name), work)
 
 
 def write_config(run: Run) -> None:

@@ -149,13 +149,15 @@ def run_stage(
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         owner = folder / "settings.json"
-        if owner.exists():
+        # Settings alone are of an attempt that got nowhere, such as one without its --data.
+        if owner.exists() and any(path != owner for path in folder.iterdir()):
             changed = differences(json.loads(owner.read_text()), settings)
             if changed:
                 shown = "\n  ".join(changed[:8])
                 raise UserError(
                     f"{folder} belongs to another configuration:\n  {shown}\n"
-                    f"choose another --out, or add --overwrite to replace it and what follows from it"
+                    f"choose another --out, or add --overwrite to replace it and what follows "
+                    f"from it"
                 )
         else:
             write_json(owner, settings)

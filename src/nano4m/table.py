@@ -1,9 +1,9 @@
 """The token table: the seam on disk between media and training.
 
 ``tokens.parquet`` is the exchange form: one row a clip; ``clip_id``, ``label``, ``split``, one
-fixed-size uint16 list a modality ([views * length], row-major) and, for text, ``<name>_length``, the
-true length with its end token. The file's metadata carry the modalities and the fingerprint of each
-tokenizer. Training maps ``tokens.arrow`` (Arrow IPC, the same rows) into memory.
+fixed-size uint16 list a modality ([views * length], row-major) and, for text, ``<name>_length``,
+the true length with its end token. The file's metadata carry the modalities and the fingerprint of
+each tokenizer. Training maps ``tokens.arrow`` (Arrow IPC, the same rows) into memory.
 """
 
 import hashlib
@@ -65,9 +65,10 @@ class Vocabulary:
             if here.get(n) != there.get(n)
         ] or ["the shapes or vocabulary sizes of the modalities"]
         raise UserError(
-            f"{mine} ({self.fingerprint}) and {theirs} ({other.fingerprint}) do not belong together; "
-            f"tokenizers that differ: {'; '.join(differ)}. Tokenise again with the tokenizers of the "
-            f"checkpoint, or train again on this table (nano4m train PRESET --out OUT --overwrite)"
+            f"{mine} ({self.fingerprint}) and {theirs} ({other.fingerprint}) do not belong "
+            f"together; tokenizers that differ: {'; '.join(differ)}. Tokenise again with the "
+            f"tokenizers of the checkpoint, or train again on this table: "
+            f"nano4m train PRESET --out OUT --overwrite"
         )
 
 

@@ -19,7 +19,13 @@ import torch
 from torch import Tensor
 
 from nano4m.batch import MaskedBatch, TokenSequence
-from nano4m.checkpoint import newest_state, pack_optimizers, save_model, save_state, unpack_optimizers
+from nano4m.checkpoint import (
+    newest_state,
+    pack_optimizers,
+    save_model,
+    save_state,
+    unpack_optimizers,
+)
 from nano4m.config import Config, MaskingConfig, TrainConfig
 from nano4m.errors import UserError
 from nano4m.loss import count_targets, modality_weights, token_cross_entropy
@@ -256,8 +262,9 @@ def train_model(
             sums, counts = accumulate(model, batches, settings, device, train=True)
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
             if not bool(torch.isfinite(norm)) or not bool(torch.isfinite(sums).all()):
+                shown = dict(zip(names, sums.tolist(), strict=True))
                 raise UserError(
-                    f"the loss is not finite at step {step + 1} ({dict(zip(names, sums.tolist(), strict=True))}); "
+                    f"the loss is not finite at step {step + 1} ({shown}); "
                     f"clips: {', '.join(table.clip_ids[picked[:8]])}, ...; "
                     f"lower --train.lr or --train.clip-norm and start again with --overwrite"
                 )

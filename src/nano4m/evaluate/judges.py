@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from nano4m.clip_table import ClipTable
-from nano4m.modalities import Media
+from nano4m.modalities import FRAMED, Media
 from nano4m.progress import bar
 from nano4m.tokenizers.mel import FLOOR_DB, MelSpectrogram
 
@@ -27,8 +27,6 @@ MOST_PIXELS = 64
 BATCH = 32
 UNKNOWN = -1
 """Answer to a caption that no class has."""
-FRAMED: frozenset[Media] = frozenset({"picture", "depth", "normals"})
-"""Kinds of which a clip has several frames."""
 
 
 class Judge(Protocol):

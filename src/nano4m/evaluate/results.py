@@ -91,3 +91,33 @@ class Results(Part):
     probes: list[Probe]
     matrix: list[Direction]
     seconds: dict[str, float] = Field(description="Wall time of each stage.")
+
+
+def schema_markdown() -> str:
+    """Return ``docs/SCHEMA.md``: every field of ``results.json``, made from this module."""
+    lines = [
+        "# results.json",
+        "",
+        "Shares are in [0, 1], cross-entropies in nats a token, times in seconds. Generated from",
+        "`src/nano4m/evaluate/results.py`; a test keeps the two equal.",
+    ]
+    for part in (Results, CrossEntropy, Judge, Probe, Direction, Score):
+        summary = (part.__doc__ or "").strip().splitlines()[0]
+        lines += [
+            "",
+            f"## {part.__name__}",
+            "",
+            summary,
+            "",
+            "| field | type | meaning |",
+            "|---|---|---|",
+        ]
+        for name, field in part.model_fields.items():
+            kind = (
+                getattr(field.annotation, "__name__", "")
+                if isinstance(field.annotation, type)
+                else ""
+            )
+            shown = kind or str(field.annotation).replace("typing.", "").replace(f"{__name__}.", "")
+            lines.append(f"| `{name}` | `{shown.replace('|', 'or')}` | {field.description or ''} |")
+    return "\n".join(lines) + "\n"

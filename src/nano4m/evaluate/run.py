@@ -17,11 +17,12 @@ from nano4m.evaluate import coherence as matrix
 from nano4m.evaluate.bench import CLIPS, RESAMPLE, Bench
 from nano4m.evaluate.classify import classification, conditions
 from nano4m.evaluate.cross_entropy import cross_entropy
-from nano4m.evaluate.judges import FRAMED, Judge, train_judge
+from nano4m.evaluate.judges import Judge, train_judge
 from nano4m.evaluate.results import Judge as JudgeResult
 from nano4m.evaluate.results import Probe, Results
 from nano4m.evaluate.retrieval import pairs, retrieval
 from nano4m.evaluate.stats import score
+from nano4m.modalities import FRAMED
 from nano4m.model.fourm import FourM
 from nano4m.progress import bar, say
 from nano4m.table import TokenTable

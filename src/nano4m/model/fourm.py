@@ -49,8 +49,8 @@ class FourM(nn.Module):
 
         Tables are N(0, 1) and matrices N(0, 1 / fan_in), the projections back into the stream
         divided by the root of their number: what a token says is then as loud as where it stands.
-        With the common N(0, 0.02) the fixed positions drown it: measured on spoken digits, the first
-        200 steps learn nothing.
+        With the common N(0, 0.02) the fixed positions drown it: measured on spoken digits, the
+        first 200 steps learn nothing.
         """
         depth = 2 * self.config.encoder_depth + 3 * self.config.decoder_depth
         tables = {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding)}

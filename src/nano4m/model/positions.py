@@ -10,8 +10,9 @@ from torch import Tensor
 def sincos2d(coords_BN2: Tensor, dim: int, base: float = 10000.0) -> Tensor:
     """Sine-cosine embedding of two coordinates, float32 (B, N, D).
 
-    Half of the width encodes the first coordinate, half the second; each half is sines, then cosines
-    at frequencies base^(-k / (dim / 4)). Source: 4M (arXiv:2312.06647), after MAE (arXiv:2111.06377).
+    Half of the width encodes the first coordinate, half the second; each half is sines, then
+    cosines at frequencies base^(-k / (dim / 4)). Source: 4M (arXiv:2312.06647), after MAE
+    (arXiv:2111.06377).
 
     Raises:
         ValueError: ``dim`` is not a multiple of 4.

@@ -53,23 +53,27 @@ def log_mel(item: Item) -> np.ndarray:
     return MelSpectrogram(item.sample_rate, n_fft, n_fft // 4, 64)(sound)[0].numpy()
 
 
-TOPS: dict[Media, Callable[[Item], float]] = {
-    "depth": lambda item: float(torch.as_tensor(item.value).float().quantile(0.995)),
-    "sound": lambda item: float(np.quantile(log_mel(item), 0.999)),
+TOPS: dict[Media, tuple[str, Callable[[Item], float]]] = {
+    "depth": (
+        "nearest",
+        lambda item: float(torch.as_tensor(item.value).float().quantile(0.995)),
+    ),
+    "sound": ("loudest_db", lambda item: float(np.quantile(log_mel(item), 0.999))),
 }
-"""Kind -> the value that an item needs as the top of the shared scale."""
+"""Kind -> the shared scale that it is drawn with, and the top of it that an item needs."""
 
 
 def shared_look(items: Iterable[Item]) -> Look:
     """Return the scales for a page whose real media are ``items``."""
-    tops: dict[Media, float] = {}
+    tops: dict[str, float] = {}
     for item in items:
         if item.media in TOPS:
-            top = TOPS[item.media](item)
-            tops[item.media] = max(top, tops.get(item.media, top))
+            scale, top_of = TOPS[item.media]
+            top = top_of(item)
+            tops[scale] = max(top, tops.get(scale, top))
     return Look(
-        nearest=max(1e-3, tops.get("depth", 1.0)),
-        loudest_db=max(FLOOR_DB + LEVELS_DB, tops.get("sound", 0.0)),
+        nearest=max(1e-3, tops.get("nearest", 1.0)),
+        loudest_db=max(FLOOR_DB + LEVELS_DB, tops.get("loudest_db", 0.0)),
     )
 
 

@@ -17,7 +17,7 @@ class ClipPlan:
     Attributes:
         clip_id: Unique in the source; letters, digits, ``_ . -`` only.
         source: Name of the source.
-        video_id: Recording that the clip comes from. A split never separates two clips of one video.
+        video_id: Recording that the clip comes from. A split never separates clips of one video.
         start_s: Where the clip starts in that recording, in seconds.
         label: Class, one lower-case word.
         caption: One sentence.
@@ -44,12 +44,12 @@ class RawMedia:
     Attributes:
         sound: float32 (samples,) mono or (samples, channels), in [-1, 1].
         sample_rate: In Hz.
-        frames: uint8 (H, W, 3) pictures, in time order. All of one size where they are of one video.
+        frames: uint8 (H, W, 3) pictures, in time order; all of one size where of one video.
         frame_times: Seconds of each frame in the same clock as ``sound``; None for still pictures,
             which belong to the whole sound.
         depth: float32 (H, W) exact distances along the ray in metres, one a frame; () if unknown.
-        normals: float32 (H, W, 3) exact unit normals in camera axes (x right, y up, z to the viewer),
-            one a frame; () if unknown.
+        normals: float32 (H, W, 3) exact unit normals in camera axes (x right, y up, z to the
+            viewer), one a frame; () if unknown.
     """
 
     sound: np.ndarray

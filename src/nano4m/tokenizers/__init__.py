@@ -65,7 +65,8 @@ def load_tokenizer(folder: Path) -> "Tokenizer":
     for file in (head, weights):
         if not file.is_file():
             raise UserError(
-                f"no tokenizer in {folder}: {file.name} is missing; run nano4m tokenize"
+                f"no tokenizer in {folder}: {file.name} is missing; "
+                f"run: nano4m tokenizers PRESET --out OUT"
             )
     from safetensors.torch import load_file
 

@@ -67,7 +67,9 @@ class Tokenizer(ABC):
         digest = hashlib.sha256(json.dumps([self.key, settings], sort_keys=True).encode())
         for name in sorted(tensors):
             digest.update(name.encode())
-            digest.update(tensors[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(
+                tensors[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+            )
         return digest.hexdigest()[:12]
 
     def save(self, folder: Path) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nano4m.config import Bpe, Config, ImageVQ, MelVQ
 from nano4m.errors import UserError
-from nano4m.modalities import modality
+from nano4m.modalities import FRAMED, modality
 from nano4m.progress import bar, say
 from nano4m.stage import write_json
 from nano4m.tokenizers.base import Tokenizer
@@ -84,7 +84,7 @@ def _fit_one(
     tokenizer = FITS[section.kind](kind, section, seed, clips, rows["train"], generator)
     seconds = time.perf_counter() - started
     val = rows["val"][_some(len(rows["val"]), MOST_VAL, generator)]
-    frame = None if kind in ("sound", "caption") else 0
+    frame = 0 if kind in FRAMED else None
     quality: dict[str, Any] = {
         **measure(tokenizer, kind, clips.media(kind, val, frame=frame)),
         "clips": len(val),

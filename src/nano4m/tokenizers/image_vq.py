@@ -20,6 +20,8 @@ from nano4m.tokenizers.quantize import (
 )
 
 CHANNELS = {"picture": 3, "depth": 1, "normals": 3}
+IS_DIRECTION = {"picture": False, "depth": False, "normals": True}
+"""Whether a pixel is a unit vector in [-1, 1], or values in [0, 1]."""
 
 
 class Residual(nn.Module):
@@ -124,7 +126,7 @@ class ImageVQTokenizer(Tokenizer):
         check_ids(ids, self.shape, self.vocab_size)
         codes = self.net.quantizer.codes(ids.long().flatten(1)[..., None])
         y = self.net.decoder(codes.transpose(1, 2).unflatten(2, self.shape))
-        if self.media == "normals":
+        if IS_DIRECTION[self.media]:
             return F.normalize(y, dim=1)
         return ((y + 1) / 2).clamp(0, 1)
 
@@ -149,7 +151,7 @@ class ImageVQTokenizer(Tokenizer):
             raise ValueError(f"{self.media} must be (B, {wanted}), not {tuple(media.shape)}")
 
     def _centred(self, media: Tensor) -> Tensor:
-        return media if self.media == "normals" else media * 2 - 1
+        return media if IS_DIRECTION[self.media] else media * 2 - 1
 
 
 def _grids(picture_size: int) -> list[int]:

@@ -128,13 +128,13 @@ def measure(tokenizer: Any, kind: str, media: Any, batch: int = 64) -> dict[str,
     """
     ids = torch.cat([tokenizer.encode(media[i : i + batch]) for i in range(0, len(media), batch)])
     parts = [tokenizer.decode(chunk) for chunk in ids.split(batch)]
-    decoded = [c for part in parts for c in part] if kind == "caption" else torch.cat(parts)
+    is_text = isinstance(media, list)
+    decoded = [c for part in parts for c in part] if is_text else torch.cat(parts)
     numbers = MEASURES[kind](media, decoded, tokenizer)
-    bits = ids[0].numel() * math.log2(tokenizer.vocab_size)
-    read = ids
-    if kind == "caption":
+    if is_text:
         read = torch.cat([r[:n] for r, n in zip(ids, tokenizer.lengths(ids), strict=True)])
         bits = len(read) / len(ids) * math.log2(tokenizer.vocab_size)
-    elif kind == "sound":
+    else:
+        read = ids
         bits = ids[0].numel() * math.log2(tokenizer.section.vocab)
     return numbers | code_use(read, tokenizer.vocab_size) | {"bits_a_clip": bits}

@@ -1,0 +1,344 @@
+"""The command line as a user types it: help, mistakes, one whole tiny run, stops and new starts."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nano4m import __version__, train
+from nano4m.cli import COMMANDS, main
+from nano4m.config import Config
+from nano4m.evaluate.results import Results
+from nano4m.info import REGISTRIES
+from nano4m.modalities import MODALITIES
+from nano4m.presets import PRESETS
+from nano4m.run import STAGES
+
+GRIDS = [name for name, modality in MODALITIES.items() if modality.layout == "grid"]
+FITTED = [name for name, modality in MODALITIES.items() if modality.layout != "text"]
+TINY = f"""
+  --source.train 44 --source.val 22 --source.test 22 --source.picture-size 32 --source.seconds 0.4
+  --clips.window-seconds 0.4 --clips.picture-size 32 --clips.workers 0
+  {" ".join(f"--tokenizers.{name}.grid 4" for name in GRIDS)}
+  {" ".join(f"--tokenizers.{name}.{option}" for name in FITTED
+            for option in ("vocab 32", "width 8", "steps 2", "batch-size 8"))}
+  --tokenizers.sound.griffin-lim 1 --masking.group-size 8
+  --model.encoder-depth 1 --model.decoder-depth 1 --model.dim 16 --model.head-dim 8
+  --train.batch-size 16 --train.steps 6 --train.warmup 1 --train.val-samples 16
+  --train.val-every 3 --train.save-every 4 --generate.steps 2
+  --evaluate.clips 22 --evaluate.judge-steps 1 --evaluate.bootstrap 100 --report.samples 2
+""".split()  # fmt: skip
+
+
+def files(out: Path) -> dict[str, tuple[int, bytes]]:
+    """Return time and content of every file under a folder."""
+    return {
+        str(p.relative_to(out)): (p.stat().st_mtime_ns, p.read_bytes())
+        for p in sorted(out.rglob("*"))
+        if p.is_file()
+    }
+
+
+def of_stages(found: dict, *stages: str) -> dict:
+    """Return the files of some stages."""
+    return {name: what for name, what in found.items() if name.split("/")[0] in stages}
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    """Return the weights that a run ended with."""
+    return load_file(out / "train" / "checkpoint" / "model.safetensors")
+
+
+def are_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    """Whether two models are the same bit for bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A whole run from nothing; tests that change it work on a copy."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    main(["run", "farm", "--out", str(out), *TINY])
+    return out
+
+
+@pytest.fixture
+def copy(finished, tmp_path) -> Path:
+    """A copy of the finished run, times of files included."""
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+@pytest.fixture
+def fails(capsys):
+    """Run a command line that a user got wrong: exit code 2, one message, no traceback."""
+
+    def call(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as stop:
+            main(list(arguments))
+        assert stop.value.code == 2
+        said = capsys.readouterr().err
+        assert "Traceback" not in said and "pydantic" not in said
+        # tyro frames and wraps its messages.
+        return re.sub(r"[^ -~]+", " ", said.replace("\n", " ")).strip()
+
+    return call
+
+
+# -- help --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
+def test_help_names_every_command(capsys, arguments):
+    main(arguments)
+    said = capsys.readouterr().out
+    for name, (_, summary) in COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(summary)}$", said, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", ["run", *STAGES])
+def test_help_of_a_command_names_every_preset(capsys, command):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert not stop.value.code
+    said = capsys.readouterr().out
+    assert all(re.search(rf"^  {name} ", said, re.MULTILINE) for name in PRESETS)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_help_of_a_preset_names_every_option(capsys, name):
+    with pytest.raises(SystemExit) as stop:
+        main(["run", name, "--help"])
+    assert not stop.value.code
+    said = capsys.readouterr().out
+    options = {"--data", "--out", "--overwrite", "--json", "--seed"}
+    preset = PRESETS[name]
+    for section in ("source", "clips", "masking", "model", "train", "generate", "evaluate"):
+        options |= {f"--{section}.{field}" for field in type(getattr(preset, section)).model_fields}
+    for modality, tokenizer in preset.tokenizers.items():
+        options |= {f"--tokenizers.{modality}.{field}" for field in type(tokenizer).model_fields}
+    shown = set(re.findall(r"--[a-z0-9.-]+", said))
+    assert {option.replace("_", "-") for option in options} <= shown
+
+
+def test_help_of_info_names_every_registry(capsys):
+    main(["info", "--help"])
+    said = capsys.readouterr().out
+    assert all(name in said for name in (*REGISTRIES, *PRESETS))
+
+
+def test_the_installed_command_and_the_module_are_the_same():
+    scripts = [[str(Path(sys.executable).with_name("nano4m"))], [sys.executable, "-m", "nano4m"]]
+    for script in scripts:
+        done = subprocess.run([*script, "--version"], capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (0, f"{__version__}\n")
+        wrong = subprocess.run([*script, "rum"], capture_output=True, text=True)
+        assert wrong.returncode == 2 and not wrong.stdout
+        assert wrong.stderr.startswith("nano4m: unknown command 'rum'; did you mean 'run'?")
+
+
+# -- mistakes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("trian farm", "nano4m: unknown command 'trian'; did you mean 'train'? choose from clips,"),
+        ("run farn", "nano4m: unknown preset 'farn'; did you mean 'farm'? choose from animals,"),
+        ("run", "nano4m: nano4m run needs a preset; choose from farm, digits, animals"),
+        ("run --seed 1 farm", "nano4m: the preset comes first: nano4m run PRESET --seed 1 farm;"),
+        ("run farm --train.stepz 3", "Unrecognized options: --train.stepz"),
+        ("run farm --train.stepz 3", "Perhaps you meant: --train.steps"),
+        ("run farm --train.steps", "Missing value for argument '--train.steps'"),
+        ("run farm --train.steps many", "Error parsing --train.steps: invalid literal"),
+        ("run farm --train.optimizer sgd", "'sgd' for argument '--train.optimizer'. Expected one"),
+        ("run farm --train.steps -3", "nano4m: --train.steps -3: input should be greater than 0"),
+        ("run farm --seed -1", "nano4m: --seed -1: input should be greater than or equal to 0"),
+        ("run farm --tokenizers.sound.vocab 1", "nano4m: --tokenizers.sound.vocab 1: input should"),
+        ("run farm --model.dim 30", "nano4m: --model: dim 30 is not a multiple of head_dim 32"),
+        ("run farm --train.batch-size 30", "nano4m: train.batch_size 30 is not a multiple of"),
+        ("run farm --clips.picture-size 20", "does not divide clips.picture_size 20"),
+        ("info", "nano4m: usage: nano4m info WHAT"),
+        ("info tokenizer", "'tokenizer' is no preset, no registry and no folder of a run or a"),
+        ("info tokenizer", "did you mean 'tokenizers'?"),
+    ],
+)
+def test_a_mistake_is_answered_with_a_sentence(fails, tmp_path, monkeypatch, line, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in re.sub(" +", " ", fails(*line.split()))
+    assert not list(tmp_path.iterdir()), "a command line that is refused writes nothing"
+
+
+def test_missing_data_are_answered_with_a_sentence(fails, tmp_path):
+    out = ["--out", str(tmp_path / "run")]
+    assert "the digits source needs --data" in fails("run", "digits", *out)
+    assert "the folder source needs --data" in fails("run", "animals", *out)
+    nowhere = str(tmp_path / "nowhere")
+    for name in ("digits", "animals"):
+        assert nowhere in fails("run", name, "--data", nowhere, *out)
+
+
+def test_forgotten_data_can_be_given_with_the_same_command(fails, tmp_path):
+    out = ["--out", str(tmp_path / "run")]
+    fails("run", "digits", *out)
+    said = fails("run", "digits", *out, "--data", str(tmp_path))
+    assert "another configuration" not in said and str(tmp_path) in said
+
+
+def test_a_stage_before_its_time_says_what_to_run(fails, tmp_path):
+    out = tmp_path / "run"
+    said = fails("train", "farm", "--out", str(out), *TINY)
+    assert f"train needs 'clips' of {out}, which is not finished; run: nano4m clips farm" in said
+
+
+# -- info --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", [*PRESETS, *REGISTRIES])
+def test_info_in_words_and_as_json(capsys, what):
+    main(["info", what])
+    words = capsys.readouterr().out
+    main(["info", what, "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert told and all(key in words for key in told)
+    if what in PRESETS:
+        assert told["parameters"] > 0 and f"{told['parameters']:,}" in words
+        assert list(told["modalities"]) == list(PRESETS[what].tokenizers)
+    elif what in ("sources", "tokenizers", "labellers", "filters"):
+        assert all(entry["licence"] and entry["licence"] in words for entry in told.values())
+
+
+def test_info_of_a_run_and_of_its_table(capsys, finished):
+    main(["info", str(finished), "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert list(told["finished"]) == list(STAGES) and told["unfinished"] == []
+    assert told["coherence"] and told["probes"]
+    main(["info", str(finished / "table"), "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["clips"] == {"train": 44, "val": 22, "test": 22}
+    assert list(told["modalities"]) == list(PRESETS["farm"].tokenizers)
+
+
+# -- a whole run -------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_what_it_promises(finished):
+    results = Results.model_validate_json((finished / "results.json").read_text())
+    modalities = list(PRESETS["farm"].tokenizers)
+    assert len(results.classes) == 11 and results.split == "test"
+    assert {(d.source, d.target) for d in results.matrix} >= {
+        (a, b) for a in modalities for b in modalities if a != b
+    }
+    assert [c.modality for c in results.cross_entropy] == modalities
+    assert (finished / "report" / "index.html").read_text().startswith("<!doctype html>")
+    for stage in STAGES:
+        manifest = json.loads((finished / stage / "manifest.json").read_text())
+        assert manifest["stage"] == stage and manifest["summary"] and manifest["seconds"] >= 0
+    config = Config.model_validate_json((finished / "config.json").read_text())
+    assert config.model_dump(mode="json") == results.config
+    assert (config.preset, config.train.steps, config.clips.workers) == ("farm", 6, 0)
+    assert all(config.tokenizers[name].steps == 2 for name in FITTED)
+
+
+def test_again_changes_nothing(finished, capsys):
+    before = files(finished)
+    main(["run", "farm", "--out", str(finished), *TINY])
+    said = capsys.readouterr().err
+    assert all(f"{stage}: up to date" in said for stage in STAGES) and "done in" not in said
+    assert files(finished) == before
+
+
+def test_the_same_seed_gives_the_same_figures(finished, tmp_path):
+    main(["run", "farm", "--out", str(tmp_path / "again"), *TINY])
+    runs = (finished, tmp_path / "again")
+    first, second = (json.loads((out / "results.json").read_text()) for out in runs)
+    for key in ("matrix", "probes", "judges", "cross_entropy", "classes"):
+        assert first[key] == second[key], key
+    assert first["training"]["val"] == second["training"]["val"]
+    assert are_equal(weights(finished), weights(tmp_path / "again"))
+
+
+def test_other_settings_are_refused_and_overwrite_replaces_what_depends_on_them(copy, fails):
+    before = files(copy)
+    other = ["run", "farm", "--out", str(copy), *TINY, "--train.steps", "7"]
+    said = fails(*other)
+    assert "train.steps: 6 there, 7 now" in said and "--overwrite" in said
+    assert files(copy) == before, "a refusal changes nothing"
+    main([*other, "--overwrite"])
+    after = files(copy)
+    kept = ("clips", "tokenizers", "table")
+    assert of_stages(after, *kept) == of_stages(before, *kept)
+    assert json.loads((copy / "train" / "manifest.json").read_text())["summary"]["steps"] == 7
+    assert json.loads((copy / "results.json").read_text())["config"]["train"]["steps"] == 7
+    for stage in ("train", "evaluate", "report"):
+        name = f"{stage}/manifest.json"
+        assert after[name] != before[name]
+
+
+def test_an_unfinished_stage_runs_again_and_no_other(copy, capsys):
+    before = files(copy)
+    (copy / "table" / "manifest.json").unlink()
+    main(["run", "farm", "--out", str(copy), *TINY])
+    said = capsys.readouterr().err
+    assert "table: done in" in said
+    others = [stage for stage in STAGES if stage != "table"]
+    assert all(f"{stage}: up to date" in said for stage in others)
+    after = files(copy)
+    assert of_stages(after, *others) == of_stages(before, *others)
+    assert after["table/tokens.arrow"][1] == before["table/tokens.arrow"][1]
+
+
+def test_a_checkpoint_of_another_run_is_refused(copy, fails):
+    path = copy / "train" / "checkpoint" / "modalities.json"
+    vocabulary = json.loads(path.read_text())
+    name = next(iter(vocabulary["tokenizers"]))
+    here = vocabulary["tokenizers"][name]
+    vocabulary["tokenizers"][name] = "0123456789ab"
+    path.write_text(json.dumps(vocabulary))
+    (copy / "evaluate" / "manifest.json").unlink()
+    said = fails("evaluate", "farm", "--out", str(copy), *TINY)
+    assert "the checkpoint" in said and "the token table" in said and "do not belong" in said
+    assert f"{name}: 0123456789ab / {here}" in said
+    assert len(set(re.findall(r"\(([0-9a-f]{12})\)", said))) == 2
+    assert not (copy / "evaluate" / "manifest.json").exists()
+
+
+def test_ctrl_c_and_the_same_command_again_end_where_no_stop_ends(
+    finished, copy, capsys, monkeypatch
+):
+    command = ["run", "farm", "--out", str(copy), *TINY]
+    for stage in ("train", "evaluate", "report"):
+        shutil.rmtree(copy / stage)
+    rate = train.learning_rate
+
+    def stop_at_step_3(step, settings):
+        if step == 2:
+            signal.raise_signal(signal.SIGINT)
+        return rate(step, settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "learning_rate", stop_at_step_3)
+        with pytest.raises(SystemExit) as stop:
+            main(command)
+    assert stop.value.code == 130
+    assert "run the same command to go on from here" in capsys.readouterr().err
+    assert not (copy / "train" / "manifest.json").exists()
+    assert not (copy / "train" / "checkpoint").exists()
+    main(command)
+    assert "train: goes on after step 3" in capsys.readouterr().err
+    assert are_equal(weights(copy), weights(finished))
+    figures = [json.loads((out / "results.json").read_text())["matrix"] for out in (finished, copy)]
+    assert figures[0] == figures[1]
+
+
+def test_results_as_json_are_all_that_stands_on_standard_output(finished, capsys):
+    main(["run", "farm", "--out", str(finished), *TINY, "--json"])
+    assert Results.model_validate_json(capsys.readouterr().out).preset == "farm"
+    main(["train", "farm", "--out", str(finished), *TINY, "--json"])
+    assert json.loads(capsys.readouterr().out)["summary"]["steps"] == 6
