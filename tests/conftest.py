@@ -56,7 +56,8 @@ def tiny_table(num_clips: int = 48, num_classes: int = 4, seed: int = 0) -> Toke
     vocabulary = Vocabulary(modalities, {m.name: f"print-{m.name}" for m in modalities})
     names = np.array([f"clip{i:03d}" for i in range(num_clips)])
     labels = np.array([f"class{c}" for c in classes])
-    return TokenTable(vocabulary, names, labels, splits, ids, lengths)
+    codes = {"rgb": rng.normal(size=(11, 4)).astype(np.float32)}
+    return TokenTable(vocabulary, names, labels, splits, ids, lengths, codes)
 
 
 @pytest.fixture

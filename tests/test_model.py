@@ -151,7 +151,23 @@ def test_untrained_model_predicts_uniformly():
     counts = count_targets([batch], 5)
     for c, m in enumerate(TOKENS.modalities):
         if counts[c]:
-            assert float(sums[c] / counts[c]) == pytest.approx(math.log(m.vocab_size), abs=1e-5)
+            assert float((sums[c] / counts[c]).detach()) == pytest.approx(
+                math.log(m.vocab_size), abs=1e-5
+            )
+
+
+def test_tables_start_from_codebooks_and_leave_other_modalities_alone():
+    codes = torch.randn(11, 6, generator=torch.Generator().manual_seed(3))
+    codes[1] = codes[0] + 0.01
+    plain, started = (FourM(SMALL, tiny_modalities()) for _ in range(2))
+    plain.init_weights(torch.Generator().manual_seed(0))
+    started.init_weights(torch.Generator().manual_seed(0), {"rgb": codes})
+    rows = started.table.weight[:11].detach()
+    similar = torch.nn.functional.cosine_similarity(rows[0], rows[1], dim=0)
+    others = torch.nn.functional.cosine_similarity(rows[0], rows[2:], dim=1)
+    assert similar > others.max() + 0.2
+    assert 0.6 < float(rows.std()) < 1.5
+    assert torch.equal(started.table.weight[11:], plain.table.weight[11:])
 
 
 def test_overfits_one_batch():

@@ -215,6 +215,9 @@ class TrainConfig(Section):
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.995, description="Decay of the averaged weights."
     )
+    codes: bool = Field(
+        True, description="Start the table of a modality from the codebook of its tokenizer."
+    )
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="In attention output and MLP."
     )

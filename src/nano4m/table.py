@@ -3,19 +3,20 @@
 ``tokens.parquet`` is the exchange form: one row a clip; ``clip_id``, ``label``, ``split``, one
 fixed-size uint16 list a modality ([views * length], row-major) and, for text, ``<name>_length``,
 the true length with its end token. The file's metadata carry the modalities and the fingerprint of
-each tokenizer. Training maps ``tokens.arrow`` (Arrow IPC, the same rows) into memory.
+each tokenizer. ``codes.safetensors`` holds their codebooks. Training maps ``tokens.arrow`` (Arrow IPC, the same rows) into memory.
 """
 
 import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors.numpy import load_file, save_file
 
 from nano4m.errors import UserError
 from nano4m.modalities import TEXT_END, Modality
@@ -81,6 +82,8 @@ class TokenTable:
         clip_ids, labels, splits: String arrays (n,).
         ids: Modality name -> uint16 (n, views, length).
         lengths: Name of a text modality -> int64 (n, views), true lengths with the end token.
+        codes: Name -> float32 (vocab_size, width), the vector that each id stands for, where its
+            tokenizer has one: what a model's table may start from.
     """
 
     vocabulary: Vocabulary
@@ -89,6 +92,7 @@ class TokenTable:
     splits: np.ndarray
     ids: Mapping[str, np.ndarray]
     lengths: Mapping[str, np.ndarray]
+    codes: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for modality in self.vocabulary.modalities:
@@ -193,6 +197,8 @@ def write_table(table: TokenTable, folder: Path) -> None:
     pq.write_table(arrow, folder / "tokens.parquet.part")
     with pa.ipc.new_file(folder / "tokens.arrow.part", arrow.schema) as writer:
         writer.write_table(arrow.combine_chunks())
+    save_file({n: np.ascontiguousarray(c) for n, c in table.codes.items()}, folder / "codes.part")
+    os.replace(folder / "codes.part", folder / "codes.safetensors")
     for name in ("tokens.parquet", "tokens.arrow"):
         os.replace(folder / f"{name}.part", folder / name)
 
@@ -232,4 +238,5 @@ def open_table(folder: Path) -> TokenTable:
     texts = [
         np.array(arrow.column(c).to_pylist(), dtype=str) for c in ("clip_id", "label", "split")
     ]
-    return TokenTable(vocabulary, texts[0], texts[1], texts[2], ids, lengths)
+    codes = load_file(folder / "codes.safetensors")
+    return TokenTable(vocabulary, texts[0], texts[1], texts[2], ids, lengths, codes)

@@ -212,7 +212,8 @@ def train_model(
     validation = masked_batches(table, val_rows, config.masking, seed, VALIDATION, 0)
 
     model = FourM(config.model, table.modalities, settings.dropout)
-    model.init_weights(generator(seed, WEIGHTS))
+    codes = {n: torch.from_numpy(c) for n, c in table.codes.items()} if settings.codes else None
+    model.init_weights(generator(seed, WEIGHTS), codes)
     model.to(device)
     optimizers = build_optimizers(model, settings)
     average = WeightAverage(model, settings.ema)

@@ -8,6 +8,7 @@ Shapes: B batch, N encoder tokens, M decoder tokens, D width, V vocabulary of on
 """
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,9 @@ class FourM(nn.Module):
         self.decoder_norm = nn.LayerNorm(dim, eps=1e-6, bias=False)
         self.heads = nn.ModuleList(nn.Linear(dim, size, bias=False) for size in sizes)
 
-    def init_weights(self, generator: torch.Generator) -> None:
+    def init_weights(
+        self, generator: torch.Generator, codes: Mapping[str, Tensor] | None = None
+    ) -> None:
         """Draw all weights; heads start at 0, so that an untrained model predicts uniformly.
 
         Tables are N(0, 1) and matrices N(0, 1 / fan_in), the projections back into the stream
@@ -64,6 +67,15 @@ class FourM(nn.Module):
                     back = name.endswith(("out.weight", "down.weight"))
                     std = 1 / math.sqrt(weight.shape[1] * (depth if back else 1))
                     weight.normal_(0.0, std, generator=generator)
+            for index, modality in enumerate(self.modalities):
+                if codes is not None and modality.name in codes:
+                    vectors = codes[modality.name].float()
+                    vectors = (vectors - vectors.mean(0)) / vectors.std().clamp_min(1e-6)
+                    projection = torch.empty(vectors.shape[1], self.config.dim)
+                    projection.normal_(0.0, vectors.shape[1] ** -0.5, generator=generator)
+                    first = int(self.starts_C[index])  # type: ignore[index]
+                    rows = self.table.weight[first : first + modality.vocab_size]
+                    rows.mul_(0.6).add_(vectors @ projection, alpha=0.8)
 
     @property
     def num_parameters(self) -> int:

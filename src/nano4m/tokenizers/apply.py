@@ -98,7 +98,9 @@ def build_table(
                 lengths[entry.name] = (ids[entry.name] == TEXT_END).argmax(2) + 1
     vocabulary = Vocabulary(entries, {n: t.fingerprint for n, t in tokenizers.items()})
     texts = [np.asarray(a, dtype=str) for a in (clips.clip_ids, clips.labels, clips.splits)]
-    table = TokenTable(vocabulary, texts[0], texts[1], texts[2], ids, lengths)
+    found = {n: t.codes() for n, t in tokenizers.items()}
+    codes = {n: c.float().numpy() for n, c in found.items() if c is not None}
+    table = TokenTable(vocabulary, texts[0], texts[1], texts[2], ids, lengths, codes)
     write_table(table, folder)
     return {
         "clips": {s: int((texts[2] == s).sum()) for s in ("train", "val", "test")},

@@ -51,6 +51,13 @@ class Tokenizer(ABC):
             ValueError: A wrong shape, or an id outside the vocabulary. Nothing is clamped.
         """
 
+    def codes(self) -> Tensor | None:
+        """Return the vector that each id stands for, float32 (vocab_size, width), or None.
+
+        Ids whose vectors are near mean similar things; a model may start from that.
+        """
+        return None
+
     @abstractmethod
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return what ``from_state`` needs: JSON settings, and tensors."""

@@ -130,6 +130,11 @@ class ImageVQTokenizer(Tokenizer):
             return F.normalize(y, dim=1)
         return ((y + 1) / 2).clamp(0, 1)
 
+    @torch.no_grad()
+    def codes(self) -> Tensor:
+        """Return the codebook, float32 (vocab, code_dim)."""
+        return self.net.quantizer.codes(torch.arange(self.vocab_size)[None, :, None])[0]
+
     def state(self) -> tuple[dict, dict[str, Tensor]]:
         """Return settings and weights."""
         settings = {"media": self.media, "picture_size": self.picture_size}

@@ -170,6 +170,13 @@ class MelVQTokenizer(Tokenizer):
         )
         return sound.clamp(-1, 1)
 
+    @torch.no_grad()
+    def codes(self) -> Tensor | None:
+        """Return the codebook, float32 (vocab, code_dim); None for residual codebooks."""
+        if self.section.codebooks > 1:
+            return None
+        return self.net.quantizer.codes(torch.arange(self.vocab_size)[None, :, None])[0]
+
     def state(self) -> tuple[dict, dict[str, Tensor]]:
         """Return settings, weights and the statistics of the bands."""
         settings = {"samples": self.samples, "sample_rate": self.sample_rate}
