@@ -87,23 +87,18 @@ def _report(run: Run, folder: Path) -> dict[str, Any]:
 
     from nano4m.clip_table import open_clips
     from nano4m.evaluate.results import Results
+    from nano4m.report.overview import overview_png
     from nano4m.report.page import write_report
     from nano4m.table import open_table
 
     results = Results.model_validate_json((run.out / "evaluate" / "results.json").read_text())
     with np.load(run.out / "evaluate" / "generated.npz") as archive:
         generated = dict(archive)
-    page = write_report(
-        results,
-        run.out / "train" / "log.jsonl",
-        open_clips(run.out / "clips"),
-        _tokenizers(run),
-        open_table(run.out / "table"),
-        generated,
-        run.config,
-        folder,
-    )
-    return {"page": str(page)}
+    clips, table = open_clips(run.out / "clips"), open_table(run.out / "table")
+    shown = (clips, _tokenizers(run), table, generated)
+    page = write_report(results, run.out / "train" / "log.jsonl", *shown, run.config, folder)
+    picture = overview_png(results, *shown, folder / "overview.png")
+    return {"page": str(page), "picture": str(picture)}
 
 
 @dataclass(frozen=True)

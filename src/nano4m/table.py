@@ -3,7 +3,8 @@
 ``tokens.parquet`` is the exchange form: one row a clip; ``clip_id``, ``label``, ``split``, one
 fixed-size uint16 list a modality ([views * length], row-major) and, for text, ``<name>_length``,
 the true length with its end token. The file's metadata carry the modalities and the fingerprint of
-each tokenizer. ``codes.safetensors`` holds their codebooks. Training maps ``tokens.arrow`` (Arrow IPC, the same rows) into memory.
+each tokenizer; ``codes.safetensors`` holds their codebooks. Training maps ``tokens.arrow`` (Arrow
+IPC, the same rows) into memory.
 """
 
 import hashlib
