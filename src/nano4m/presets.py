@@ -20,11 +20,12 @@ FARM = Config(
     clips=ClipsConfig(window_seconds=1.024, picture_size=64),
     tokenizers={
         "rgb": ImageVQ(grid=8, vocab=512, width=64),
-        "depth": ImageVQ(grid=4, vocab=256, steps=300),
-        "normals": ImageVQ(grid=4, vocab=256, steps=300),
+        "depth": ImageVQ(grid=4, vocab=512),
+        "normals": ImageVQ(grid=4, vocab=512),
         "sound": MelVQ(downsample=4, vocab=512),
         "caption": Bpe(vocab=256, max_length=16),
     },
+    train=TrainConfig(steps=800),
 )
 
 DIGITS = Config(
@@ -49,7 +50,7 @@ ANIMALS = Config(
         "sound": MelVQ(downsample=8, vocab=256, views=8),
         "caption": Bpe(vocab=512, max_length=24),
     },
-    train=TrainConfig(dropout=0.1),
+    train=TrainConfig(steps=500, dropout=0.1, val_every=50),
     evaluate=EvaluateConfig(split="val"),
 )
 
