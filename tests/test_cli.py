@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from nano4m import __version__, train
+from nano4m import __version__, checkpoint, train
 from nano4m.cli import COMMANDS, main
 from nano4m.config import Config
 from nano4m.evaluate.results import Results
@@ -279,6 +280,37 @@ def test_other_settings_are_refused_and_overwrite_replaces_what_depends_on_them(
     for stage in ("train", "evaluate", "report"):
         name = f"{stage}/manifest.json"
         assert after[name] != before[name]
+
+
+def test_overwrite_of_one_stage_does_not_mix_configurations(copy, fails):
+    before = files(copy)
+    other = ["evaluate", "farm", "--out", str(copy), *TINY, "--train.steps", "7", "--overwrite"]
+    said = fails(*other)
+    assert "train.steps: 6 there, 7 now" in said
+    assert files(copy) == before, "a refusal changes nothing"
+
+
+def test_figures_of_a_run_that_is_no_longer_there_are_not_told(copy, capsys):
+    (copy / "evaluate" / "manifest.json").unlink()
+    main(["info", str(copy), "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert "evaluate" in told["unfinished"] and "probes" not in told
+
+
+def test_a_folder_that_cannot_be_written_is_answered_with_a_sentence(tmp_path, fails):
+    (tmp_path / "clips").touch()
+    said = fails("clips", "farm", "--out", str(tmp_path), *TINY)
+    assert "cannot make the folder" in said and "choose another --out" in said
+
+
+def test_a_full_disk_is_answered_with_a_sentence(copy, fails, monkeypatch):
+    def full(*arguments):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    (copy / "train" / "manifest.json").unlink()
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    said = fails("train", "farm", "--out", str(copy), *TINY)
+    assert "No space left on device" in said and "free some space" in said
 
 
 def test_an_unfinished_stage_runs_again_and_no_other(copy, capsys):

@@ -20,6 +20,7 @@ from torch import Tensor
 from nano4m.config import ModelConfig
 from nano4m.errors import UserError
 from nano4m.model.fourm import FourM
+from nano4m.progress import say
 from nano4m.stage import write_json
 from nano4m.table import Vocabulary
 
@@ -52,8 +53,11 @@ def load_model(folder: Path) -> tuple[FourM, Vocabulary]:
         raise UserError(
             f"no checkpoint at {folder}: {missing} is missing; run: nano4m train PRESET --out OUT"
         ) from error
-    except (SafetensorError, json.JSONDecodeError, ValueError) as error:
-        raise UserError(f"the checkpoint at {folder} is damaged: {error}") from error
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"the checkpoint at {folder} is damaged ({error!r}); run: nano4m train "
+            f"PRESET --out OUT --overwrite"
+        ) from error
     model = FourM(config, vocabulary.modalities)
     expected = {k: tuple(v.shape) for k, v in model.state_dict().items()}
     found = {k: tuple(v.shape) for k, v in weights.items()}
@@ -94,8 +98,8 @@ def newest_state(folder: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]] 
         try:
             note = json.loads((candidate / "state.json").read_text())
             return int(note["step"]), load_file(candidate / "state.safetensors"), note
-        except (OSError, SafetensorError, json.JSONDecodeError, KeyError):
-            continue
+        except (OSError, SafetensorError, json.JSONDecodeError, KeyError) as error:
+            say(f"train: {candidate} cannot be read ({error}); an earlier state is looked for")
     return None
 
 

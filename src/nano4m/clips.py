@@ -155,16 +155,18 @@ def check_plans(plans: Sequence[ClipPlan]) -> None:
 def _check_kept(rows: Sequence[dict[str, Any]], config: Config, out: Path) -> None:
     kept = Counter(row["split"] for row in rows if row["kept"])
     needed = sorted({"train", "val", config.evaluate.split})
-    empty = [split for split in needed if not kept[split]]
+    # A probe needs two clips; better said now than after training.
+    least = {split: 1 + (split == config.evaluate.split) for split in needed}
+    empty = [split for split in needed if kept[split] < least[split]]
     if empty:
         reasons = _reasons(rows)
         listed = "; ".join(f"{count} x {reason}" for reason, count in reasons.items())
         planned = Counter(row["split"] for row in rows)
         raise UserError(
-            f"no clip for {', '.join(empty)}: kept {sum(kept.values())} of {len(rows)}, planned "
-            f"{dict(planned)}. Reasons: {listed or 'none, the source plans no clip there'}. "
-            f"See {out / MANIFEST}; mend the media or the settings and run nano4m clips "
-            f"{config.preset} --overwrite"
+            f"too few clips for {', '.join(empty)}: kept {sum(kept.values())} of {len(rows)}, "
+            f"planned {dict(planned)}. "
+            f"Reasons: {listed or 'none, the source plans no clip there'}. See {out / MANIFEST}; "
+            f"mend the media or the settings and run nano4m clips {config.preset} --overwrite"
         )
 
 

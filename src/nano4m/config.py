@@ -234,9 +234,9 @@ class GenerateConfig(Section):
     """MaskGIT sampling (arXiv:2202.04200)."""
 
     steps: Positive = Field(8, description="Forward passes a modality; never more than its tokens.")
-    temperature: Annotated[float, Field(ge=0)] = Field(0.8, description="Of the tokens drawn.")
+    temperature: Annotated[float, Field(ge=0)] = Field(0.6, description="Of the tokens drawn.")
     noise: Annotated[float, Field(ge=0)] = Field(
-        2.0, description="Gumbel noise on the confidence at the first step, annealed to 0."
+        8.0, description="Gumbel noise on the confidence at the first step, annealed to 0."
     )
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(
         0.95, description="Nucleus, after temperature."

@@ -121,7 +121,8 @@ def describe_run(out: Path) -> dict[str, Any]:
         "unfinished": [n for n, m in stages.items() if m is None],
     }
     results = out / "results.json"
-    if results.exists():
+    # One of an earlier configuration may lie there until this one is evaluated.
+    if stages["evaluate"] and results.exists():
         found = json.loads(results.read_text())
         told["probes"] = {p["name"]: p["score"]["value"] for p in found["probes"]}
         told["coherence"] = {

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from nano4m.config import Config
 from nano4m.errors import UserError
-from nano4m.stage import differences, manifest_of, provenance, remove, run_stage, write_json
+from nano4m.stage import (
+    differences,
+    manifest_of,
+    provenance,
+    remove,
+    run_stage,
+    settings_there,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from nano4m.tokenizers.base import Tokenizer
@@ -149,7 +157,7 @@ def _belongs(run: Run, name: str) -> bool:
     """Whether the folder of a stage is empty or of these settings."""
     owner = run.out / name / "settings.json"
     return not owner.exists() or not differences(
-        json.loads(owner.read_text()), settings_of(run, name)
+        settings_there(owner.parent), settings_of(run, name)
     )
 
 
@@ -162,7 +170,7 @@ def walk(run: Run, overwrite: bool = False) -> dict[str, dict[str, Any]]:
     names = list(STAGES)
     if overwrite:
         changed = next((i for i, n in enumerate(names) if not _belongs(run, n)), len(names))
-        for name in names[changed:]:
+        for name in reversed(names[changed:]):
             remove(run.out, name)
     return {name: _one(run, name) for name in names}
 
@@ -180,12 +188,12 @@ def single(run: Run, name: str, overwrite: bool = False) -> dict[str, Any]:
                 f"{name} needs {earlier!r} of {run.out}, which is not finished; run: "
                 f"nano4m {earlier} {run.config.preset} --out {run.out}"
             )
-    if overwrite:
-        for later in names[names.index(name) :]:
-            remove(run.out, later)
-    elif names.index(name):
+    if names.index(name):
         # An up-to-date earlier stage returns at once; one of other settings is refused.
         _one(run, names[names.index(name) - 1])
+    if overwrite:
+        for later in reversed(names[names.index(name) :]):
+            remove(run.out, later)
     return _one(run, name)
 
 

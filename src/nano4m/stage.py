@@ -19,6 +19,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from nano4m.errors import UserError
 from nano4m.progress import say
 
@@ -96,17 +98,19 @@ def manifest_of(out: Path, name: str) -> dict[str, Any] | None:
         ) from error
 
 
-def require(out: Path, name: str) -> Path:
-    """Return the folder of a finished stage.
+def settings_there(folder: Path) -> Any:
+    """Return what ``settings.json`` of a stage's folder says.
 
     Raises:
-        UserError: It is not finished; the message says what to run.
+        UserError: It is damaged.
     """
-    if manifest_of(out, name) is None:
+    try:
+        return json.loads((folder / "settings.json").read_text())
+    except json.JSONDecodeError as error:
         raise UserError(
-            f"stage {name!r} of {out} is not finished; run: nano4m {name} PRESET --out {out}"
-        )
-    return out / name
+            f"{folder}/settings.json is damaged ({error}), so what {folder} holds is not known; "
+            f"delete that folder and run again"
+        ) from error
 
 
 @contextmanager
@@ -118,11 +122,16 @@ def writable(folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        if error.errno not in CANNOT_WRITE:
+    except (OSError, SafetensorError) as error:
+        # safetensors has errors of its own for a full disk, with the number in the text alone.
+        is_ours = "os error" in str(error)
+        if isinstance(error, OSError):
+            is_ours = error.errno in CANNOT_WRITE
+        if not is_ours:
             raise
+        said = getattr(error, "strerror", None) or error
         raise UserError(
-            f"cannot write to {folder}: {error.strerror or error}; free some space or choose a "
+            f"cannot write to {folder}: {said}; free some space or choose a "
             f"folder that you may write to with --out, then run the same command: it goes on here"
         ) from error
 
@@ -147,11 +156,16 @@ def run_stage(
     folder = out / name
     settings = json.loads(json.dumps(settings))
     with writable(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, FileNotFoundError) as error:
+            raise UserError(
+                f"cannot make the folder {folder}: {error.strerror}; choose another --out"
+            ) from error
         owner = folder / "settings.json"
         # Settings alone are of an attempt that got nowhere, such as one without its --data.
         if owner.exists() and any(path != owner for path in folder.iterdir()):
-            changed = differences(json.loads(owner.read_text()), settings)
+            changed = differences(settings_there(folder), settings)
             if changed:
                 shown = "\n  ".join(changed[:8])
                 raise UserError(
@@ -176,4 +190,7 @@ def run_stage(
 
 def remove(out: Path, name: str) -> None:
     """Delete the folder of a stage."""
+    # First what says that it is complete: a deletion may be stopped too.
+    with writable(out / name):
+        (out / name / "manifest.json").unlink(missing_ok=True)
     shutil.rmtree(out / name, ignore_errors=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from nano4m.errors import UserError
@@ -112,7 +113,7 @@ class TokenTable:
                 raise UserError(
                     f"token table: {modality.name} of clip {str(self.clip_ids[clip])!r} has id "
                     f"{int(ids[clip].max())}, its vocabulary ends at {modality.vocab_size - 1}; "
-                    f"tokenise again (nano4m table)"
+                    f"tokenise again: nano4m table PRESET --out OUT --overwrite"
                 )
         for name, lengths in self.lengths.items():
             ends = np.take_along_axis(self.ids[name], (lengths - 1)[..., None].clip(0), axis=2)[
@@ -220,8 +221,11 @@ def open_table(folder: Path) -> TokenTable:
         arrow = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     except pa.ArrowInvalid as error:
         raise UserError(
-            f"{path} is not a whole Arrow file ({error}); run nano4m table again"
+            f"{path} is not a whole Arrow file ({error}); run: nano4m table PRESET --out OUT "
+            f"--overwrite"
         ) from error
+    if _META not in (arrow.schema.metadata or {}):
+        raise UserError(f"{path} is an Arrow file, but no token table of nano4m")
     meta = json.loads(arrow.schema.metadata[_META])
     vocabulary = Vocabulary.from_json(meta)
 
@@ -239,5 +243,11 @@ def open_table(folder: Path) -> TokenTable:
     texts = [
         np.array(arrow.column(c).to_pylist(), dtype=str) for c in ("clip_id", "label", "split")
     ]
-    codes = load_file(folder / "codes.safetensors")
+    try:
+        codes = load_file(folder / "codes.safetensors")
+    except (FileNotFoundError, SafetensorError) as error:
+        raise UserError(
+            f"{folder / 'codes.safetensors'} is missing or damaged ({error}); run: nano4m table "
+            f"PRESET --out OUT --overwrite"
+        ) from error
     return TokenTable(vocabulary, texts[0], texts[1], texts[2], ids, lengths, codes)

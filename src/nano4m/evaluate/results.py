@@ -30,7 +30,7 @@ class Score(Part):
     upper: float | None = Field(None, description="What real media reach through the tokenizer.")
     controls: dict[str, float] = Field(
         default_factory=dict,
-        description="The same figure with a planted input: shuffled, caption given.",
+        description="The same figure with a planted input: shuffled, caption begun.",
     )
 
 

@@ -10,12 +10,16 @@ from torch import Tensor
 
 from nano4m.clip_table import ClipTable
 from nano4m.config import Config, MelVQ
+from nano4m.errors import UserError
 from nano4m.modalities import TEXT_END, Layout, modality
 from nano4m.progress import bar
 from nano4m.table import TokenTable, Vocabulary, write_table
 from nano4m.tokenizers.base import Tokenizer
 
 CHUNK = 128
+
+MOST_IDS = 65536
+"""What uint16 can tell apart."""
 
 
 def vary_sound(
@@ -73,7 +77,16 @@ def build_table(
 
     Returns:
         Summary: clips by split, tokens and views by modality, fingerprint.
+
+    Raises:
+        UserError: A vocabulary that the table cannot hold.
     """
+    for name, tokenizer in tokenizers.items():
+        if tokenizer.vocab_size > MOST_IDS:
+            raise UserError(
+                f"the {name} tokenizer has {tokenizer.vocab_size} ids, the token table holds "
+                f"{MOST_IDS}; lower --tokenizers.{name}.vocab or its codebooks and fit it again"
+            )
     entries = tuple(modality(n).with_tokens(t.shape, t.vocab_size) for n, t in tokenizers.items())
     rows = np.arange(len(clips))
     is_train = np.asarray(clips.splits) == "train"
