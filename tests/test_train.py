@@ -79,6 +79,18 @@ def test_an_unfinished_save_is_never_used(tmp_path):
     assert step == 4 and tensors["w"].tolist() == [1, 1, 1] and note["seconds"] == 1.0
 
 
+def test_a_run_stopped_before_its_checkpoint_ends_the_same(tmp_path):
+    first = train_model(SMALL, tiny_table(), tmp_path)
+    weights = _weights(tmp_path)
+    (tmp_path / "checkpoint" / "model.safetensors").unlink()
+    log = tmp_path / "log.jsonl"
+    log.write_text(log.read_text() + '{"step": 12, "lo')
+    again = train_model(SMALL, tiny_table(), tmp_path)
+    assert again["val"] == first["val"]
+    assert all(torch.equal(v, weights[k]) for k, v in _weights(tmp_path).items())
+    assert [json.loads(s)["step"] for s in log.read_text().splitlines()][-1] == 12
+
+
 def test_order_visits_every_row_each_epoch_in_groups_of_one_text_length():
     rows = np.arange(100, 150)
     lengths = np.array([3] * 20 + [5] * 26 + [7] * 4)

@@ -33,7 +33,8 @@ class Options:
     """Where to read and write.
 
     Attributes:
-        data: Folder of the source's recordings and pictures; the farm needs none.
+        data: Folder of the source's recordings and pictures; the farm needs none, and a run that
+            has its clips remembers it.
         out: Folder of the run; runs/PRESET unless given.
         overwrite: Replace what belongs to another configuration, and what follows from it.
         json: Print the summary as JSON on standard output.
@@ -125,10 +126,11 @@ def _describe(config: Any) -> str:
 
 def _run(command: str, args: Sequence[str]) -> None:
     from nano4m.progress import say
-    from nano4m.run import Run, single, walk
+    from nano4m.run import Run, remembered_data, single, walk
 
     config, options = _parse(command, args)
-    run = Run(config, options.out or Path("runs") / config.preset, options.data)
+    out = options.out or Path("runs") / config.preset
+    run = Run(config, out, options.data or remembered_data(out))
     if command == "run":
         manifests = walk(run, options.overwrite)
         say(f"report: {(run.out / 'report' / 'index.html').resolve()}")

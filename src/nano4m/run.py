@@ -153,6 +153,14 @@ def settings_of(run: Run, name: str) -> dict[str, Any]:
     return settings
 
 
+def remembered_data(out: Path) -> Path | None:
+    """Return the ``--data`` that the clips of a run were made from, if any."""
+    if not (out / "clips" / "settings.json").exists():
+        return None
+    found = settings_there(out / "clips").get("data")
+    return Path(found) if found else None
+
+
 def _belongs(run: Run, name: str) -> bool:
     """Whether the folder of a stage is empty or of these settings."""
     owner = run.out / name / "settings.json"
@@ -203,7 +211,11 @@ def _one(run: Run, name: str) -> dict[str, Any]:
         write_config(run)
         return STAGES[name].work(run, folder)
 
-    return run_stage(run.out, name, settings_of(run, name), work)
+    inputs = {}
+    for earlier in list(STAGES)[: list(STAGES).index(name)]:
+        manifest = manifest_of(run.out, earlier)
+        inputs[earlier] = manifest.get("digest", "") if manifest else ""
+    return run_stage(run.out, name, settings_of(run, name), inputs, work)
 
 
 def write_config(run: Run) -> None:

@@ -5,6 +5,7 @@ last and says that the folder is complete. A folder without a manifest is unfini
 """
 
 import errno
+import hashlib
 import json
 import os
 import platform
@@ -25,6 +26,7 @@ from nano4m.errors import UserError
 from nano4m.progress import say
 
 CANNOT_WRITE = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.ENOTDIR}
+MADE = {".parquet", ".arrow", ".safetensors", ".npz"}
 PACKAGES = ("nano4m-audio", "torch", "numpy", "pyarrow", "tokenizers", "vector-quantize-pytorch")
 
 
@@ -137,14 +139,22 @@ def writable(folder: Path) -> Iterator[None]:
 
 
 def run_stage(
-    out: Path, name: str, settings: dict[str, Any], work: Callable[[Path], dict[str, Any]]
+    out: Path,
+    name: str,
+    settings: dict[str, Any],
+    inputs: dict[str, str],
+    work: Callable[[Path], dict[str, Any]],
 ) -> dict[str, Any]:
-    """Run ``work(folder)`` unless ``folder`` is complete and belongs to ``settings``.
+    """Run ``work(folder)`` unless ``folder`` is complete, of ``settings`` and made from ``inputs``.
+
+    What was made from other inputs (an earlier stage was made again and came out otherwise) is
+    removed and made again.
 
     Args:
         out: Folder of the run.
         name: Name of the stage and of its folder.
         settings: JSON of everything that the result depends on.
+        inputs: Earlier stage -> digest of what it made.
         work: Writes into the folder, resumes what it finds there, returns a JSON summary.
 
     Returns:
@@ -164,7 +174,8 @@ def run_stage(
             ) from error
         owner = folder / "settings.json"
         # Settings alone are of an attempt that got nowhere, such as one without its --data.
-        if owner.exists() and any(path != owner for path in folder.iterdir()):
+        begun = {path.name for path in folder.iterdir()} - {"settings.json", "inputs.json"}
+        if owner.exists() and begun:
             changed = differences(settings_there(folder), settings)
             if changed:
                 shown = "\n  ".join(changed[:8])
@@ -173,19 +184,38 @@ def run_stage(
                     f"choose another --out, or add --overwrite to replace it and what follows "
                     f"from it"
                 )
-        else:
-            write_json(owner, settings)
+            made_from = folder / "inputs.json"
+            if made_from.exists() and json.loads(made_from.read_text()) != inputs:
+                say(f"{name}: what it was made from has changed, so it is made again")
+                remove(out, name)
+                folder.mkdir()
         manifest = manifest_of(out, name)
+        if manifest is None:
+            write_json(owner, settings)
+            write_json(folder / "inputs.json", inputs)
         if manifest is not None:
             say(f"{name}: up to date ({folder})")
             return manifest
         started = time.perf_counter()
         summary = work(folder)
         seconds = round(time.perf_counter() - started, 1)
-        manifest = {"stage": name, "summary": summary, "seconds": seconds, **provenance()}
+        manifest = {"stage": name, "summary": summary, "seconds": seconds, "digest": digest(folder)}
+        manifest |= provenance()
         write_json(folder / "manifest.json", manifest)
         say(f"{name}: done in {seconds:.0f} s")
         return manifest
+
+
+def digest(folder: Path) -> str:
+    """Return twelve hex digits of what a stage made: its tables, weights and arrays."""
+    whole = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in MADE):
+        # States to resume from are a means, not a result.
+        if not any(part.startswith("step-") for part in path.parts):
+            whole.update(str(path.relative_to(folder)).encode())
+            with path.open("rb") as file:
+                whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()[:12]
 
 
 def remove(out: Path, name: str) -> None:

@@ -5,11 +5,12 @@ number of the step alone, so weights, optimizer and average are all there is to 
 """
 
 import json
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,9 +170,17 @@ class Interrupt:
 
 def _trim_log(path: Path, step: int) -> None:
     """Forget what was logged after ``step``, so that a resumed run logs it once."""
-    if path.exists():
-        lines = [s for s in path.read_text().splitlines() if json.loads(s)["step"] <= step]
-        path.write_text("".join(f"{s}\n" for s in lines))
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        # A killed process may have left half a line at the end.
+        with suppress(json.JSONDecodeError):
+            if json.loads(line)["step"] <= step:
+                kept.append(f"{line}\n")
+    part = path.with_name(path.name + ".part")
+    part.write_text("".join(kept))
+    os.replace(part, path)
 
 
 def train_model(
@@ -295,8 +304,12 @@ def train_model(
                 save(done)
             if wanted and not last:
                 raise KeyboardInterrupt
+    if not val:  # all steps were done before, only the checkpoint was missing
+        val = _means(names, *validate())
     average.swap(model)
     save_model(model.eval(), table.vocabulary, folder / "checkpoint")
+    if interrupt.asked:
+        raise KeyboardInterrupt
     return {
         "steps": settings.steps,
         "parameters": model.num_parameters,
