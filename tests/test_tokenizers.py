@@ -346,7 +346,7 @@ def config(**changes) -> Config:
     image = IMAGE.model_copy(update={"steps": 6})
     sections = {"rgb": image, "depth": image, "normals": image,
                 "sound": MEL.model_copy(update={"steps": 6}), "caption": Bpe()}  # fmt: skip
-    return Config(clips={"picture_size": 16}, tokenizers=sections | changes)
+    return Config(clips={"picture_size": 16, "workers": 0}, tokenizers=sections | changes)
 
 
 def test_fit_writes_resumes_and_fits_again_where_settings_changed(tmp_path, monkeypatch):

@@ -8,15 +8,10 @@ goes on where it was, and gives the same bytes as one that was not.
 import csv
 import hashlib
 import json
-import multiprocessing
 import os
 import re
-import signal
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -36,6 +31,7 @@ from nano4m.errors import BadMedia, UserError
 from nano4m.progress import bar
 from nano4m.sources import source
 from nano4m.sources.base import ClipPlan
+from nano4m.workers import worker_pool
 
 SHARD_CLIPS = 256
 """Clips a shard; also what a stopped build loses at most."""
@@ -43,7 +39,6 @@ SHARD_CLIPS = 256
 MANIFEST = "manifest.csv"
 
 _CLIP_ID = re.compile(r"[A-Za-z0-9_.-]+")
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 MakeRow = Callable[[ClipPlan], dict[str, Any]]
 
@@ -83,19 +78,6 @@ def make_row(plan: ClipPlan, *, name: str, settings: object, clips: ClipsConfig)
 # -- the pool ----------------------------------------------------------------------------------
 
 
-def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it even where it was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
 @contextmanager
 def _mapper(
     make: MakeRow, workers: int
@@ -104,23 +86,8 @@ def _mapper(
     if workers == 0:
         yield lambda plans: map(make, plans)
         return
-    before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ |= dict.fromkeys(_THREADS, "1")
-    # Spawned, not forked: a fork of a process with threads may inherit a lock that nobody frees.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
-    try:
+    with worker_pool(workers) as pool:
         yield lambda plans: pool.map(make, plans, chunksize=4)
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a worker was killed, most often for want of memory; run the same command again with "
-            f"fewer processes: --clips.workers {workers // 2}"
-        ) from error
-    finally:
-        # Waits for the few clips in work, so that nothing outlives the build.
-        pool.shutdown(wait=True, cancel_futures=True)
-        for name, value in before.items():
-            os.environ.pop(name)
-            os.environ |= {} if value is None else {name: value}
 
 
 # -- checks ------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Progress with rate and time left, on a terminal; silence anywhere else."""
 
+import multiprocessing
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -54,7 +55,8 @@ def bar(title: str, total: int, unit: str = "it", done: int = 0) -> Iterator[Bar
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
         console=console,
-        disable=not sys.stderr.isatty(),
+        # Two processes cannot draw on one terminal: only the one that the user started does.
+        disable=not sys.stderr.isatty() or multiprocessing.parent_process() is not None,
     )
     with progress:
         task = progress.add_task(title, total=total, completed=done, unit=unit, note="")

@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from nano4m.tokenizers.bpe import BpeTokenizer
 from nano4m.tokenizers.image_vq import ImageVQTokenizer
 from nano4m.tokenizers.mel_vq import MelVQTokenizer
 from nano4m.tokenizers.quality import measure
+from nano4m.workers import worker_pool
 
 if TYPE_CHECKING:
     from nano4m.clip_table import ClipTable
@@ -50,7 +52,7 @@ def fit_tokenizers(config: Config, clips: "ClipTable", out: Path) -> dict[str, d
         if not len(clips.rows(split)):
             raise UserError(f"no {split} clips to fit tokenizers with; make more clips")
     out.mkdir(parents=True, exist_ok=True)
-    qualities = {}
+    jobs, qualities = {}, {}
     for name, section in config.tokenizers.items():
         settings = {
             "section": section.model_dump(), "seed": config.seed, "clips": clips.fingerprint,
@@ -58,13 +60,47 @@ def fit_tokenizers(config: Config, clips: "ClipTable", out: Path) -> dict[str, d
         }  # fmt: skip
         quality = _finished(out / name, settings)
         if quality is None:
-            quality = _fit_one(
-                modality(name).media, section, config.seed, clips, out / name, settings
-            )
+            jobs[name] = (modality(name).media, section, config.seed, out / name, settings)
+        else:
+            qualities[name] = quality
+
+    workers = 0 if torch.cuda.is_available() else min(config.clips.workers, len(jobs))
+    with bar("fit tokenizers", len(jobs), "tokenizers") as progress:
+
+        def done(name: str, quality: dict[str, Any]) -> None:
             say(f"{name}: " + ", ".join(f"{k} {_short(v)}" for k, v in quality.items()))
-        qualities[name] = quality
+            qualities[name] = quality
+            progress.advance()
+
+        if workers < 2:
+            for name, job in jobs.items():
+                done(name, _fit_alone(clips, *job))
+        else:
+            with worker_pool(workers) as pool:
+                running = {
+                    pool.submit(_fit_in_worker, clips.folder, *j): n for n, j in jobs.items()
+                }
+                for future in as_completed(running):
+                    done(running[future], future.result())
+    qualities = {name: qualities[name] for name in config.tokenizers}
     write_json(out / "quality.json", qualities)
     return qualities
+
+
+def _fit_alone(clips: "ClipTable", *job: Any) -> dict[str, Any]:
+    # One thread here as in a worker: the same weights, however many processes there are.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _fit_one(clips, *job)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _fit_in_worker(folder: Path, *job: Any) -> dict[str, Any]:
+    from nano4m.clip_table import open_clips
+
+    return _fit_alone(open_clips(folder), *job)
 
 
 def _finished(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -76,7 +112,7 @@ def _finished(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _fit_one(
-    kind: Any, section: Any, seed: int, clips: "ClipTable", folder: Path, settings: dict[str, Any]
+    clips: "ClipTable", kind: Any, section: Any, seed: int, folder: Path, settings: dict[str, Any]
 ) -> dict[str, Any]:
     rows = {split: clips.rows(split) for split in ("train", "val")}
     generator = torch.Generator().manual_seed(seed)
