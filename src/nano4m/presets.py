@@ -50,7 +50,7 @@ ANIMALS = Config(
         "sound": MelVQ(downsample=8, vocab=256, views=8),
         "caption": Bpe(vocab=512, max_length=24),
     },
-    train=TrainConfig(steps=500, dropout=0.1, val_every=50),
+    train=TrainConfig(steps=200, dropout=0.1, val_every=40),
     evaluate=EvaluateConfig(split="val"),
 )
 
