@@ -128,7 +128,7 @@ def test_log_probs_do_not_depend_on_batching_or_on_hidden_ids(model):
 def test_top_p_keeps_the_smallest_set_that_holds_p():
     log_p = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
     for top_p, allowed in ((0.4, {0}), (0.7, {0, 1}), (0.9, {0, 1, 2}), (1.0, {0, 1, 2, 3})):
-        config = GenerateConfig(top_p=top_p)
+        config = GenerateConfig(top_p=top_p, temperature=1.0)
         draws = {
             int(module._draw(log_p[None], config, [torch.Generator().manual_seed(s)]))
             for s in range(400)
@@ -138,9 +138,9 @@ def test_top_p_keeps_the_smallest_set_that_holds_p():
 
 def test_draws_follow_the_distribution():
     log_p = torch.tensor([0.6, 0.3, 0.1]).log().expand(6000, 3)
-    draw = module._draw(log_p[None], GenerateConfig(top_p=1.0), [torch.Generator().manual_seed(0)])[
-        0
-    ]
+    draw = module._draw(
+        log_p[None], GenerateConfig(top_p=1.0, temperature=1.0), [torch.Generator().manual_seed(0)]
+    )[0]
     share = torch.bincount(draw, minlength=3) / 6000
     assert torch.allclose(share, torch.tensor([0.6, 0.3, 0.1]), atol=0.02)
     cold = GenerateConfig(top_p=1.0, temperature=0.5)
