@@ -126,8 +126,3 @@ def modality(name: str) -> Modality:
     if name not in MODALITIES:
         raise UserError(f"unknown modality {name!r}; {nearest(name, MODALITIES)}")
     return MODALITIES[name]
-
-
-def text_modality(modalities: tuple[Modality, ...]) -> Modality | None:
-    """Return the text modality among ``modalities``, or None."""
-    return next((m for m in modalities if m.is_text), None)
