@@ -77,8 +77,7 @@ class Stub:
         self.tokens = TokenSequence(table.modalities)
         ids, valid = table.gather(np.arange(len(table.clip_ids)), None)
         self.ids, self.valid = torch.from_numpy(ids), torch.from_numpy(valid)
-        self.register = torch.zeros(1)
-        self.heads = self
+        self.device = torch.device("cpu")
 
     def to(self, device):
         return self
@@ -97,9 +96,8 @@ class Stub:
     def decode(self, context, modality, coords):
         return context, self._slots(modality, coords)
 
-    def __getitem__(self, index):
-        vocab = self.tokens.modalities[index].vocab_size
-        return lambda states: self.answer(*states[0], states[1], vocab)
+    def logits(self, states, index):
+        return self.answer(*states[0], states[1], self.tokens.modalities[index].vocab_size)
 
     def answer(self, ids, given, asked, vocab):
         """Log of uniform probabilities."""

@@ -112,8 +112,8 @@ def test_equal_ids_of_two_modalities_are_two_tokens():
     model = _model()
     assert model.table.num_embeddings == sum(m.vocab_size for m in TOKENS.modalities)
     ids = torch.full((1, 1), 3)
-    contexts = [model.encode(ids, torch.tensor([[c]]), torch.zeros(1, 1, 2)) for c in (0, 1)]
-    assert (contexts[0] - contexts[1]).abs().max() > 1e-4
+    contexts = [model.encode(ids, torch.tensor([[c]]), torch.zeros(1, 1, 2).long()) for c in (0, 1)]
+    assert (contexts[0].states_BND - contexts[1].states_BND).abs().max() > 1e-4
 
 
 def test_generation_from_nothing_is_finite():
@@ -133,7 +133,7 @@ def test_loss_equals_cross_entropy_by_hand_and_absent_modalities_do_not_count():
     by_hand: dict[int, list[float]] = {}
     for batch in batches:
         states = model(batch)
-        total = total + (token_cross_entropy(model.heads, states, batch) * weights).sum()
+        total = total + (token_cross_entropy(model, states, batch) * weights).sum()
         for b in range(len(states)):
             for m in range(states.shape[1]):
                 c = int(batch.dec_modality_BM[b, m])
@@ -147,7 +147,7 @@ def test_loss_equals_cross_entropy_by_hand_and_absent_modalities_do_not_count():
 
 def test_untrained_model_predicts_uniformly():
     model, batch = _model(heads=False), _batches()[0]
-    sums = token_cross_entropy(model.heads, model(batch), batch)
+    sums = token_cross_entropy(model, model(batch), batch)
     counts = count_targets([batch], 5)
     for c, m in enumerate(TOKENS.modalities):
         if counts[c]:
@@ -176,7 +176,7 @@ def test_overfits_one_batch():
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     weights = modality_weights(count_targets([batch], 5))
     for _ in range(150):
-        loss = (token_cross_entropy(model.heads, model(batch), batch) * weights).sum()
+        loss = (token_cross_entropy(model, model(batch), batch) * weights).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

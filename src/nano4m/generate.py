@@ -44,7 +44,7 @@ def log_probs(
             once, as in training.
         batch_size: Rows at once.
     """
-    device = model.register.device
+    device = model.device
     index = int(tokens.modality_L[asked_BT[0, 0]])
     out = torch.empty(*asked_BT.shape, tokens.modalities[index].vocab_size)
     counts = given_BL.sum(1)
@@ -61,7 +61,7 @@ def log_probs(
             states = model.decode(
                 context, tokens.modality_L[asked].to(device), tokens.coords_L2[asked].to(device)
             )
-            out[rows] = model.heads[index](states).float().log_softmax(-1).cpu()
+            out[rows] = model.logits(states, index).float().log_softmax(-1).cpu()
     return out
 
 

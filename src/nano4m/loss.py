@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from nano4m.batch import MaskedBatch
+from nano4m.model.fourm import FourM
 
 
-def token_cross_entropy(heads: nn.ModuleList, states_BMD: Tensor, batch: MaskedBatch) -> Tensor:
+def token_cross_entropy(model: FourM, states_BMD: Tensor, batch: MaskedBatch) -> Tensor:
     """Return the summed cross-entropy of each modality, float32 (C,), in nats.
 
     Logits exist only for targets and only over the target's own vocabulary.
@@ -20,13 +21,11 @@ def token_cross_entropy(heads: nn.ModuleList, states_BMD: Tensor, batch: MaskedB
     flat_TD, ids_T = states_BMD.flatten(0, 1), batch.dec_ids_BM.flatten()
     modality_T = batch.dec_modality_BM.flatten()
     sums = []
-    for c, head in enumerate(heads):
+    for c in range(len(model.modalities)):
+        # An absent modality goes the same way: every parameter then has a gradient in every pass.
         chosen = (modality_T == c).nonzero()[:, 0]
-        if len(chosen):
-            logits = head(flat_TD[chosen]).float()
-            sums.append(F.cross_entropy(logits, ids_T[chosen], reduction="sum"))
-        else:
-            sums.append(flat_TD.new_zeros((), dtype=torch.float32))
+        logits = model.logits(flat_TD[chosen], c).float()
+        sums.append(F.cross_entropy(logits, ids_T[chosen], reduction="sum"))
     return torch.stack(sums)
 
 

@@ -135,7 +135,7 @@ def accumulate(
         for batch in batches:
             batch = batch.to(device)
             with autocast(config, device):
-                sums_C = token_cross_entropy(model.heads, model(batch), batch)
+                sums_C = token_cross_entropy(model, model(batch), batch)
             if train:
                 (sums_C * weights_C).sum().backward()
             total += sums_C.detach().cpu()

@@ -9,6 +9,7 @@ Shapes: B batch, N encoder tokens, M decoder tokens, D width, V vocabulary of on
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,19 @@ from nano4m.config import ModelConfig
 from nano4m.modalities import Modality
 from nano4m.model.layers import DecoderBlock, EncoderBlock
 from nano4m.model.positions import sincos2d
+
+
+class Context(NamedTuple):
+    """What the encoder hands to the decoder: one state for each given token and for the register.
+
+    Attributes:
+        states_BND: float (B, N, D).
+        modality_BN, coords_BN2: int64, where each state stands; the register is at the origin.
+    """
+
+    states_BND: Tensor
+    modality_BN: Tensor
+    coords_BN2: Tensor
 
 
 class FourM(nn.Module):
@@ -82,23 +96,37 @@ class FourM(nn.Module):
         """Number of trained numbers."""
         return sum(p.numel() for p in self.parameters())
 
-    def encode(self, ids_BN: Tensor, modality_BN: Tensor, coords_BN2: Tensor) -> Tensor:
-        """Return the context of the given tokens, (B, N + 1, D); the register comes first."""
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.table.weight.device
+
+    def encode(self, ids_BN: Tensor, modality_BN: Tensor, coords_BN2: Tensor) -> Context:
+        """Return the context of the given tokens; the register comes first."""
         x_BND = self.table(ids_BN + self.starts_C[modality_BN])  # type: ignore[index]
         x_BND = x_BND + self.encoder_modality(modality_BN) + sincos2d(coords_BN2, self.config.dim)
         x_BND = torch.cat([self.register.expand(len(x_BND), -1, -1), x_BND], dim=1)
         for block in self.encoder:
             x_BND = block(x_BND)
-        return self.context(self.encoder_norm(x_BND))
+        first = (1, 0)
+        return Context(
+            self.context(self.encoder_norm(x_BND)),
+            nn.functional.pad(modality_BN, first),
+            nn.functional.pad(coords_BN2, (0, 0, *first)),
+        )
 
-    def decode(self, context_BND: Tensor, modality_BM: Tensor, coords_BM2: Tensor) -> Tensor:
-        """Return the state of every asked-for position, (B, M, D), ready for its head."""
+    def decode(self, context: Context, modality_BM: Tensor, coords_BM2: Tensor) -> Tensor:
+        """Return the state of every asked-for position, (B, M, D), see ``logits``."""
         x_BMD = self.decoder_modality(modality_BM) + sincos2d(coords_BM2, self.config.dim)
         for block in self.decoder:
-            x_BMD = block(x_BMD, context_BND)
+            x_BMD = block(x_BMD, context.states_BND)
         return self.decoder_norm(x_BMD)
 
+    def logits(self, states: Tensor, index: int) -> Tensor:
+        """Return scores (..., V) over the ids of modality ``index`` from states (..., D)."""
+        return self.heads[index](states)
+
     def forward(self, batch: MaskedBatch) -> Tensor:
-        """Return the decoder states (B, M, D) of a batch; the loss applies the heads."""
+        """Return the decoder states (B, M, D) of a batch; the loss asks for their logits."""
         context = self.encode(batch.enc_ids_BN, batch.enc_modality_BN, batch.enc_coords_BN2)
         return self.decode(context, batch.dec_modality_BM, batch.dec_coords_BM2)
