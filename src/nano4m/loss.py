@@ -1,22 +1,91 @@
 """Cross-entropy of the asked-for tokens, each over its own modality's vocabulary.
 
-Shapes: B batch, M decoder tokens, D width, C modalities.
+Shapes: B batch, M decoder tokens, T tokens of one modality, D width, V vocabulary, C modalities.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from nano4m.batch import MaskedBatch
 from nano4m.model.fourm import FourM
+
+MOST_LOGITS = 1 << 22
+"""Scores that exist at once: 16 MiB in float32."""
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Summed cross-entropy of ``states @ weight.T``, in chunks of rows, gradients made on the way.
+
+    The scores of a chunk live until its gradients are known; scores, softmax and sums are float32
+    whatever the matrices are. ``F.linear_cross_entropy`` does the same, but sums in the type of its
+    inputs and takes 3 to 20 times as long on a CPU (docs/PERFORMANCE.md).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, states_TD: Tensor, weight_VD: Tensor, ids_T: Tensor, cap: float) -> Tensor:
+        rows = max(1, MOST_LOGITS // len(weight_VD))
+        wants = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        single = len(states_TD) <= rows
+        total = states_TD.new_zeros((), dtype=torch.float32)
+        d_states, d_weight = [], None
+        for own_TD, own_T in zip(states_TD.split(rows), ids_T.split(rows), strict=True):
+            score_TV = (own_TD @ weight_VD.T).float()
+            slope_TV = None
+            if cap:
+                score_TV = (score_TV / cap).tanh_()
+                slope_TV = 1 - score_TV.square() if wants else None
+                score_TV = score_TV * cap
+            norm_T1 = score_TV.logsumexp(1, keepdim=True)
+            total += (norm_T1 - score_TV.gather(1, own_T[:, None])).sum()
+            if not wants:
+                continue
+            d_TV = (score_TV - norm_T1).exp_()
+            d_TV.scatter_add_(1, own_T[:, None], d_TV.new_full((len(own_T), 1), -1.0))
+            if slope_TV is not None:
+                d_TV *= slope_TV
+            d_TV = d_TV.to(own_TD.dtype)
+            d_states.append(d_TV @ weight_VD)
+            part = d_TV.T @ own_TD
+            if single:
+                d_weight = part
+            else:
+                d_weight = part.float() if d_weight is None else d_weight.add_(part)
+        if wants:
+            none = torch.zeros_like
+            ctx.save_for_backward(
+                torch.cat(d_states) if d_states else none(states_TD),
+                none(weight_VD) if d_weight is None else d_weight.to(weight_VD.dtype),
+            )
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+        d_states, d_weight = ctx.saved_tensors
+        return d_states * grads[0].to(d_states), d_weight * grads[0].to(d_weight), None, None
+
+
+def linear_cross_entropy(
+    states_TD: Tensor, weight_VD: Tensor, ids_T: Tensor, cap: float = 0.0
+) -> Tensor:
+    """Return the summed cross-entropy, float32 scalar in nats, of scores ``states @ weight.T``.
+
+    Args:
+        states_TD: In float32, bf16 or fp16, like ``weight_VD``.
+        weight_VD: Rows of the vocabulary.
+        ids_T: int64 in 0..V-1.
+        cap: Scores go through cap * tanh(score / cap); 0: as they are.
+    """
+    return _LinearCrossEntropy.apply(states_TD, weight_VD, ids_T, cap)  # type: ignore[no-any-return]
 
 
 def token_cross_entropy(model: FourM, states_BMD: Tensor, batch: MaskedBatch) -> Tensor:
     """Return the summed cross-entropy of each modality, float32 (C,), in nats.
 
-    Logits exist only for targets and only over the target's own vocabulary.
+    Scores exist only for targets and only over the target's own vocabulary; with shared tables over
+    the whole shared one, as the reference trains.
     """
     flat_TD, ids_T = states_BMD.flatten(0, 1), batch.dec_ids_BM.flatten()
     modality_T = batch.dec_modality_BM.flatten()
@@ -24,9 +93,22 @@ def token_cross_entropy(model: FourM, states_BMD: Tensor, batch: MaskedBatch) ->
     for c in range(len(model.modalities)):
         # An absent modality goes the same way: every parameter then has a gradient in every pass.
         chosen = (modality_T == c).nonzero()[:, 0]
-        logits = model.logits(flat_TD[chosen], c).float()
-        sums.append(F.cross_entropy(logits, ids_T[chosen], reduction="sum"))
+        weight_VD = model.head_weight(c)
+        cap = getattr(model.config, "logit_soft_cap", 0.0)
+        sums.append(linear_cross_entropy(flat_TD[chosen], weight_VD, ids_T[chosen], cap))
     return torch.stack(sums)
+
+
+class MaskedLoss(nn.Module):
+    """The model with its loss: what a step calls, compiles and shards as one module."""
+
+    def __init__(self, model: FourM) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: MaskedBatch) -> Tensor:
+        """Return the summed cross-entropy of each modality, float32 (C,)."""
+        return token_cross_entropy(self.model, self.model(batch), batch)
 
 
 def count_targets(batches: Sequence[MaskedBatch], num_modalities: int) -> Tensor:

@@ -122,6 +122,10 @@ class FourM(nn.Module):
             x_BMD = block(x_BMD, context.states_BND)
         return self.decoder_norm(x_BMD)
 
+    def head_weight(self, index: int) -> Tensor:
+        """Return the rows (V, D) that training scores the targets of modality ``index`` by."""
+        return self.heads[index].weight
+
     def logits(self, states: Tensor, index: int) -> Tensor:
         """Return scores (..., V) over the ids of modality ``index`` from states (..., D)."""
         return self.heads[index](states)

@@ -1,0 +1,79 @@
+"""What numbers are computed in, and how fast this machine multiplies matrices.
+
+Weights, their averages, optimizer states, gradient sums and losses are float32 whatever is chosen
+here: the choice is that of activations and of the copy of the weights that computes.
+"""
+
+import time
+from functools import cache
+
+import torch
+
+from nano4m.config import TrainConfig
+from nano4m.errors import UserError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+EXACT = 1e-5
+
+
+def resolve_device(name: str, local_rank: int = 0) -> torch.device:
+    """Return the device to compute on: ``cuda``, ``cpu``, or ``auto`` for the better one there is.
+
+    Raises:
+        UserError: ``cuda`` is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--train.device cuda: this machine has no CUDA device; use auto or cpu")
+    if name == "cuda" or (name == "auto" and torch.cuda.is_available()):
+        return torch.device("cuda", local_rank)
+    return torch.device("cpu")
+
+
+def resolve_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
+    """Return the type to compute in; ``auto`` is bf16 where the machine multiplies it natively."""
+    if config.precision != "auto":
+        return DTYPES[config.precision]
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if device.type == "cuda" or native else torch.float32
+
+
+@cache
+def prepare_matmul() -> bool:
+    """Send float32 matrix products through oneDNN where that is exact; return whether it is.
+
+    PyTorch calls MKL for them, which on AMD processors does not use AVX-512: on a Zen 5 core oneDNN
+    is 2.2 times as fast (docs/PERFORMANCE.md). The switch to it is the permission to round to bf16,
+    which oneDNN makes use of with AMX only. So the permission stays where a product is measured to
+    be as exact as float32 is, and is withdrawn elsewhere.
+    """
+    if torch.cuda.is_available():
+        return False
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(256, 256, generator=generator) for _ in range(2))
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    exact = a.double() @ b.double()
+    error = float((a @ b - exact).abs().max() / exact.abs().max())
+    if error > EXACT:
+        torch.set_float32_matmul_precision(before)
+    return error <= EXACT
+
+
+def measured_peak(dtype: torch.dtype, device: torch.device) -> float:
+    """Return the fastest matrix product seen in a fraction of a second, in FLOP a second.
+
+    Two square matrices of 1,024, or of 8,192 on a GPU; the best of several tries, because a busy
+    machine only ever makes a product slower.
+    """
+    size = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(8):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        started = time.perf_counter()
+        a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
