@@ -8,7 +8,7 @@
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,22 @@ def save_model(model: FourM, vocabulary: Vocabulary, folder: Path) -> None:
     part.mkdir(parents=True)
     weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     save_file(weights, part / "model.safetensors")
-    write_json(part / "config.json", model.config.model_dump())
+    # How blocks were computed is no part of what they are.
+    write_json(part / "config.json", model.config.model_dump(exclude={"checkpointing"}))
     write_json(part / "modalities.json", vocabulary.to_json())
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(part, folder)
+
+
+def different_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """Return which tensors differ in name or shape, the first of them in full; "" if none do."""
+    wanted = {k: tuple(v.shape) for k, v in expected.items()}
+    there = {k: tuple(v.shape) for k, v in found.items()}
+    names = sorted(k for k in wanted.keys() | there.keys() if wanted.get(k) != there.get(k))
+    shown = ", ".join(
+        f"{k} {there.get(k, 'absent')} for {wanted.get(k, 'none')}" for k in names[:4]
+    )
+    return f"{len(names)} tensors differ, {shown}" if names else ""
 
 
 def load_model(folder: Path) -> tuple[FourM, Vocabulary]:
@@ -59,18 +71,11 @@ def load_model(folder: Path) -> tuple[FourM, Vocabulary]:
             f"PRESET --out OUT --overwrite"
         ) from error
     model = FourM(config, vocabulary.modalities)
-    expected = {k: tuple(v.shape) for k, v in model.state_dict().items()}
-    found = {k: tuple(v.shape) for k, v in weights.items()}
-    if expected != found:
-        differ = sorted(
-            k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k)
-        )
-        shown = ", ".join(
-            f"{k} {found.get(k, 'absent')} for {expected.get(k, 'none')}" for k in differ[:4]
-        )
+    differ = different_tensors(model.state_dict(), weights)
+    if differ:
         raise UserError(
-            f"the weights at {folder} are of another architecture: {len(differ)} tensors differ, "
-            f"{shown}"
+            f"the weights at {folder} are of another architecture or of other modalities than "
+            f"its config.json and modalities.json say: {differ}"
         )
     model.load_state_dict(weights)
     return model.eval(), vocabulary
