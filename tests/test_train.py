@@ -8,10 +8,12 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import tiny_table
-from nano4m.checkpoint import load_model, newest_state, save_model, save_state
+from nano4m.checkpoint import load_model, save_model
 from nano4m.config import Config, ImageVQ, MaskingConfig, MelVQ, ModelConfig, TrainConfig
 from nano4m.errors import UserError
-from nano4m.train import SampleOrder, train_model
+from nano4m.order import SampleOrder
+from nano4m.state import newest_state, save_state
+from nano4m.train import train_model
 
 SMALL = Config(
     tokenizers={"rgb": ImageVQ(), "sound": MelVQ()},
@@ -91,20 +93,23 @@ def test_a_run_stopped_before_its_checkpoint_ends_the_same(tmp_path):
     assert [json.loads(s)["step"] for s in log.read_text().splitlines()][-1] == 12
 
 
-def test_order_visits_every_row_each_epoch_in_groups_of_one_text_length():
-    rows = np.arange(100, 150)
-    lengths = np.array([3] * 20 + [5] * 26 + [7] * 4)
+def test_order_visits_every_row_equally_often_in_groups_of_one_text_length():
+    rows = np.arange(100, 151)
+    lengths = np.array([3] * 20 + [5] * 26 + [7] * 4 + [9])
     order = SampleOrder(rows, lengths, group_size=8, groups_per_step=2, seed=0)
-    assert order.groups_per_epoch == 3 + 4 + 1
-    epochs = [list(order.steps(e * 4, e * 4 + 4)) for e in range(2)]
-    for steps in epochs:
-        assert set(np.concatenate(steps)) == set(rows)
-        for step in steps:
-            for group in step.reshape(2, 8):
-                assert len(set(lengths[group - 100])) == 1
-    assert [s.tolist() for s in epochs[0]] != [s.tolist() for s in epochs[1]]
-    resumed = list(order.steps(5, 8))
-    assert [s.tolist() for s in resumed] == [s.tolist() for s in epochs[1][1:]]
+    steps = list(order.steps(0, 51 * 4))  # eight passes: 51 rows * 8 = 51 groups of 8
+    taken, counts = np.unique(np.concatenate(steps[: 51 // 2 + 1]), return_counts=True)
+    assert set(taken) == set(rows)
+    assert counts.max() - counts.min() <= 8 and abs(counts[lengths != 9].mean() - 8) < 1
+    for step in steps:
+        for group in step.reshape(2, 8):
+            assert len(set(lengths[group - 100])) == 1
+    _, counts = np.unique(np.concatenate(steps), return_counts=True)
+    # Equally often up to one group of a row alone.
+    assert counts.min() >= counts.max() - 8 and counts.max() <= 72
+    assert [s.tolist() for s in steps[:6]] != [s.tolist() for s in steps[6:12]]
+    resumed = list(order.steps(50, 60))
+    assert [s.tolist() for s in resumed] == [s.tolist() for s in steps[50:60]]
 
 
 def test_a_loss_that_is_not_finite_names_step_and_clips(tmp_path):

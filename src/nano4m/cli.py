@@ -1,5 +1,6 @@
 """The command line: a dictionary of subcommands, options from the configuration by tyro."""
 
+import argparse
 import contextlib
 import io
 import json
@@ -12,17 +13,18 @@ from typing import Annotated, Any
 
 from nano4m import __version__
 from nano4m.errors import UserError, nearest
-from nano4m.presets import PRESETS, preset
+from nano4m.presets import PRESETS, preset, with_size
 from nano4m.run import STAGES
 
 EPILOG = """\
 examples
   nano4m run farm                              everything, from nothing, into runs/farm
   nano4m run digits --data DIR                 real digits
-  nano4m run farm --out runs/big --model.dim 384 --train.steps 20000
+  nano4m run farm --out runs/big --size d6-w512 --train.steps 20000
   nano4m run farm --help                       every option of a preset, with its value
   nano4m info farm                             parameters, modalities, budgets
   nano4m info runs/farm --json                 what a run reached
+  nano4m convert FILE --out FOLDER             a published nano4M checkpoint, or back
 
 A command that was stopped goes on where it was when it is run again.
 """
@@ -36,12 +38,15 @@ class Options:
         data: Folder of the source's recordings and pictures; the farm needs none, and a run that
             has its clips remembers it.
         out: Folder of the run; runs/PRESET unless given.
+        size: Size of the model by name instead of the preset's, see nano4m info sizes; options
+            under --model still change it.
         overwrite: Replace what belongs to another configuration, and what follows from it.
         json: Print the summary as JSON on standard output.
     """
 
     data: Path | None = None
     out: Path | None = None
+    size: str | None = None
     overwrite: bool = False
     json: bool = False
 
@@ -68,6 +73,12 @@ def _parse(command: str, args: Sequence[str]) -> tuple[Any, Options]:
             f"choose from {', '.join(PRESETS)}"
         )
     base = preset(args[0])
+    # A size is one of the defaults that other options change, so it is read before them.
+    before = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    before.add_argument("--size", nargs="?")
+    size = before.parse_known_args(args[1:])[0].size
+    if size is not None:
+        base = with_size(base, size)
 
     def parse(
         options: Annotated[Options, tyro.conf.arg(name="")] = Options(),  # noqa: B008
@@ -157,10 +168,32 @@ def _info(command: str, args: Sequence[str]) -> None:
     print(info(rest[0], as_json))
 
 
+def _convert(command: str, args: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        f"nano4m {command}", description=_purpose(command), allow_abbrev=False
+    )
+    parser.add_argument("source", type=Path, help="a published file, or the folder of a checkpoint")
+    parser.add_argument("--out", type=Path, required=True, help="the folder, or the file, to write")
+    parser.add_argument("--json", action="store_true", help="print a summary as JSON")
+    options = parser.parse_args(args)
+
+    from nano4m.convert import convert
+    from nano4m.progress import say
+
+    told = convert(options.source, options.out)
+    say(f"convert: {options.out}")
+    if options.json:
+        print(json.dumps(told, indent=1))
+
+
 COMMANDS: dict[str, tuple[Callable[[str, Sequence[str]], None], str]] = {
     "run": (_run, "walk all stages, from clips to report"),
     **{name: (_run, stage.summary) for name, stage in STAGES.items()},
-    "info": (_info, "tell about a preset, a run, a token table or a registry"),
+    "convert": (
+        _convert,
+        "turn a published nano4M file into a checkpoint folder, or such a folder into a file",
+    ),
+    "info": (_info, "tell about a preset, a run, a checkpoint, a token table or a registry"),
 }
 
 

@@ -6,20 +6,11 @@ help text, an unknown field is an error. Presets are objects of this type, in ``
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from nano4m.modalities import MODALITIES
-
-
-class Section(BaseModel):
-    """Base of all sections: immutable, no unknown fields, defaults checked too."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-
-Positive = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-
+from nano4m.model.config import ModelConfig as ModelConfig
+from nano4m.section import Positive, Section, Share
 
 # -- sources -----------------------------------------------------------------------------------
 
@@ -177,24 +168,6 @@ class MaskingConfig(Section):
         return self
 
 
-class ModelConfig(Section):
-    """Encoder-decoder transformer with a table and a head per modality."""
-
-    encoder_depth: Positive = Field(3, description="Encoder blocks.")
-    decoder_depth: Positive = Field(3, description="Decoder blocks.")
-    dim: Positive = Field(192, description="Width.")
-    head_dim: Positive = Field(32, description="Width of an attention head; divides dim.")
-    mlp_ratio: Annotated[float, Field(gt=0)] = Field(4.0, description="Hidden width over dim.")
-
-    @model_validator(mode="after")
-    def _heads_fit(self) -> "ModelConfig":
-        if self.dim % self.head_dim:
-            raise ValueError(f"dim {self.dim} is not a multiple of head_dim {self.head_dim}")
-        if self.dim % 4:
-            raise ValueError(f"dim {self.dim} is not a multiple of 4 (two sin-cos coordinates)")
-        return self
-
-
 class TrainConfig(Section):
     """Optimisation of the transformer."""
 
@@ -221,10 +194,24 @@ class TrainConfig(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="In attention output and MLP."
     )
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="bf16 autocast, or fp32; auto: bf16 on a GPU, fp32 on a CPU."
+    decay_tables: bool = Field(
+        False, description="Decay token and modality tables too, as the reference does."
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
+        description="Of activations and of the weights that compute; what is updated, averaged and "
+        "summed is always fp32. auto: bf16 on a GPU and on a CPU that multiplies it natively.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute.")
+    strategy: Literal["ddp", "fsdp"] = Field(
+        "ddp",
+        description="Of several processes started by torchrun: each holds all weights, or a shard.",
+    )
+    compile: bool = Field(False, description="Compile model and loss (torch.compile).")
+    tracker: Literal["auto", "none", "tensorboard", "wandb"] = Field(
+        "auto",
+        description="Beside log.jsonl, which is always written; auto: tensorboard if installed.",
+    )
     val_every: Positive = Field(200, description="Steps between looks at the validation split.")
     val_samples: Positive = Field(256, description="Fixed masked samples of the validation loss.")
     save_every: Positive = Field(200, description="Steps between checkpoints to resume from.")
@@ -294,6 +281,11 @@ class Config(Section):
             raise ValueError(
                 f"train.batch_size {self.train.batch_size} is not a multiple of "
                 f"masking.group_size {self.masking.group_size}"
+            )
+        if self.train.codes and self.model.tables == "shared":
+            raise ValueError(
+                "train.codes starts the table of each modality, and with model.tables shared there "
+                "is one for all; add --train.no-codes"
             )
         for name, tokenizer in self.tokenizers.items():
             if isinstance(tokenizer, ImageVQ) and self.clips.picture_size % tokenizer.grid:

@@ -104,7 +104,8 @@ def open_world(config: TrainConfig, dtype: torch.dtype | None = None) -> World:
         raise UserError(
             "several processes need Lightning Fabric; run: pip install 'nano4m-audio[scale]'"
         ) from error
-    from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy
+    from lightning_fabric.strategies.ddp import DDPStrategy
+    from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 
     kind = resolve_device(config.device).type
     local = int(os.environ.get("LOCAL_WORLD_SIZE", size))

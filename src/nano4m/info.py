@@ -7,7 +7,7 @@ from typing import Any
 from nano4m.config import Config
 from nano4m.errors import UserError, nearest
 from nano4m.modalities import MODALITIES, modality
-from nano4m.presets import PRESETS, preset
+from nano4m.presets import PRESETS, SIZE_FIELDS, SIZES, preset
 
 LABELLERS = {
     "exact": {
@@ -52,8 +52,24 @@ def _presets() -> dict[str, Any]:
     }
 
 
+def _sizes() -> dict[str, Any]:
+    import torch
+
+    from nano4m.model.fourm import FourM
+
+    # Any modality will do: the trunk does not depend on it.
+    anything = next(iter(MODALITIES.values())).with_tokens((1, 1), 1)
+    told = {}
+    for name, config in SIZES.items():
+        with torch.device("meta"):
+            model = FourM(config, (anything,))
+        told[name] = config.model_dump(include=SIZE_FIELDS) | {"trunk": model.trunk_parameters}
+    return told
+
+
 REGISTRIES = {
     "presets": _presets,
+    "sizes": _sizes,
     "modalities": _modalities,
     "sources": _sources,
     "tokenizers": _tokenizers,
@@ -77,6 +93,25 @@ def _token_shape(config: Config, name: str) -> tuple[tuple[int, ...], int]:
     return (section.max_length,), section.vocab
 
 
+def _model(model: Any) -> dict[str, Any]:
+    """Return size, parameters and choices of a model, and what it speaks."""
+    return {
+        "parameters": model.num_parameters,
+        "trunk_parameters": model.trunk_parameters,
+        **model.config.model_dump(exclude={"checkpointing"}),
+        "modalities": {
+            m.name: {
+                "layout": m.layout,
+                "shape": list(m.shape),
+                "tokens": m.length,
+                "vocabulary": m.vocab_size,
+            }
+            for m in model.modalities
+        },
+        "tokens_a_clip": sum(m.length for m in model.modalities),
+    }
+
+
 def describe_preset(config: Config) -> dict[str, Any]:
     """Return parameters, modalities and budgets of a configuration; nothing is computed or read."""
     import torch
@@ -89,20 +124,7 @@ def describe_preset(config: Config) -> dict[str, Any]:
     return {
         "preset": config.preset,
         "source": config.source.name,
-        "parameters": model.num_parameters,
-        "encoder_depth": config.model.encoder_depth,
-        "decoder_depth": config.model.decoder_depth,
-        "dim": config.model.dim,
-        "modalities": {
-            e.name: {
-                "layout": e.layout,
-                "shape": list(e.shape),
-                "tokens": e.length,
-                "vocabulary": e.vocab_size,
-            }
-            for e in entries
-        },
-        "tokens_a_clip": sum(e.length for e in entries),
+        **_model(model),
         "steps": config.train.steps,
         "batch_size": config.train.batch_size,
         "masking": config.masking.model_dump(mode="json"),
@@ -131,6 +153,15 @@ def describe_run(out: Path) -> dict[str, Any]:
     return told
 
 
+def describe_checkpoint(folder: Path) -> dict[str, Any]:
+    """Return what the model of a checkpoint is."""
+    from nano4m.checkpoint import load_model
+
+    model, vocabulary = load_model(folder)
+    told = {"checkpoint": str(folder), "fingerprint": vocabulary.fingerprint}
+    return told | {"tokenizers": dict(vocabulary.tokenizers)} | _model(model)
+
+
 def describe_table(folder: Path) -> dict[str, Any]:
     """Return what a token table holds."""
     from nano4m.table import open_table
@@ -157,11 +188,12 @@ def info(what: str, as_json: bool) -> str:
     """usage: nano4m info WHAT [--json]
 
     WHAT is
-      a preset              farm, digits, animals: parameters, modalities, budgets
+      a preset              farm, digits, animals, reference: parameters, modalities, budgets
       the folder of a run   what is finished and what it reached
+      a checkpoint's        parameters, choices, modalities, fingerprints
       a token table's       clips, modalities, fingerprints
-      a registry            presets, modalities, sources, tokenizers, labellers, filters; with
-                            licences
+      a registry            presets, sizes, modalities, sources, tokenizers, labellers, filters;
+                            with licences
     """  # noqa: D400
     path = Path(what)
     if what in REGISTRIES:
@@ -170,12 +202,14 @@ def info(what: str, as_json: bool) -> str:
         told = describe_preset(preset(what))
     elif (path / "tokens.arrow").exists():
         told = describe_table(path)
+    elif (path / "model.safetensors").exists():
+        told = describe_checkpoint(path)
     elif (path / "config.json").exists():
         told = describe_run(path)
     else:
         raise UserError(
-            f"{what!r} is no preset, no registry and no folder of a run or a token table; "
-            f"{nearest(what, [*PRESETS, *REGISTRIES])}"
+            f"{what!r} is no preset, no registry and no folder of a run, a checkpoint or a token "
+            f"table; {nearest(what, [*PRESETS, *REGISTRIES])}"
         )
     return json.dumps(told, indent=1) if as_json else "\n".join(_lines(told))
 
@@ -200,6 +234,8 @@ def _lines(value: Any, indent: str = "") -> list[str]:
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return (

@@ -20,19 +20,22 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """Summed cross-entropy of ``states @ weight.T``, in chunks of rows, gradients made on the way.
 
     The scores of a chunk live until its gradients are known; scores, softmax and sums are float32
-    whatever the matrices are. ``F.linear_cross_entropy`` does the same, but sums in the type of its
-    inputs and takes 3 to 20 times as long on a CPU (docs/PERFORMANCE.md).
+    at least, whatever the matrices are. ``F.linear_cross_entropy`` sums in the type of its inputs,
+    and its chunks take several times as long on a CPU (docs/PERFORMANCE.md).
     """
 
     @staticmethod
-    def forward(ctx: Any, states_TD: Tensor, weight_VD: Tensor, ids_T: Tensor, cap: float) -> Tensor:
+    def forward(
+        ctx: Any, states_TD: Tensor, weight_VD: Tensor, ids_T: Tensor, cap: float
+    ) -> Tensor:
         rows = max(1, MOST_LOGITS // len(weight_VD))
         wants = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         single = len(states_TD) <= rows
-        total = states_TD.new_zeros((), dtype=torch.float32)
+        exact = torch.promote_types(states_TD.dtype, torch.float32)
+        total = states_TD.new_zeros((), dtype=exact)
         d_states, d_weight = [], None
         for own_TD, own_T in zip(states_TD.split(rows), ids_T.split(rows), strict=True):
-            score_TV = (own_TD @ weight_VD.T).float()
+            score_TV = (own_TD @ weight_VD.T).to(exact)
             slope_TV = None
             if cap:
                 score_TV = (score_TV / cap).tanh_()
@@ -52,7 +55,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if single:
                 d_weight = part
             else:
-                d_weight = part.float() if d_weight is None else d_weight.add_(part)
+                d_weight = part.to(exact) if d_weight is None else d_weight.add_(part)
         if wants:
             none = torch.zeros_like
             ctx.save_for_backward(
@@ -62,7 +65,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         d_states, d_weight = ctx.saved_tensors
         return d_states * grads[0].to(d_states), d_weight * grads[0].to(d_weight), None, None
 
@@ -70,7 +73,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def linear_cross_entropy(
     states_TD: Tensor, weight_VD: Tensor, ids_T: Tensor, cap: float = 0.0
 ) -> Tensor:
-    """Return the summed cross-entropy, float32 scalar in nats, of scores ``states @ weight.T``.
+    """Return the summed cross-entropy of scores ``states @ weight.T``, a scalar in nats.
+
+    It is float32, or float64 for states in float64.
 
     Args:
         states_TD: In float32, bf16 or fp16, like ``weight_VD``.
@@ -78,7 +83,7 @@ def linear_cross_entropy(
         ids_T: int64 in 0..V-1.
         cap: Scores go through cap * tanh(score / cap); 0: as they are.
     """
-    return _LinearCrossEntropy.apply(states_TD, weight_VD, ids_T, cap)  # type: ignore[no-any-return]
+    return _LinearCrossEntropy.apply(states_TD, weight_VD, ids_T, cap)
 
 
 def token_cross_entropy(model: FourM, states_BMD: Tensor, batch: MaskedBatch) -> Tensor:
@@ -93,9 +98,10 @@ def token_cross_entropy(model: FourM, states_BMD: Tensor, batch: MaskedBatch) ->
     for c in range(len(model.modalities)):
         # An absent modality goes the same way: every parameter then has a gradient in every pass.
         chosen = (modality_T == c).nonzero()[:, 0]
-        weight_VD = model.head_weight(c)
-        cap = getattr(model.config, "logit_soft_cap", 0.0)
-        sums.append(linear_cross_entropy(flat_TD[chosen], weight_VD, ids_T[chosen], cap))
+        weight_VD, scale = model.head(c, full=model.config.tables == "shared")
+        states_TD = flat_TD[chosen] if scale == 1 else flat_TD[chosen] * scale
+        cap = model.config.logit_soft_cap
+        sums.append(linear_cross_entropy(states_TD, weight_VD, ids_T[chosen], cap))
     return torch.stack(sums)
 
 

@@ -78,10 +78,14 @@ class Modality:
         """Whether tokens are a sentence of varying length, read and written from left to right."""
         return self.layout == "text"
 
+    @property
+    def columns(self) -> int:
+        """Tokens that share a first coordinate: columns of a grid, codebooks, 1 in a text."""
+        return 1 if self.is_text else self.shape[1]
+
     def coordinates(self) -> list[tuple[int, int]]:
         """Coordinates of each token: (row, column), (frame, codebook) or (index, 0)."""
-        columns = 1 if self.is_text else self.shape[1]
-        return [(i // columns, i % columns) for i in range(self.length)]
+        return [(i // self.columns, i % self.columns) for i in range(self.length)]
 
     def with_tokens(self, shape: tuple[int, ...], vocab_size: int) -> "Modality":
         """Return the entry as one run uses it, with the sizes that its tokenizer fixed."""
@@ -115,6 +119,16 @@ MODALITIES: dict[str, Modality] = {
         _entry("caption", "caption", "text", "bpe", "caption", media="caption"),
     )
 }
+
+
+PUBLISHED: dict[str, str] = {
+    "tok_rgb": "rgb",
+    "tok_audio": "sound",
+    "tok_depth": "depth",
+    "tok_normal": "normals",
+    "scene_desc": "caption",
+}
+"""Name of a modality in published nano4M checkpoints, without its length -> name here."""
 
 
 def modality(name: str) -> Modality:

@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from nano4m.config import TrainConfig
 
@@ -13,7 +14,8 @@ def build_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.
 
     Muon (github.com/KellerJordan/Muon; scaled as in arXiv:2502.16982, so that both share one
     learning rate) takes the matrices between hidden states. It is not for tables, heads, norms and
-    the register: those stay with AdamW, which decays only matrices that are not tables.
+    the register: those stay with AdamW, which decays only matrices, and tables where
+    ``decay_tables`` says so.
     """
     ends = {
         id(w) for part in (*_tables(model), model.get_submodule("heads")) for w in part.parameters()
@@ -23,8 +25,9 @@ def build_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.
     hidden = [w for w in weights if w.ndim == 2 and id(w) not in ends]
     muon = config.optimizer == "muon"
     rest = [w for w in weights if not (muon and w.ndim == 2 and id(w) not in ends)]
-    decayed = [w for w in rest if w.ndim == 2 and id(w) not in tables]
-    free = [w for w in rest if w.ndim != 2 or id(w) in tables]
+    kept = set() if config.decay_tables else tables
+    decayed = [w for w in rest if w.ndim == 2 and id(w) not in kept]
+    free = [w for w in rest if w.ndim != 2 or id(w) in kept]
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": free, "weight_decay": 0.0},
@@ -39,6 +42,12 @@ def build_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.
 
 def _tables(model: nn.Module) -> list[nn.Embedding]:
     return [m for m in model.modules() if isinstance(m, nn.Embedding)]
+
+
+def gradient_norm(model: nn.Module, most: float) -> float:
+    """Scale all gradients down to a norm of at most ``most``; return the norm before."""
+    norm = nn.utils.clip_grad_norm_(model.parameters(), most)
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:

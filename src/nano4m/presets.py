@@ -1,4 +1,7 @@
-"""Presets: complete configurations by name. ``nano4m run NAME`` starts from one."""
+"""Presets: complete configurations by name, and sizes of the model by name.
+
+``nano4m run PRESET`` starts from one, ``--size SIZE`` gives it another size.
+"""
 
 from nano4m.config import (
     Bpe,
@@ -9,10 +12,44 @@ from nano4m.config import (
     FarmSource,
     FolderSource,
     ImageVQ,
+    MaskingConfig,
     MelVQ,
+    ModelConfig,
     TrainConfig,
 )
 from nano4m.errors import UserError, nearest
+
+SIZE_FIELDS = {"encoder_depth", "decoder_depth", "dim", "head_dim", "mlp_ratio"}
+
+
+def _size(encoder_depth: int, decoder_depth: int, dim: int, head_dim: int = 64) -> ModelConfig:
+    return ModelConfig(
+        encoder_depth=encoder_depth, decoder_depth=decoder_depth, dim=dim, head_dim=head_dim
+    )
+
+
+SIZES: dict[str, ModelConfig] = {
+    # Ours, for 2 CPU cores; its width is that of DeiT-Ti (arXiv:2012.12877).
+    "tiny": _size(3, 3, 192, 32),
+    # The sizes that nano4M-Audio compares: blocks on each side, width.
+    "d5-w384": _size(5, 5, 384),
+    "d6-w512": _size(6, 6, 512),
+    "d8-w640": _size(8, 8, 640),
+    # 4M (arXiv:2312.06647), Ti, S and B.
+    "4m-ti": _size(6, 6, 384),
+    "4m-s": _size(8, 8, 512),
+    "4m-b": _size(12, 12, 768),
+}
+
+# The architecture of published nano4M checkpoints; their size is their own.
+PUBLISHED_MODEL = ModelConfig(
+    **SIZES["d6-w512"].model_dump(include=SIZE_FIELDS),
+    positions="sincos1d",
+    tables="shared",
+    register_token=False,
+    context="positioned",
+    init="normal",
+)
 
 FARM = Config(
     preset="farm",
@@ -54,7 +91,42 @@ ANIMALS = Config(
     evaluate=EvaluateConfig(split="val"),
 )
 
-PRESETS: dict[str, Config] = {c.preset: c for c in (FARM, DIGITS, ANIMALS)}
+# The recipe of nano4M-Audio with the tokenizers that are here in the place of its pretrained ones:
+# the shapes and vocabularies are those of 4M's tokenizers, EnCodec at 1.5 kbit/s and GPT-2's BPE.
+REFERENCE = Config(
+    preset="reference",
+    source=FolderSource(val_share=0.1, test_share=0.1),
+    clips=ClipsConfig(window_seconds=81920 / 24000, picture_size=224, frames=10),
+    tokenizers={
+        "rgb": ImageVQ(grid=14, vocab=16384),
+        "sound": MelVQ(hop=320, downsample=1, vocab=1024, codebooks=2),
+        "depth": ImageVQ(grid=14, vocab=8192),
+        "normals": ImageVQ(grid=14, vocab=8192),
+        "caption": Bpe(vocab=50304, max_length=64),
+    },
+    masking=MaskingConfig(
+        any_to_any=0.0, dirichlet=1.0, alphas=(1.0,), max_inputs=256, max_targets=256
+    ),
+    model=PUBLISHED_MODEL,
+    train=TrainConfig(
+        steps=18311,
+        batch_size=64,
+        optimizer="adamw",
+        lr=1e-4,
+        min_lr=1e-6,
+        warmup=916,
+        weight_decay=0.05,
+        beta2=0.95,
+        clip_norm=1.0,
+        ema=0.0,
+        codes=False,
+        precision="fp32",
+        val_every=763,
+        save_every=763,
+    ),
+)
+
+PRESETS: dict[str, Config] = {c.preset: c for c in (FARM, DIGITS, ANIMALS, REFERENCE)}
 
 
 def preset(name: str) -> Config:
@@ -66,3 +138,16 @@ def preset(name: str) -> Config:
     if name not in PRESETS:
         raise UserError(f"unknown preset {name!r}; {nearest(name, PRESETS)}")
     return PRESETS[name]
+
+
+def with_size(config: Config, name: str) -> Config:
+    """Return the configuration with depth, width and head width of a named size.
+
+    Raises:
+        UserError: No size has this name.
+    """
+    if name not in SIZES:
+        raise UserError(f"unknown size {name!r}; {nearest(name, SIZES)}")
+    fields = SIZES[name].model_dump(include=SIZE_FIELDS)
+    model = ModelConfig(**(config.model.model_dump() | fields))
+    return config.model_copy(update={"model": model})

@@ -136,7 +136,11 @@ STAGES: dict[str, Stage] = {
 }
 
 # How something is computed, not what: a change of these does not make a result another one.
-NOT_SETTINGS = {"clips": {"workers"}, "train": {"device", "save_every"}}
+NOT_SETTINGS = {
+    "clips": {"workers"},
+    "model": {"checkpointing"},
+    "train": {"device", "save_every"},
+}
 
 
 def settings_of(run: Run, name: str) -> dict[str, Any]:

@@ -1,17 +1,14 @@
 """Training: from a token table to a checkpoint, the same bits with or without stops.
 
 Everything random in a step (order of samples, views, masks, dropout) is drawn from the seed and the
-number of the step alone, so weights, optimizer and average are all there is to save.
+number of the step alone, so weights, optimizers, average and running sums are all there is to save.
 """
 
-import json
-import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,77 +16,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nano4m.accounting import Operations, count_tokens, peak_memory
 from nano4m.batch import MaskedBatch, TokenSequence
-from nano4m.checkpoint import (
-    newest_state,
-    pack_optimizers,
-    save_model,
-    save_state,
-    unpack_optimizers,
-)
-from nano4m.config import Config, MaskingConfig, TrainConfig
+from nano4m.checkpoint import save_model, save_reproducer
+from nano4m.config import Config, MaskingConfig
+from nano4m.devices import World, open_world
 from nano4m.errors import UserError
-from nano4m.loss import count_targets, modality_weights, token_cross_entropy
 from nano4m.masking import mask
 from nano4m.model.fourm import FourM
-from nano4m.optim import WeightAverage, build_optimizers, learning_rate
+from nano4m.optim import WeightAverage, build_optimizers, gradient_norm, learning_rate
+from nano4m.order import (
+    DROPOUT,
+    MASKS,
+    VALIDATION,
+    VIEWS,
+    WEIGHTS,
+    SampleOrder,
+    derive_seed,
+    generator,
+)
+from nano4m.precision import measured_peak, prepare_matmul, resolve_device, resolve_dtype
 from nano4m.progress import bar, say
+from nano4m.replica import Replica
+from nano4m.state import TrainingState
 from nano4m.table import TokenTable
-
-# Streams of random numbers: one name, one number, never reused for something else.
-ORDER, VIEWS, MASKS, WEIGHTS, VALIDATION, DROPOUT = range(6)
-
-
-def derive_seed(seed: int, stream: int, index: int = 0) -> int:
-    """Return an independent seed for (seed, stream, index)."""
-    return int(np.random.SeedSequence([seed, stream, index]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def generator(seed: int, stream: int, index: int = 0) -> torch.Generator:
-    """Return a torch generator for (seed, stream, index)."""
-    return torch.Generator().manual_seed(derive_seed(seed, stream, index))
-
-
-@dataclass(frozen=True)
-class SampleOrder:
-    """Which rows a step sees: every epoch a new permutation, in groups of equal text length.
-
-    Groups of one length stay dense when a caption is given or asked for whole. The last group of a
-    length is filled up with other rows of that length.
-    """
-
-    rows: np.ndarray
-    text_lengths: np.ndarray
-    group_size: int
-    groups_per_step: int
-    seed: int
-
-    def _epoch(self, epoch: int) -> np.ndarray:
-        rng = np.random.default_rng([self.seed, ORDER, epoch])
-        groups = []
-        for length in np.unique(self.text_lengths):
-            rows = rng.permutation(self.rows[self.text_lengths == length])
-            missing = -len(rows) % self.group_size
-            rows = np.concatenate([rows, rng.choice(rows, size=missing)])
-            groups.append(rows.reshape(-1, self.group_size))
-        return rng.permutation(np.concatenate(groups))
-
-    @property
-    def groups_per_epoch(self) -> int:
-        """Number of groups of an epoch."""
-        return len(self._epoch(0))
-
-    def steps(self, start: int, stop: int) -> Iterator[np.ndarray]:
-        """Yield the rows of steps ``start`` to ``stop``, (groups_per_step * group_size,) each."""
-        per_epoch = self.groups_per_epoch
-        held: tuple[int, np.ndarray] = (-1, np.zeros(0))
-        for step in range(start, stop):
-            picked = []
-            for index in range(step * self.groups_per_step, (step + 1) * self.groups_per_step):
-                if held[0] != index // per_epoch:
-                    held = (index // per_epoch, self._epoch(index // per_epoch))
-                picked.append(held[1][index % per_epoch])
-            yield np.concatenate(picked)
+from nano4m.tracking import Tracker
 
 
 def masked_batches(
@@ -100,46 +51,6 @@ def masked_batches(
     tokens = TokenSequence(table.modalities)
     draw = generator(seed, stream, index)
     return mask(torch.from_numpy(ids), torch.from_numpy(valid), tokens, config, draw)
-
-
-def resolve_device(config: TrainConfig) -> torch.device:
-    """Return the device to compute on.
-
-    Raises:
-        UserError: ``cuda`` is asked for and there is none.
-    """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("train.device cuda: this machine has no CUDA device; use auto or cpu")
-    if config.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(config.device)
-
-
-def autocast(config: TrainConfig, device: torch.device) -> Any:
-    """Return the context of a forward pass: bf16 autocast or nothing."""
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
-    return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
-
-
-def accumulate(
-    model: FourM, batches: list[MaskedBatch], config: TrainConfig, device: torch.device, train: bool
-) -> tuple[Tensor, Tensor]:
-    """Return summed cross-entropy and number of targets of each modality, float32 (C,) on the CPU.
-
-    With ``train``, gradients of the loss (see ``modality_weights``) are added to the parameters.
-    """
-    counts_C = count_targets(batches, len(model.modalities))
-    weights_C = modality_weights(counts_C).to(device)
-    total = torch.zeros(len(model.modalities))
-    with torch.set_grad_enabled(train):
-        for batch in batches:
-            batch = batch.to(device)
-            with autocast(config, device):
-                sums_C = token_cross_entropy(model, model(batch), batch)
-            if train:
-                (sums_C * weights_C).sum().backward()
-            total += sums_C.detach().cpu()
-    return total, counts_C
 
 
 class Interrupt:
@@ -168,19 +79,214 @@ class Interrupt:
                 signal.signal(number, handler)
 
 
-def _trim_log(path: Path, step: int) -> None:
-    """Forget what was logged after ``step``, so that a resumed run logs it once."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        # A killed process may have left half a line at the end.
-        with suppress(json.JSONDecodeError):
-            if json.loads(line)["step"] <= step:
-                kept.append(f"{line}\n")
-    part = path.with_name(path.name + ".part")
-    part.write_text("".join(kept))
-    os.replace(part, path)
+class Trainer:
+    """One training run: what ``train_model`` builds, resumes and steps through.
+
+    Args:
+        config: ``masking``, ``model``, ``train`` and ``seed`` are used.
+        table: Token table.
+        folder: Where to write; the newest state in it is resumed.
+        world: The processes that train together.
+    """
+
+    def __init__(self, config: Config, table: TokenTable, folder: Path, world: World) -> None:
+        self.config, self.table, self.folder, self.world = config, table, folder, world
+        settings, seed = config.train, config.seed
+        rows, val_rows = table.rows("train"), table.rows("val")
+        if not len(rows) or not len(val_rows):
+            raise UserError(
+                f"training needs clips in the train and val splits; the table has {len(rows)} and "
+                f"{len(val_rows)}: add data, or change the shares under --source"
+            )
+        group = config.masking.group_size
+        groups = settings.batch_size // group
+        if groups % world.size:
+            raise UserError(
+                f"--train.batch-size {settings.batch_size} is {groups} groups of "
+                f"--masking.group-size {group}, which {world.size} processes cannot share evenly; "
+                f"give a batch size that is a multiple of {group * world.size}"
+            )
+        self.epochs = settings.steps * settings.batch_size / len(rows)
+        self.order = SampleOrder(rows, table.text_lengths(rows), group, groups, seed)
+        val_rows = np.resize(val_rows, settings.val_samples)
+        self.validation = masked_batches(table, val_rows, config.masking, seed, VALIDATION, 0)
+
+        model = FourM(config.model, table.modalities, settings.dropout)
+        use_codes = settings.codes and config.model.tables == "modality"
+        codes = {n: torch.from_numpy(c) for n, c in table.codes.items()} if use_codes else None
+        model.init_weights(generator(seed, WEIGHTS), codes)
+        self.model = model.to(world.device)
+        self.dtype = resolve_dtype(settings, world.device)
+        self.operations = Operations.of(model)
+        self.replica = Replica(model, self.dtype, world, settings.compile)
+        self.optimizers = build_optimizers(model, settings)
+        self.average = WeightAverage(model, settings.ema)
+        self.peak = measured_peak(self.dtype, world.device)
+        self.names = [m.name for m in table.modalities]
+        self.state = TrainingState(folder, world, model, self.optimizers, self.average)
+        none = [0.0] * len(self.names)
+        fresh = {"seconds": 0.0, "tokens": 0, "operations": 0, "skipped": 0, "good": 0}
+        self.note: dict[str, Any] = fresh | {"sums": none, "counts": none}
+        self.note["scale"] = self.replica.scale
+        self.first = self.state.resume(self.note)
+        self.replica.scale = self.note["scale"]
+        self.replica.refresh()
+        if self.first and not world.rank:
+            say(f"train: goes on after step {self.first}")
+
+    def step(self, number: int, picked: np.ndarray) -> dict[str, float]:
+        """Take step ``number`` (from 0) on the rows ``picked``; return its rate and norm."""
+        settings, seed = self.config.train, self.config.seed
+        batches = masked_batches(self.table, picked, self.config.masking, seed, MASKS, number)
+        torch.manual_seed(derive_seed(seed, DROPOUT, number) + self.world.rank)
+        rate = learning_rate(number, settings)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        sums, counts = self.replica.gradients(batches)
+        norm = gradient_norm(self.model, settings.clip_norm)
+        if np.isfinite(norm) and bool(torch.isfinite(sums).all()):
+            for optimizer in self.optimizers:
+                optimizer.step()
+            self.average.update(self.model)
+            self.replica.refresh()
+            self.note["good"] += 1
+            if self.dtype == torch.float16 and self.note["good"] % 1000 == 0:
+                self.replica.scale *= 2
+        elif self.dtype == torch.float16 and self.replica.scale > 1:
+            # Too large a scale overflows by design; the step is left out and the scale halved.
+            self.replica.scale /= 2
+            self.note["skipped"] += 1
+            sums, counts = torch.zeros_like(sums), torch.zeros_like(counts)
+        else:
+            self._refuse(number, picked, batches, sums, norm)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        self.note["scale"] = self.replica.scale
+        self.note["tokens"] += count_tokens(batches)
+        self.note["operations"] += self.operations.count(batches)
+        for key, values in (("sums", sums), ("counts", counts)):
+            self.note[key] = [a + b for a, b in zip(self.note[key], values.tolist(), strict=True)]
+        return {"lr": rate, "grad_norm": norm}
+
+    def _refuse(
+        self,
+        number: int,
+        picked: np.ndarray,
+        batches: list[MaskedBatch],
+        sums: Tensor,
+        norm: float,
+    ) -> None:
+        shown = dict(zip(self.names, sums.tolist(), strict=True))
+        where = self.folder / f"nonfinite-{number + 1}"
+        clips = [str(self.table.clip_ids[row]) for row in picked]
+        if not self.world.rank and not self.world.sharded:
+            vocabulary = self.table.vocabulary
+            save_reproducer(where, self.model, vocabulary, batches, clips, self.dtype)
+        raise UserError(
+            f"the loss is not finite at step {number + 1} ({shown}, gradient norm {norm}); "
+            f"clips: {', '.join(clips[:8])}, ...; weights and batches of the step are in {where}; "
+            f"lower --train.lr or --train.clip-norm, or train with --train.precision fp32, and "
+            f"start again with --overwrite"
+        )
+
+    def losses(self) -> dict[str, float]:
+        """Return the mean training loss of each modality since the last call."""
+        means = _means(self.names, self.note["sums"], self.note["counts"])
+        self.note["sums"] = self.note["counts"] = [0.0] * len(self.names)
+        return means
+
+    def validate(self) -> dict[str, float]:
+        """Return the loss of the averaged weights on the fixed validation batches, by modality."""
+        self.average.swap(self.model)
+        self.replica.refresh()
+        sums, counts = self.replica.evaluate(self.validation)
+        self.average.swap(self.model)
+        self.replica.refresh()
+        return _means(self.names, sums.tolist(), counts.tolist())
+
+    def run(self, stop: Callable[[int], bool]) -> dict[str, Any]:
+        """Take the steps that are left; see ``train_model``."""
+        settings = self.config.train
+        every = max(1, min(20, settings.steps // 50))
+        val: dict[str, float] = {}
+        note = self.note
+        tracker = Tracker if not self.world.rank else _Silent
+        with (
+            bar("train", settings.steps, "steps", self.first) as progress,
+            Interrupt().watch() as interrupt,
+            tracker(
+                self.folder, settings.tracker, self.first, self.config.model_dump(mode="json")
+            ) as log,
+        ):
+            started = time.perf_counter()
+            logged = (started, note["tokens"], note["operations"])
+            for number, picked in enumerate(
+                self.order.steps(self.first, settings.steps), self.first
+            ):
+                line: dict[str, Any] = {"step": number + 1} | self.step(number, picked)
+                done, last = number + 1, number + 1 == settings.steps
+                if done % every == 0 or last:
+                    now = time.perf_counter()
+                    line["loss"] = self.losses()
+                    passed = now - logged[0]
+                    line["tokens_per_second"] = round((note["tokens"] - logged[1]) / passed)
+                    speed = (note["operations"] - logged[2]) / passed / self.world.size
+                    line["mfu"] = round(speed / self.peak, 4)
+                    line["memory_gb"] = round(peak_memory(self.world.device) / 1e9, 3)
+                    if done % settings.val_every < every or last:
+                        line["val"] = val = self.validate()
+                    logged = (time.perf_counter(), note["tokens"], note["operations"])
+                    log.write(line)
+                    shown = " ".join(f"{k} {v:.2f}" for k, v in line["loss"].items())
+                    progress.advance(0, note=f"{line['tokens_per_second']:,} tokens/s {shown}")
+                progress.advance()
+                wanted = self.world.any(interrupt.asked or stop(done))
+                if done % settings.save_every == 0 or wanted or last:
+                    now = time.perf_counter()
+                    note["seconds"], started = note["seconds"] + now - started, now
+                    self.state.save(done, note)
+                if wanted and not last:
+                    raise KeyboardInterrupt
+        if not val:  # all steps were done before, only the checkpoint was missing
+            val = self.validate()
+        self.average.swap(self.model)
+        save_model(self.model.eval(), self.table.vocabulary, self.folder / "checkpoint", self.world)
+        if self.world.any(interrupt.asked):
+            raise KeyboardInterrupt
+        seconds = max(note["seconds"], 1e-9)
+        return {
+            "steps": settings.steps,
+            "parameters": self.model.num_parameters,
+            "device": str(self.world.device),
+            "processes": self.world.size,
+            "precision": str(self.dtype).removeprefix("torch."),
+            "train_seconds": round(note["seconds"], 1),
+            "tokens": int(note["tokens"]),
+            "tokens_per_second": round(note["tokens"] / seconds),
+            "mfu": round(note["operations"] / seconds / self.world.size / self.peak, 4),
+            "peak_gflops": round(self.peak / 1e9),
+            "memory_gb": round(peak_memory(self.world.device) / 1e9, 3),
+            "skipped_steps": note["skipped"],
+            "epochs": round(self.epochs, 1),
+            "val": val,
+        }
+
+
+class _Silent:
+    """The tracker of processes that leave the record to the first one."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def write(self, line: dict[str, Any]) -> None:
+        pass
+
+    def __enter__(self) -> "_Silent":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
 
 
 def train_model(
@@ -188,6 +294,7 @@ def train_model(
     table: TokenTable,
     folder: Path,
     stop: Callable[[int], bool] = lambda step: False,
+    world: World | None = None,
 ) -> dict[str, Any]:
     """Train on the table's train split; resume the newest state of ``folder``.
 
@@ -198,131 +305,23 @@ def train_model(
         table: Token table.
         folder: Where to write.
         stop: Asked after every step; True saves the state and raises KeyboardInterrupt.
+        world: The processes that train together; None joins those of torchrun, if any.
 
     Returns:
-        Summary: steps, seconds, parameters, tokens, last validation loss by modality.
+        Summary: steps, seconds, parameters, tokens, use of the machine, last validation loss by
+        modality.
 
     Raises:
-        UserError: No clips to train or validate on, or a loss that is not finite.
+        UserError: No clips to train or validate on, a batch that the processes cannot share, or a
+            loss that is not finite.
     """
-    settings, seed = config.train, config.seed
     torch.set_flush_denormal(True)
-    device = resolve_device(settings)
-    rows, val_rows = table.rows("train"), table.rows("val")
-    if not len(rows) or not len(val_rows):
-        raise UserError(
-            f"training needs clips in the train and val splits; the table has {len(rows)} and "
-            f"{len(val_rows)}: add data, or change the shares under --source"
-        )
-    group = config.masking.group_size
-    lengths = table.text_lengths(rows)
-    order = SampleOrder(rows, lengths, group, settings.batch_size // group, seed)
-    val_rows = np.resize(val_rows, settings.val_samples)
-    validation = masked_batches(table, val_rows, config.masking, seed, VALIDATION, 0)
-
-    model = FourM(config.model, table.modalities, settings.dropout)
-    codes = {n: torch.from_numpy(c) for n, c in table.codes.items()} if settings.codes else None
-    model.init_weights(generator(seed, WEIGHTS), codes)
-    model.to(device)
-    optimizers = build_optimizers(model, settings)
-    average = WeightAverage(model, settings.ema)
-    first, history = 0, {"seconds": 0.0, "tokens": 0}
-    resumed = newest_state(folder)
-    if resumed is not None:
-        first, tensors, note = resumed
-        history = {k: note[k] for k in history}
-        model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-        unpack_optimizers(optimizers, tensors)
-        average.updates = first
-        for i, weight in enumerate(average.weights):
-            weight.copy_(tensors[f"average.{i}"])
-        say(f"train: goes on after step {first}")
-    _trim_log(folder / "log.jsonl", first)
-
-    def save(step: int) -> None:
-        tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-        tensors |= {f"average.{i}": w for i, w in enumerate(average.weights)}
-        save_state(folder, step, tensors | pack_optimizers(optimizers), history)
-
-    def validate() -> tuple[Tensor, Tensor]:
-        average.swap(model)
-        model.eval()
-        result = accumulate(model, validation, settings, device, train=False)
-        model.train()
-        average.swap(model)
-        return result
-
-    names = [m.name for m in table.modalities]
-    val: dict[str, float] = {}
-    seen_C, sums_C = torch.zeros(len(names)), torch.zeros(len(names))
-    every = max(1, min(20, settings.steps // 50))
-    with (
-        bar("train", settings.steps, "steps", first) as progress,
-        Interrupt().watch() as interrupt,
-        (folder / "log.jsonl").open("a") as log,
-    ):
-        started = time.perf_counter()
-        for step, picked in enumerate(order.steps(first, settings.steps), first):
-            batches = masked_batches(table, picked, config.masking, seed, MASKS, step)
-            torch.manual_seed(derive_seed(seed, DROPOUT, step))
-            rate = learning_rate(step, settings)
-            for optimizer in optimizers:
-                for entry in optimizer.param_groups:
-                    entry["lr"] = rate
-            sums, counts = accumulate(model, batches, settings, device, train=True)
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
-            if not bool(torch.isfinite(norm)) or not bool(torch.isfinite(sums).all()):
-                shown = dict(zip(names, sums.tolist(), strict=True))
-                raise UserError(
-                    f"the loss is not finite at step {step + 1} ({shown}); "
-                    f"clips: {', '.join(table.clip_ids[picked[:8]])}, ...; "
-                    f"lower --train.lr or --train.clip-norm and start again with --overwrite"
-                )
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-            average.update(model)
-            history["tokens"] += sum(b.enc_ids_BN.numel() + b.dec_ids_BM.numel() for b in batches)
-            seen_C, sums_C = seen_C + counts, sums_C + sums
-            done = step + 1
-            last = done == settings.steps
-            if done % every == 0 or last:
-                line: dict[str, Any] = {"step": done, "lr": rate, "grad_norm": float(norm)}
-                line["loss"] = _means(names, sums_C, seen_C)
-                seen_C, sums_C = torch.zeros_like(seen_C), torch.zeros_like(sums_C)
-                if done % settings.val_every < every or last:
-                    val = _means(names, *validate())
-                    line["val"] = val
-                log.write(json.dumps(line) + "\n")
-                log.flush()
-                progress.advance(0, note=" ".join(f"{k} {v:.2f}" for k, v in line["loss"].items()))
-            progress.advance()
-            wanted = interrupt.asked or stop(done)
-            if done % settings.save_every == 0 or wanted or last:
-                now = time.perf_counter()
-                history["seconds"], started = history["seconds"] + now - started, now
-                save(done)
-            if wanted and not last:
-                raise KeyboardInterrupt
-    if not val:  # all steps were done before, only the checkpoint was missing
-        val = _means(names, *validate())
-    average.swap(model)
-    save_model(model.eval(), table.vocabulary, folder / "checkpoint")
-    if interrupt.asked:
-        raise KeyboardInterrupt
-    return {
-        "steps": settings.steps,
-        "parameters": model.num_parameters,
-        "device": str(device),
-        "train_seconds": round(history["seconds"], 1),
-        "tokens": int(history["tokens"]),
-        "tokens_per_second": round(history["tokens"] / max(history["seconds"], 1e-9)),
-        "epochs": round(settings.steps * settings.batch_size / len(rows), 1),
-        "val": val,
-    }
+    prepare_matmul()
+    if world is None:
+        world = open_world(config.train, resolve_dtype(config.train, resolve_device("auto")))
+    return Trainer(config, table, folder, world).run(stop)
 
 
-def _means(names: list[str], sums_C: Tensor, counts_C: Tensor) -> dict[str, float]:
+def _means(names: list[str], sums: list[float], counts: list[float]) -> dict[str, float]:
     """Return the mean cross-entropy of each modality that had targets."""
-    pairs = zip(names, sums_C.tolist(), counts_C.tolist(), strict=True)
-    return {name: total / count for name, total, count in pairs if count}
+    return {n: s / c for n, s, c in zip(names, sums, counts, strict=True) if c}

@@ -24,10 +24,10 @@ from nano4m.evaluate.retrieval import pairs, retrieval
 from nano4m.evaluate.stats import score
 from nano4m.modalities import FRAMED
 from nano4m.model.fourm import FourM
+from nano4m.precision import prepare_matmul, resolve_device
 from nano4m.progress import bar, say
 from nano4m.table import TokenTable
 from nano4m.tokenizers.base import Tokenizer
-from nano4m.train import resolve_device
 
 
 def choose_clips(
@@ -175,7 +175,8 @@ def evaluate_run(
         UserError: Too few clips, or tables that do not belong together.
     """
     started = time.perf_counter()
-    bench = build_bench(config, clips, table, model.to(resolve_device(config.train)).eval())
+    prepare_matmul()
+    bench = build_bench(config, clips, table, model.to(resolve_device(config.train.device)).eval())
     train = table.rows("train")
     text = next((i for i, m in enumerate(bench.tokens.modalities) if m.is_text), None)
     judges: dict[str, Judge] = {}

@@ -1,28 +1,31 @@
 """The transformer: given tokens in, a prediction for every asked-for position out.
 
-A masked encoder-decoder after 4M (arXiv:2312.06647). Changed: one table and one head per modality
-over that modality's own ids, coordinates instead of a running index, and one register token that is
-always in the encoder, so that generation from nothing has something to attend to.
+A masked encoder-decoder after 4M (arXiv:2312.06647). Changed: coordinates instead of a running
+index, and, unless the configuration says otherwise, one table and one head per modality over that
+modality's own ids, and one register token that is always in the encoder, so that generation from
+nothing has something to attend to.
 
 Shapes: B batch, N encoder tokens, M decoder tokens, D width, V vocabulary of one modality.
 """
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from nano4m.batch import MaskedBatch
-from nano4m.config import ModelConfig
 from nano4m.modalities import Modality
+from nano4m.model.config import ModelConfig
 from nano4m.model.layers import DecoderBlock, EncoderBlock
-from nano4m.model.positions import sincos2d
+from nano4m.model.positions import Positions
 
 
 class Context(NamedTuple):
-    """What the encoder hands to the decoder: one state for each given token and for the register.
+    """What the encoder hands to the decoder: one state for each given token, the register first.
 
     Attributes:
         states_BND: float (B, N, D).
@@ -42,54 +45,64 @@ class FourM(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.modalities = config, modalities
-        dim, hidden = config.dim, int(config.dim * config.mlp_ratio)
+        dim = config.dim
         sizes = [m.vocab_size for m in modalities]
-        # One matrix holds the tables of all modalities; offsets keep their rows apart.
-        self.table = nn.Embedding(sum(sizes), dim)
-        starts = [sum(sizes[:i]) for i in range(len(sizes))]
-        self.register_buffer("starts_C", torch.tensor(starts), persistent=False)
+        shared = config.tables == "shared"
+        # One matrix holds all tables. Offsets keep the rows of modalities apart, or are all 0.
+        rows = max(sizes) if shared else sum(sizes)
+        self.starts = tuple(0 if shared else sum(sizes[:i]) for i in range(len(sizes)))
+        self.table = nn.Embedding(rows, dim)
+        self.register_buffer("starts_C", torch.tensor(self.starts), persistent=False)
+        self.positions = Positions(config, modalities)
         self.encoder_modality = nn.Embedding(len(modalities), dim)
         self.decoder_modality = nn.Embedding(len(modalities), dim)
-        self.register = nn.Parameter(torch.zeros(1, 1, dim))
-        block = (dim, config.head_dim, hidden, dropout)
-        self.encoder = nn.ModuleList(EncoderBlock(*block) for _ in range(config.encoder_depth))
+        self.register = nn.Parameter(torch.zeros(1, 1, dim)) if config.register_token else None
+        depths = range(config.encoder_depth), range(config.decoder_depth)
+        self.encoder = nn.ModuleList(EncoderBlock(config, dropout) for _ in depths[0])
         self.encoder_norm = nn.LayerNorm(dim, eps=1e-6, bias=False)
-        self.context = nn.Linear(dim, dim, bias=False)
-        self.decoder = nn.ModuleList(DecoderBlock(*block) for _ in range(config.decoder_depth))
+        self.context = nn.Linear(dim, dim, bias=config.context == "positioned")
+        self.decoder = nn.ModuleList(DecoderBlock(config, dropout) for _ in depths[1])
         self.decoder_norm = nn.LayerNorm(dim, eps=1e-6, bias=False)
-        self.heads = nn.ModuleList(nn.Linear(dim, size, bias=False) for size in sizes)
+        heads = [] if config.tied else [rows] if shared else sizes
+        self.heads = nn.ModuleList(nn.Linear(dim, size, bias=False) for size in heads)
 
     def init_weights(
         self, generator: torch.Generator, codes: Mapping[str, Tensor] | None = None
     ) -> None:
         """Draw all weights; heads start at 0, so that an untrained model predicts uniformly.
 
-        Tables are N(0, 1) and matrices N(0, 1 / fan_in), the projections back into the stream
-        divided by the root of their number: what a token says is then as loud as where it stands.
-        With the common N(0, 0.02) the fixed positions drown it: measured on spoken digits, the
-        first 200 steps learn nothing.
+        ``scaled``: tables are N(0, 1) and matrices N(0, 1 / fan_in), the projections back into the
+        stream divided by the root of their number: what a token says is then as loud as where it
+        stands. With ``normal``, the common N(0, 0.02) of tables and matrices, the fixed positions
+        drown it: measured on spoken digits, the first 200 steps learn nothing.
+
+        Raises:
+            ValueError: ``codes`` for a table that the modalities share.
         """
+        if codes and self.config.tables == "shared":
+            raise ValueError("codes start tables of single modalities; this one is shared")
         depth = 2 * self.config.encoder_depth + 3 * self.config.decoder_depth
         tables = {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding)}
+        normal = 0.02 if self.config.init == "normal" else None
         with torch.no_grad():
             for name, weight in self.named_parameters():
-                if name.startswith("heads."):
+                if name.startswith("heads.") or name.endswith(".bias"):
                     weight.zero_()
                 elif id(weight) in tables or weight is self.register:
-                    weight.normal_(0.0, 1.0, generator=generator)
+                    weight.normal_(0.0, normal or 1.0, generator=generator)
                 elif weight.ndim == 2:
                     back = name.endswith(("out.weight", "down.weight"))
                     std = 1 / math.sqrt(weight.shape[1] * (depth if back else 1))
-                    weight.normal_(0.0, std, generator=generator)
+                    weight.normal_(0.0, normal or std, generator=generator)
             for index, modality in enumerate(self.modalities):
                 if codes is not None and modality.name in codes:
                     vectors = codes[modality.name].float()
                     vectors = (vectors - vectors.mean(0)) / vectors.std().clamp_min(1e-6)
                     projection = torch.empty(vectors.shape[1], self.config.dim)
                     projection.normal_(0.0, vectors.shape[1] ** -0.5, generator=generator)
-                    first = int(self.starts_C[index])  # type: ignore[index]
-                    rows = self.table.weight[first : first + modality.vocab_size]
-                    rows.mul_(0.6).add_(vectors @ projection, alpha=0.8)
+                    # Shares 0.36 and 0.64 of the variance leave the scale of the table as it was.
+                    rows = self._rows(self.table.weight, index)
+                    rows.mul_(0.6).add_(vectors @ projection, alpha=0.8 * (normal or 1.0))
 
     @property
     def num_parameters(self) -> int:
@@ -101,34 +114,95 @@ class FourM(nn.Module):
         """Where the weights are."""
         return self.table.weight.device
 
+    @property
+    def trunk_parameters(self) -> int:
+        """Number of them in blocks, norms and context: what does not grow with a vocabulary."""
+        parts = (self.encoder, self.encoder_norm, self.context, self.decoder, self.decoder_norm)
+        return sum(p.numel() for part in parts for p in part.parameters())
+
+    def _rows(self, table: Tensor, index: int) -> Tensor:
+        """Return the rows of modality ``index``."""
+        return table[self.starts[index] : self.starts[index] + self.modalities[index].vocab_size]
+
+    def _block(self, block: nn.Module, *inputs: Any) -> Tensor:
+        """Call a block; with checkpointing, keep its inputs alone and compute it again for the
+        gradient."""
+        if self.config.checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
+
     def encode(self, ids_BN: Tensor, modality_BN: Tensor, coords_BN2: Tensor) -> Context:
-        """Return the context of the given tokens; the register comes first."""
+        """Return the context of the given tokens.
+
+        With RoPE nothing is added to a token: queries and keys turn by where they stand.
+        """
         x_BND = self.table(ids_BN + self.starts_C[modality_BN])  # type: ignore[index]
-        x_BND = x_BND + self.encoder_modality(modality_BN) + sincos2d(coords_BN2, self.config.dim)
-        x_BND = torch.cat([self.register.expand(len(x_BND), -1, -1), x_BND], dim=1)
+        x_BND = x_BND + self.encoder_modality(modality_BN)
+        if not self.config.rotary:
+            x_BND = x_BND + self.positions.added(modality_BN, coords_BN2, x_BND.dtype)
+        if self.register is not None:
+            x_BND = torch.cat([self.register.expand(len(x_BND), -1, -1), x_BND], dim=1)
+            modality_BN = F.pad(modality_BN, (1, 0))
+            coords_BN2 = F.pad(coords_BN2, (0, 0, 1, 0))
+        rotation = self.positions.rotation(modality_BN, coords_BN2)
         for block in self.encoder:
-            x_BND = block(x_BND)
-        first = (1, 0)
-        return Context(
-            self.context(self.encoder_norm(x_BND)),
-            nn.functional.pad(modality_BN, first),
-            nn.functional.pad(coords_BN2, (0, 0, *first)),
-        )
+            x_BND = self._block(block, x_BND, rotation)
+        states_BND = self.context(self.encoder_norm(x_BND))
+        if self.config.context == "positioned":
+            added = self.positions.added(modality_BN, coords_BN2, x_BND.dtype)
+            states_BND = states_BND + added
+        return Context(states_BND, modality_BN, coords_BN2)
 
     def decode(self, context: Context, modality_BM: Tensor, coords_BM2: Tensor) -> Tensor:
-        """Return the state of every asked-for position, (B, M, D), see ``logits``."""
-        x_BMD = self.decoder_modality(modality_BM) + sincos2d(coords_BM2, self.config.dim)
+        """Return the state of every asked-for position, (B, M, D), see ``logits``.
+
+        A query is nothing but its modality and its position, which is therefore added with RoPE
+        too: without it all queries of a modality would be equal.
+        """
+        x_BMD = self.decoder_modality(modality_BM)
+        x_BMD = x_BMD + self.positions.added(modality_BM, coords_BM2, x_BMD.dtype)
+        target = self.positions.rotation(modality_BM, coords_BM2)
+        source = self.positions.rotation(context.modality_BN, context.coords_BN2)
         for block in self.decoder:
-            x_BMD = block(x_BMD, context.states_BND)
+            x_BMD = self._block(block, x_BMD, context.states_BND, target, source)
         return self.decoder_norm(x_BMD)
 
-    def head_weight(self, index: int) -> Tensor:
-        """Return the rows (V, D) that training scores the targets of modality ``index`` by."""
-        return self.heads[index].weight
+    def head(self, index: int, full: bool = False) -> tuple[Tensor, float]:
+        """Return the rows (V, D) that score the ids of modality ``index``, and what states are
+        multiplied by before.
 
-    def logits(self, states: Tensor, index: int) -> Tensor:
-        """Return scores (..., V) over the ids of modality ``index`` from states (..., D)."""
-        return self.heads[index](states)
+        A tied head scores by the rows of the table, divided by the root of the width: rows of
+        N(0, 1) then start with scores of about 1 (T5, arXiv:1910.10683).
+
+        Args:
+            full: With a shared table, return the rows of the whole shared vocabulary, over which
+                the reference trains.
+
+        Raises:
+            ValueError: ``full`` where every modality has a head of its own.
+        """
+        shared = self.config.tables == "shared"
+        if full and not shared:
+            raise ValueError("full scores need tables 'shared'; here each modality has its own")
+        if not (self.config.tied or shared):
+            return self.heads[index].get_parameter("weight"), 1.0
+        whole = self.table if self.config.tied else self.heads[0]
+        weight = whole.get_parameter("weight")
+        scale = self.config.dim**-0.5 if self.config.tied else 1.0
+        return weight if full else self._rows(weight, index), scale
+
+    def logits(self, states: Tensor, index: int, full: bool = False) -> Tensor:
+        """Return scores (..., V) over the ids of modality ``index`` from states (..., D).
+
+        A soft cap is computed in float32 at least. ``full`` is that of ``head``.
+        """
+        weight, scale = self.head(index, full)
+        scores = F.linear(states if scale == 1 else states * scale, weight)
+        cap = self.config.logit_soft_cap
+        if cap:
+            at_least = torch.promote_types(scores.dtype, torch.float32)
+            scores = cap * torch.tanh(scores.to(at_least) / cap)
+        return scores
 
     def forward(self, batch: MaskedBatch) -> Tensor:
         """Return the decoder states (B, M, D) of a batch; the loss asks for their logits."""

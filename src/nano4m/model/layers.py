@@ -6,46 +6,94 @@ Shapes: B batch, N encoder tokens, M decoder tokens, D width, H heads, K head wi
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nano4m.model.config import ModelConfig
+from nano4m.model.positions import Rotation, rotate
 
-def _heads(x_BND: Tensor, head_dim: int) -> Tensor:
-    batch, length, width = x_BND.shape
-    return x_BND.view(batch, length, width // head_dim, head_dim).transpose(1, 2)
-
-
-def _merge(x_BHNK: Tensor) -> Tensor:
-    return x_BHNK.transpose(1, 2).flatten(2)
+MOST_KEYS = 1024
+"""Keys up to which attention on a CPU keeps its scores."""
 
 
-class SelfAttention(nn.Module):
-    """Full attention of a set on itself."""
+def _norm(dim: int) -> nn.LayerNorm:
+    return nn.LayerNorm(dim, eps=1e-6, bias=False)
 
-    def __init__(self, dim: int, head_dim: int) -> None:
+
+def attention(q_BHMK: Tensor, k_BHNK: Tensor, v_BHNK: Tensor) -> Tensor:
+    """Return softmax(q k' / sqrt(K)) v, (B, H, M, K), by the way that is fast on the device.
+
+    PyTorch's fused attention for CPUs multiplies in tiles too small for these lengths: forward and
+    backward in bf16 take 5 to 9 times as long as three plain steps (docs/PERFORMANCE.md). Those
+    keep the (M, N) scores, which at a few hundred tokens is little; longer ones go the fused way.
+    """
+    if q_BHMK.device.type != "cpu" or k_BHNK.shape[2] > MOST_KEYS:
+        return F.scaled_dot_product_attention(q_BHMK, k_BHNK, v_BHNK)
+    scores_BHMN = (q_BHMK * q_BHMK.shape[-1] ** -0.5) @ k_BHNK.transpose(-1, -2)
+    return scores_BHMN.softmax(-1) @ v_BHNK
+
+
+class _Attention(nn.Module):
+    """What self- and cross-attention share: heads, norms of queries and keys, rotations."""
+
+    def __init__(self, dim: int, head_dim: int, qk_norm: bool) -> None:
         super().__init__()
         self.head_dim = head_dim
+        # Source: ViT-22B (arXiv:2302.05442), a LayerNorm over each head of queries and keys.
+        self.norm_q = _norm(head_dim) if qk_norm else nn.Identity()
+        self.norm_k = _norm(head_dim) if qk_norm else nn.Identity()
+
+    def attend(
+        self,
+        q_BMD: Tensor,
+        k_BND: Tensor,
+        v_BND: Tensor,
+        query: Rotation | None,
+        key: Rotation | None,
+    ) -> Tensor:
+        """Return the values that each query gathers, heads side by side, (B, M, D)."""
+        q, k, v = (self._heads(t) for t in (q_BMD, k_BND, v_BND))
+        q, k = self.norm_q(q), self.norm_k(k)
+        if query is not None and key is not None:
+            q, k = rotate(q, query), rotate(k, key)
+        # Autocast computes norms in float32.
+        q, k = q.to(v.dtype), k.to(v.dtype)
+        return attention(q, k, v).transpose(1, 2).flatten(2)
+
+    def _heads(self, x_BND: Tensor) -> Tensor:
+        return x_BND.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+
+class SelfAttention(_Attention):
+    """Full attention of a set on itself."""
+
+    def __init__(self, dim: int, head_dim: int, qk_norm: bool = False) -> None:
+        super().__init__(dim, head_dim, qk_norm)
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
 
-    def forward(self, x_BND: Tensor) -> Tensor:
+    def forward(self, x_BND: Tensor, rotation: Rotation | None = None) -> Tensor:
         """Return (B, N, D)."""
-        q, k, v = (_heads(t, self.head_dim) for t in self.qkv(x_BND).chunk(3, dim=-1))
-        return self.out(_merge(F.scaled_dot_product_attention(q, k, v)))
+        q, k, v = self.qkv(x_BND).chunk(3, dim=-1)
+        return self.out(self.attend(q, k, v, rotation, rotation))
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(_Attention):
     """Attention of decoder queries on the context."""
 
-    def __init__(self, dim: int, head_dim: int) -> None:
-        super().__init__()
-        self.head_dim = head_dim
+    def __init__(self, dim: int, head_dim: int, qk_norm: bool = False) -> None:
+        super().__init__(dim, head_dim, qk_norm)
         self.q = nn.Linear(dim, dim, bias=False)
         self.kv = nn.Linear(dim, 2 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
 
-    def forward(self, x_BMD: Tensor, context_BND: Tensor) -> Tensor:
-        """Return (B, M, D)."""
-        q = _heads(self.q(x_BMD), self.head_dim)
-        k, v = (_heads(t, self.head_dim) for t in self.kv(context_BND).chunk(2, dim=-1))
-        return self.out(_merge(F.scaled_dot_product_attention(q, k, v)))
+    def forward(
+        self,
+        x_BMD: Tensor,
+        context_BND: Tensor,
+        target: Rotation | None = None,
+        source: Rotation | None = None,
+    ) -> Tensor:
+        """Return (B, M, D); queries turn by where they stand, keys by where the context stands."""
+        k, v = self.kv(context_BND).chunk(2, dim=-1)
+        return self.out(self.attend(self.q(x_BMD), k, v, target, source))
 
 
 class Mlp(nn.Module):
@@ -61,40 +109,70 @@ class Mlp(nn.Module):
         return self.down(F.gelu(self.up(x_BND)))
 
 
-class EncoderBlock(nn.Module):
-    """x += attention(norm(x)); x += mlp(norm(x))."""
+class SwiGlu(nn.Module):
+    """down(silu(gate) * value). Source: GLU Variants (arXiv:2002.05202).
 
-    def __init__(self, dim: int, head_dim: int, hidden: int, dropout: float) -> None:
+    It has three matrices where ``Mlp`` has two, so it is two thirds as wide, rounded up to a
+    multiple of 8: about as many parameters.
+    """
+
+    def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6, bias=False)
-        self.attention = SelfAttention(dim, head_dim)
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6, bias=False)
-        self.mlp = Mlp(dim, hidden)
-        self.drop = nn.Dropout(dropout)
+        width = -(-2 * hidden // 24) * 8
+        self.up = nn.Linear(dim, 2 * width, bias=False)
+        self.down = nn.Linear(width, dim, bias=False)
 
     def forward(self, x_BND: Tensor) -> Tensor:
         """Return (B, N, D)."""
-        x_BND = x_BND + self.drop(self.attention(self.norm1(x_BND)))
+        gate, value = self.up(x_BND).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * value)
+
+
+MLPS: dict[str, type[Mlp] | type[SwiGlu]] = {"gelu": Mlp, "swiglu": SwiGlu}
+
+
+class EncoderBlock(nn.Module):
+    """x += attention(norm(x)); x += mlp(norm(x))."""
+
+    def __init__(self, config: ModelConfig, dropout: float) -> None:
+        super().__init__()
+        dim = config.dim
+        self.norm1 = _norm(dim)
+        self.attention = SelfAttention(dim, config.head_dim, config.qk_norm)
+        self.norm2 = _norm(dim)
+        self.mlp = MLPS[config.mlp](dim, int(dim * config.mlp_ratio))
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x_BND: Tensor, rotation: Rotation | None = None) -> Tensor:
+        """Return (B, N, D)."""
+        x_BND = x_BND + self.drop(self.attention(self.norm1(x_BND), rotation))
         return x_BND + self.drop(self.mlp(self.norm2(x_BND)))
 
 
 class DecoderBlock(nn.Module):
     """Self-attention among all queries, cross-attention on the context, MLP."""
 
-    def __init__(self, dim: int, head_dim: int, hidden: int, dropout: float) -> None:
+    def __init__(self, config: ModelConfig, dropout: float) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6, bias=False)
-        self.attention = SelfAttention(dim, head_dim)
-        self.norm_query = nn.LayerNorm(dim, eps=1e-6, bias=False)
-        self.norm_context = nn.LayerNorm(dim, eps=1e-6, bias=False)
-        self.cross = CrossAttention(dim, head_dim)
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6, bias=False)
-        self.mlp = Mlp(dim, hidden)
+        dim = config.dim
+        self.norm1 = _norm(dim)
+        self.attention = SelfAttention(dim, config.head_dim, config.qk_norm)
+        self.norm_query = _norm(dim)
+        self.norm_context = _norm(dim)
+        self.cross = CrossAttention(dim, config.head_dim, config.qk_norm)
+        self.norm2 = _norm(dim)
+        self.mlp = MLPS[config.mlp](dim, int(dim * config.mlp_ratio))
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x_BMD: Tensor, context_BND: Tensor) -> Tensor:
-        """Return (B, M, D)."""
-        x_BMD = x_BMD + self.drop(self.attention(self.norm1(x_BMD)))
+    def forward(
+        self,
+        x_BMD: Tensor,
+        context_BND: Tensor,
+        target: Rotation | None = None,
+        source: Rotation | None = None,
+    ) -> Tensor:
+        """Return (B, M, D); ``target`` and ``source`` as in ``CrossAttention``."""
+        x_BMD = x_BMD + self.drop(self.attention(self.norm1(x_BMD), target))
         context = self.norm_context(context_BND)
-        x_BMD = x_BMD + self.drop(self.cross(self.norm_query(x_BMD), context))
+        x_BMD = x_BMD + self.drop(self.cross(self.norm_query(x_BMD), context, target, source))
         return x_BMD + self.drop(self.mlp(self.norm2(x_BMD)))

@@ -1,17 +1,54 @@
-"""Fixed positions from coordinates.
+"""Fixed positions from coordinates: added to the stream, or as rotations of queries and keys.
 
-Shapes: B batch, N tokens, D width.
+Angles are computed in float32 and cast afterwards: in half precision neighbours at the end of a
+long sequence would share a position.
+
+Shapes: B batch, N tokens, C modalities, P positions, D width, H heads, K head width.
 """
 
+from typing import NamedTuple
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from nano4m.modalities import Modality
+from nano4m.model.config import ModelConfig
+
+BASE = 10000.0
 
 
-def sincos2d(coords_BN2: Tensor, dim: int, base: float = 10000.0) -> Tensor:
+class Rotation(NamedTuple):
+    """Cosine and sine of the angle of each pair of channels, float32 (B, 1, N, K / 2)."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+def _angles(value: Tensor, count: int) -> Tensor:
+    """Return ``value`` times each of ``count`` frequencies BASE^(-k / count), float32."""
+    k = torch.arange(count, dtype=torch.float32, device=value.device)
+    return value[..., None].float() * BASE ** (-k / count)
+
+
+def sincos1d(position: Tensor, dim: int) -> Tensor:
+    """Sine-cosine embedding of a position, float32 (..., D): all sines, then all cosines.
+
+    Source: Attention Is All You Need (arXiv:1706.03762), section 3.5, not interleaved.
+
+    Raises:
+        ValueError: ``dim`` is odd.
+    """
+    if dim % 2:
+        raise ValueError(f"sincos1d needs an even width, not {dim}")
+    angle = _angles(position, dim // 2)
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+def sincos2d(coords_BN2: Tensor, dim: int) -> Tensor:
     """Sine-cosine embedding of two coordinates, float32 (B, N, D).
 
     Half of the width encodes the first coordinate, half the second; each half is sines, then
-    cosines at frequencies base^(-k / (dim / 4)). Source: 4M (arXiv:2312.06647), after MAE
+    cosines at frequencies 10000^(-k / (dim / 4)). Source: 4M (arXiv:2312.06647), after MAE
     (arXiv:2111.06377).
 
     Raises:
@@ -19,6 +56,78 @@ def sincos2d(coords_BN2: Tensor, dim: int, base: float = 10000.0) -> Tensor:
     """
     if dim % 4:
         raise ValueError(f"sincos2d needs a width that is a multiple of 4, not {dim}")
-    k = torch.arange(dim // 4, dtype=torch.float32, device=coords_BN2.device)
-    angle = coords_BN2[..., None].float() * base ** (-k / (dim // 4))
+    angle = _angles(coords_BN2, dim // 4)
     return torch.cat([angle.sin(), angle.cos()], dim=-1).flatten(-2)
+
+
+def rope1d(position_BN: Tensor, head_dim: int) -> Rotation:
+    """Rotation by one position: pair k turns by position * 10000^(-k / (K / 2)).
+
+    Source: RoFormer (arXiv:2104.09864); pairs are channels k and k + K / 2.
+
+    Raises:
+        ValueError: ``head_dim`` is odd.
+    """
+    if head_dim % 2:
+        raise ValueError(f"rope1d needs an even head_dim, not {head_dim}")
+    angle = _angles(position_BN, head_dim // 2)[:, None]
+    return Rotation(angle.cos(), angle.sin())
+
+
+def rope2d(coords_BN2: Tensor, head_dim: int) -> Rotation:
+    """Rotation by two coordinates: the first half of the pairs by the first, the rest by the other.
+
+    Source: RoPE for vision transformers, axial form (arXiv:2403.13298).
+
+    Raises:
+        ValueError: ``head_dim`` is not a multiple of 4.
+    """
+    if head_dim % 4:
+        raise ValueError(f"rope2d needs a head_dim that is a multiple of 4, not {head_dim}")
+    angle = _angles(coords_BN2, head_dim // 4).flatten(-2)[:, None]
+    return Rotation(angle.cos(), angle.sin())
+
+
+def rotate(x_BHNK: Tensor, rotation: Rotation) -> Tensor:
+    """Turn each pair of channels (k, k + K / 2) of (B, H, N, K) by its angle."""
+    cos, sin = (t.to(x_BHNK.dtype) for t in rotation)
+    first, second = x_BHNK.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+class Positions(nn.Module):
+    """Where a token stands, in the way that ``ModelConfig.positions`` names.
+
+    In one dimension a token stands at row * columns + column of its modality (text: at its index),
+    and what is added is a row of ``table``. The table is a part of the checkpoint: the sines of
+    another machine differ in the last bit of float32, and weights trained with one table keep it.
+    """
+
+    def __init__(self, config: ModelConfig, modalities: tuple[Modality, ...]) -> None:
+        super().__init__()
+        self.config = config
+        columns = torch.tensor([m.columns for m in modalities])
+        self.register_buffer("columns_C", columns, persistent=False)
+        table = None
+        if config.positions in ("sincos1d", "rope1d"):
+            longest = max(m.length for m in modalities)
+            table = sincos1d(torch.arange(longest), config.dim)
+        self.register_buffer("table", table)
+
+    def _index(self, modality_BN: Tensor, coords_BN2: Tensor) -> Tensor:
+        row_BN, column_BN = coords_BN2.long().unbind(-1)
+        return row_BN * self.columns_C[modality_BN] + column_BN  # type: ignore[index]
+
+    def added(self, modality_BN: Tensor, coords_BN2: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the embedding that is added to the stream, ``dtype`` (B, N, D)."""
+        if self.table is None:
+            return sincos2d(coords_BN2, self.config.dim).to(dtype)
+        return self.table[self._index(modality_BN, coords_BN2)].to(dtype)  # type: ignore[index]
+
+    def rotation(self, modality_BN: Tensor, coords_BN2: Tensor) -> Rotation | None:
+        """Return the rotation of queries or keys that stand there; None without RoPE."""
+        if self.config.positions == "rope1d":
+            return rope1d(self._index(modality_BN, coords_BN2), self.config.head_dim)
+        if self.config.positions == "rope2d":
+            return rope2d(coords_BN2, self.config.head_dim)
+        return None

@@ -1,0 +1,95 @@
+"""The record of a training run: JSON lines always, TensorBoard or Weights & Biases beside them."""
+
+import json
+import os
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from nano4m.errors import UserError
+
+
+def trim(path: Path, step: int) -> None:
+    """Forget what was logged after ``step``, so that a resumed run logs it once."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        # A killed process may have left half a line at the end.
+        with suppress(json.JSONDecodeError):
+            if json.loads(line)["step"] <= step:
+                kept.append(f"{line}\n")
+    part = path.with_name(path.name + ".part")
+    part.write_text("".join(kept))
+    os.replace(part, path)
+
+
+def _flat(entry: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    found: dict[str, float] = {}
+    for key, value in entry.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}/")
+        elif key != "step":
+            found[prefix + key] = float(value)
+    return found
+
+
+class Tracker:
+    """Writes ``log.jsonl`` in ``folder`` and, where asked for, a tracker's own form of it.
+
+    Args:
+        folder: Of the stage; the log is continued after ``step``.
+        kind: ``auto``, ``none``, ``tensorboard`` or ``wandb``, see ``TrainConfig.tracker``.
+        step: Last step whose state was resumed.
+        settings: The configuration, for trackers that show it.
+
+    Raises:
+        UserError: The tracker's package is not installed.
+    """
+
+    def __init__(self, folder: Path, kind: str, step: int, settings: dict[str, Any]) -> None:
+        trim(folder / "log.jsonl", step)
+        self._log = (folder / "log.jsonl").open("a")
+        self._board: Any = None
+        self._run: Any = None
+        if kind == "auto":
+            kind = "tensorboard" if find_spec("tensorboard") else "none"
+        if kind == "tensorboard":
+            if not find_spec("tensorboard"):
+                raise UserError(
+                    "--train.tracker tensorboard: it is not installed; "
+                    "run: pip install 'nano4m-audio[scale]'"
+                )
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+        elif kind == "wandb":
+            if not find_spec("wandb"):
+                raise UserError(
+                    "--train.tracker wandb: it is not installed; "
+                    "run: pip install 'nano4m-audio[wandb]'"
+                )
+            import wandb
+
+            self._run = wandb.init(project="nano4m", dir=folder, config=settings, resume="allow")
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Record one line; ``step`` is its place, every other number a curve."""
+        self._log.write(json.dumps(line) + "\n")
+        self._log.flush()
+        if self._board is not None:
+            for name, value in _flat(line).items():
+                self._board.add_scalar(name, value, line["step"])
+        if self._run is not None:
+            self._run.log(_flat(line), step=line["step"])
+
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._log.close()
+        if self._board is not None:
+            self._board.close()
+        if self._run is not None:
+            self._run.finish()
