@@ -166,7 +166,7 @@ def test_the_installed_command_and_the_module_are_the_same():
         ("run farm --train.batch-size 30", "nano4m: train.batch_size 30 is not a multiple of"),
         ("run farm --clips.picture-size 20", "does not divide clips.picture_size 20"),
         ("info", "nano4m: usage: nano4m info WHAT"),
-        ("info tokenizer", "'tokenizer' is no preset, no registry and no folder of a run or a"),
+        ("info tokenizer", "'tokenizer' is no preset, no registry and no folder of a run, a"),
         ("info tokenizer", "did you mean 'tokenizers'?"),
     ],
 )
