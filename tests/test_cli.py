@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from nano4m import __version__, checkpoint, train
+from nano4m import __version__, checkpoint, cli, train
 from nano4m.cli import COMMANDS, main
 from nano4m.config import Config
 from nano4m.evaluate.results import Results
@@ -165,8 +165,12 @@ def test_the_installed_command_and_the_module_are_the_same():
         ("run farm --model.dim 30", "nano4m: --model: dim 30 is not a multiple of head_dim 32"),
         ("run farm --train.batch-size 30", "nano4m: train.batch_size 30 is not a multiple of"),
         ("run farm --clips.picture-size 20", "does not divide clips.picture_size 20"),
+        ("run farm --size d6-w51", "nano4m: unknown size 'd6-w51'; did you mean 'd6-w512'?"),
+        ("run farm --size", "Missing value for argument '--size'"),
+        ("run farm --model.tables shared", "one for all; add --train.no-codes"),
+        ("convert nowhere --out there", "nano4m: nothing is at nowhere; give a published"),
         ("info", "nano4m: usage: nano4m info WHAT"),
-        ("info tokenizer", "'tokenizer' is no preset, no registry and no folder of a run or a"),
+        ("info tokenizer", "'tokenizer' is no preset, no registry and no folder of a run, a"),
         ("info tokenizer", "did you mean 'tokenizers'?"),
     ],
 )
@@ -199,6 +203,14 @@ def test_a_stage_before_its_time_says_what_to_run(fails, tmp_path):
 
 
 # -- info --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", ["--size d6-w512", "--size=d6-w512"])
+def test_options_change_a_named_size_wherever_they_stand(given):
+    for line in (f"farm {given} --model.dim 256", f"farm --model.dim 256 {given}"):
+        config, options = cli._parse("run", line.split())
+        assert options.size == "d6-w512"
+        assert (config.model.encoder_depth, config.model.dim, config.model.head_dim) == (6, 256, 64)
 
 
 @pytest.mark.parametrize("what", [*PRESETS, *REGISTRIES])

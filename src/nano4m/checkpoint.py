@@ -85,8 +85,8 @@ def load_model(folder: Path) -> tuple[FourM, Vocabulary]:
     differ = different_tensors(model.state_dict(), weights)
     if differ:
         raise UserError(
-            f"the weights at {folder} are of another architecture or of other modalities than "
-            f"its config.json and modalities.json say: {differ}"
+            f"the weights at {folder} are of another architecture: {differ}; its config.json and "
+            f"modalities.json say otherwise"
         )
     model.load_state_dict(weights)
     return model.eval(), vocabulary
