@@ -93,13 +93,19 @@ class SampleOrder:
 
 
 def masked_batches(
-    table: TokenTable, rows: np.ndarray, config: MaskingConfig, seed: int, stream: int, index: int
+    table: TokenTable,
+    rows: np.ndarray,
+    config: MaskingConfig,
+    seed: int,
+    stream: int,
+    index: int,
+    progress: float = 1.0,
 ) -> list[MaskedBatch]:
     """Gather ``rows`` with random views and mask them; depends on the arguments alone."""
     ids, valid = table.gather(rows, np.random.default_rng([seed, VIEWS, stream, index]))
     tokens = TokenSequence(table.modalities)
     draw = generator(seed, stream, index)
-    return mask(torch.from_numpy(ids), torch.from_numpy(valid), tokens, config, draw)
+    return mask(torch.from_numpy(ids), torch.from_numpy(valid), tokens, config, draw, progress)
 
 
 def resolve_device(config: TrainConfig) -> torch.device:
@@ -263,7 +269,9 @@ def train_model(
     ):
         started = time.perf_counter()
         for step, picked in enumerate(order.steps(first, settings.steps), first):
-            batches = masked_batches(table, picked, config.masking, seed, MASKS, step)
+            batches = masked_batches(
+                table, picked, config.masking, seed, MASKS, step, step / settings.steps
+            )
             torch.manual_seed(derive_seed(seed, DROPOUT, step))
             rate = learning_rate(step, settings)
             for optimizer in optimizers:
