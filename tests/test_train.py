@@ -64,7 +64,9 @@ def test_stop_and_resume_equals_no_stop_bit_for_bit(tmp_path, stop_at):
 
 
 def test_it_learns_the_class_structure(tmp_path):
-    config = _with(steps=300, lr=5e-3, val_every=300, save_every=300, dropout=0.0, ema=0.9)
+    config = _with(
+        steps=300, val_samples=96, lr=5e-3, val_every=300, save_every=300, dropout=0.0, ema=0.9
+    )
     summary = train_model(config, tiny_table(600, num_classes=2), tmp_path)
     sizes = {"rgb": 11, "depth": 7, "normals": 9, "sound": 16}
     for name, size in sizes.items():

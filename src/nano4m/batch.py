@@ -4,7 +4,7 @@ Shapes: B samples, L all token slots of a clip, C modalities, N inputs, M target
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import torch
@@ -32,9 +32,33 @@ class MaskedBatch(NamedTuple):
         return MaskedBatch(*(t.to(device, non_blocking=True) for t in self))
 
 
+class _Slots(NamedTuple):
+    """What a tuple of modalities says about each slot, int64 and bool (L,), and coords (L, 2)."""
+
+    modality_L: Tensor
+    coords_L2: Tensor
+    index_L: Tensor
+    is_text_L: Tensor
+
+
+@lru_cache(maxsize=32)
+def _slots(modalities: tuple[Modality, ...]) -> _Slots:
+    """Compute the slots once: a sequence is made anew for every step of training."""
+    indices = [torch.full((m.length,), i) for i, m in enumerate(modalities)]
+    return _Slots(
+        torch.cat(indices),
+        torch.tensor([c for m in modalities for c in m.coordinates()]),
+        torch.cat([torch.arange(m.length) for m in modalities]),
+        torch.cat([torch.full((m.length,), m.is_text) for m in modalities]),
+    )
+
+
 @dataclass(frozen=True)
 class TokenSequence:
-    """The token slots of a clip, modality after modality (``TokenTable.gather`` has this order)."""
+    """The token slots of a clip, modality after modality (``TokenTable.gather`` has this order).
+
+    Its tensors are shared by all sequences of the same modalities: do not write into them.
+    """
 
     modalities: tuple[Modality, ...]
 
@@ -50,14 +74,29 @@ class TokenSequence:
         return tuple(slice(e - m.length, e) for e, m in zip(ends, self.modalities, strict=True))
 
     @cached_property
+    def units(self) -> tuple[tuple[int, int], ...]:
+        """Number and size in tokens of the units of each modality: rows, frames, text tokens."""
+        return tuple((m.shape[0], m.length // m.shape[0]) for m in self.modalities)
+
+    @cached_property
     def modality_L(self) -> Tensor:
         """Index of the modality of each slot, int64."""
-        return torch.cat([torch.full((m.length,), i) for i, m in enumerate(self.modalities)])
+        return _slots(self.modalities).modality_L
 
     @cached_property
     def coords_L2(self) -> Tensor:
-        """Coordinates of each slot, int64."""
-        return torch.tensor([c for m in self.modalities for c in m.coordinates()])
+        """Coordinates of each slot, int64; the first one is the slot's unit."""
+        return _slots(self.modalities).coords_L2
+
+    @cached_property
+    def index_L(self) -> Tensor:
+        """Position of each slot inside its modality, int64."""
+        return _slots(self.modalities).index_L
+
+    @cached_property
+    def is_text_L(self) -> Tensor:
+        """Whether a slot belongs to a text, bool."""
+        return _slots(self.modalities).is_text_L
 
     def index(self, name: str) -> int:
         """Return the position of a modality in the sequence."""

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from nano4m.config_masking import MaskingConfig as MaskingConfig
 from nano4m.modalities import MODALITIES
 from nano4m.model.config import ModelConfig as ModelConfig
 from nano4m.section import Positive, Section, Share
@@ -139,33 +140,6 @@ TokenizerConfig = Annotated[ImageVQ | MelVQ | Bpe, Field(discriminator="kind")]
 
 
 # -- ids to ids --------------------------------------------------------------------------------
-
-
-class MaskingConfig(Section):
-    """Which tokens are given and which are asked for, as a mixture of strategies."""
-
-    any_to_any: Annotated[float, Field(ge=0)] = Field(
-        0.9, description="Weight of: each modality is given, asked for, split or left out."
-    )
-    dirichlet: Annotated[float, Field(ge=0)] = Field(
-        0.1, description="Weight of: 4M's random budgets over all modalities."
-    )
-    alphas: tuple[float, ...] = Field(
-        (0.1, 1.0, 10.0), description="Dirichlet concentrations, mixed."
-    )
-    max_inputs: Positive = Field(128, description="Most input tokens of the Dirichlet strategy.")
-    max_targets: Positive = Field(128, description="Most target tokens of the Dirichlet strategy.")
-    group_size: Positive = Field(16, description="Samples that share one draw of roles and totals.")
-
-    @model_validator(mode="after")
-    def _some_strategy(self) -> "MaskingConfig":
-        if self.any_to_any + self.dirichlet <= 0:
-            raise ValueError(
-                "every strategy has weight 0; give one of any_to_any, dirichlet a weight"
-            )
-        if not self.alphas or min(self.alphas) <= 0:
-            raise ValueError(f"alphas {self.alphas} must be one or more positive numbers")
-        return self
 
 
 class TrainConfig(Section):

@@ -6,7 +6,7 @@ from typing import Any
 
 from nano4m.config import Config
 from nano4m.errors import UserError, nearest
-from nano4m.modalities import MODALITIES, modality
+from nano4m.modalities import MODALITIES, Modality, modality
 from nano4m.presets import PRESETS, SIZE_FIELDS, SIZES, preset
 
 LABELLERS = {
@@ -112,13 +112,22 @@ def _model(model: Any) -> dict[str, Any]:
     }
 
 
+def layouts(config: Config) -> tuple[Modality, ...]:
+    """Return the modalities of a configuration as its tokenizers will fix them."""
+    return tuple(modality(n).with_tokens(*_token_shape(config, n)) for n in config.tokenizers)
+
+
 def describe_preset(config: Config) -> dict[str, Any]:
-    """Return parameters, modalities and budgets of a configuration; nothing is computed or read."""
+    """Return parameters, modalities and budgets of a configuration, and what its masks train."""
     import torch
 
+    from nano4m.batch import TokenSequence
+    from nano4m.masking.conditions import condition_shares, rarest, used
     from nano4m.model.fourm import FourM
 
-    entries = tuple(modality(n).with_tokens(*_token_shape(config, n)) for n in config.tokenizers)
+    entries = layouts(config)
+    tokens = TokenSequence(entries)
+    shares = used(condition_shares(config.masking, tokens, samples=8000), tokens)
     with torch.device("meta"):
         model = FourM(config.model, entries)
     return {
@@ -128,6 +137,7 @@ def describe_preset(config: Config) -> dict[str, Any]:
         "steps": config.train.steps,
         "batch_size": config.train.batch_size,
         "masking": config.masking.model_dump(mode="json"),
+        "rarest_in_training": rarest(shares),
     }
 
 

@@ -105,7 +105,17 @@ REFERENCE = Config(
         "caption": Bpe(vocab=50304, max_length=64),
     },
     masking=MaskingConfig(
-        any_to_any=0.0, dirichlet=1.0, alphas=(1.0,), max_inputs=256, max_targets=256
+        any_to_any=0.0,
+        dirichlet=0.0,
+        inference_aligned=0.0,
+        suffix=0.0,
+        infill=0.0,
+        reference_span=1.0,
+        alphas=(1.0,),
+        min_inputs=16,
+        max_inputs=256,
+        min_targets=16,
+        max_targets=256,
     ),
     model=PUBLISHED_MODEL,
     train=TrainConfig(
@@ -120,6 +130,7 @@ REFERENCE = Config(
         clip_norm=1.0,
         ema=0.0,
         codes=False,
+        decay_tables=True,
         precision="fp32",
         val_every=763,
         save_every=763,

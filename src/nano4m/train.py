@@ -23,6 +23,7 @@ from nano4m.config import Config, MaskingConfig
 from nano4m.devices import World, open_world
 from nano4m.errors import UserError
 from nano4m.masking import mask
+from nano4m.masking.check import check_masking
 from nano4m.model.fourm import FourM
 from nano4m.optim import WeightAverage, build_optimizers, gradient_norm, learning_rate
 from nano4m.order import (
@@ -44,13 +45,19 @@ from nano4m.tracking import Tracker
 
 
 def masked_batches(
-    table: TokenTable, rows: np.ndarray, config: MaskingConfig, seed: int, stream: int, index: int
+    table: TokenTable,
+    rows: np.ndarray,
+    config: MaskingConfig,
+    seed: int,
+    stream: int,
+    index: int,
+    progress: float = 1.0,
 ) -> list[MaskedBatch]:
     """Gather ``rows`` with random views and mask them; depends on the arguments alone."""
     ids, valid = table.gather(rows, np.random.default_rng([seed, VIEWS, stream, index]))
     tokens = TokenSequence(table.modalities)
     draw = generator(seed, stream, index)
-    return mask(torch.from_numpy(ids), torch.from_numpy(valid), tokens, config, draw)
+    return mask(torch.from_numpy(ids), torch.from_numpy(valid), tokens, config, draw, progress)
 
 
 class Interrupt:
@@ -98,6 +105,7 @@ class Trainer:
                 f"training needs clips in the train and val splits; the table has {len(rows)} and "
                 f"{len(val_rows)}: add data, or change the shares under --source"
             )
+        check_masking(config.masking, TokenSequence(table.modalities))
         group = config.masking.group_size
         groups = settings.batch_size // group
         if groups % world.size:
@@ -137,7 +145,10 @@ class Trainer:
     def step(self, number: int, picked: np.ndarray) -> dict[str, float]:
         """Take step ``number`` (from 0) on the rows ``picked``; return its rate and norm."""
         settings, seed = self.config.train, self.config.seed
-        batches = masked_batches(self.table, picked, self.config.masking, seed, MASKS, number)
+        progress = number / settings.steps
+        batches = masked_batches(
+            self.table, picked, self.config.masking, seed, MASKS, number, progress
+        )
         torch.manual_seed(derive_seed(seed, DROPOUT, number) + self.world.rank)
         rate = learning_rate(number, settings)
         for optimizer in self.optimizers:

@@ -1,0 +1,105 @@
+"""Masking: from token ids to dense batches of given and asked-for tokens.
+
+A strategy decides, for a group of samples, how many tokens of each modality every sample is given
+and is asked for, and in which order they are taken. All samples of a group have the same totals, so
+a batch holds real tokens only: no padding, no attention mask. A text is always given from its start
+and asked for from where that ends, because it is read from left to right.
+
+Shapes: B samples, L all token slots of a clip, C modalities.
+Sources: 4M (arXiv:2312.06647) for budgets from a Dirichlet; MaskGIT (arXiv:2202.04200) for the
+cosine law. Changed: overflow is handed on and never lost, and the conditions that generation and
+the probes use are drawn on purpose.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Generator, Tensor
+
+from nano4m.batch import MaskedBatch, TokenSequence, pack
+from nano4m.config import MaskingConfig
+from nano4m.masking.any_to_any import any_to_any
+from nano4m.masking.continuation import infill, suffix
+from nano4m.masking.dirichlet import dirichlet
+from nano4m.masking.inference_aligned import inference_aligned
+from nano4m.masking.plan import Strategy, place
+from nano4m.masking.span import reference_span, span
+
+STRATEGIES: dict[str, Strategy] = {
+    "any_to_any": any_to_any,
+    "dirichlet": dirichlet,
+    "span": span,
+    "reference_span": reference_span,
+    "inference_aligned": inference_aligned,
+    "suffix": suffix,
+    "infill": infill,
+}
+# Each sample of these has its own budgets; the others draw one set for samples of equal counts.
+OWN_BUDGETS = {"dirichlet", "span", "reference_span"}
+
+
+def draw_masks(
+    valid_BL: Tensor,
+    sequence: TokenSequence,
+    config: MaskingConfig,
+    generator: Generator,
+    progress: float = 0.0,
+    strategies: Mapping[str, Strategy] = STRATEGIES,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Draw which slots are given and asked for, group by group.
+
+    Args:
+        valid_BL: bool, the real tokens.
+        sequence: Order of the slots.
+        config: Mixture, settings and ``group_size``.
+        generator: Of everything random here.
+        progress: How much of training is done, in [0, 1]; weights may follow it.
+        strategies: By name, in the order of ``MaskingConfig.weights``.
+
+    Yields:
+        Row numbers int64 (b,), inputs and targets bool (b, L); together every row once.
+    """
+    if not 0.0 <= progress <= 1.0:
+        raise ValueError(f"progress {progress} is not in [0, 1]")
+    weights = torch.tensor(config.weights(progress), dtype=torch.float64)
+    names = list(strategies)
+    counts_BC = sequence.count(valid_BL)
+    for rows in torch.arange(len(valid_BL)).split(config.group_size):
+        name = names[int(torch.multinomial(weights, 1, generator=generator))]
+        counts_bC = counts_BC[rows]
+        parts = [rows]
+        if name not in OWN_BUDGETS and bool((counts_bC != counts_bC[0]).any()):
+            _, kind = torch.unique(counts_bC, dim=0, return_inverse=True)
+            parts = [rows[kind == k] for k in range(int(kind.max()) + 1)]
+        for part in parts:
+            plan = strategies[name](counts_BC[part], sequence, config, generator)
+            yield part, *place(plan, valid_BL[part], sequence, generator)
+
+
+def mask(
+    ids_BL: Tensor,
+    valid_BL: Tensor,
+    sequence: TokenSequence,
+    config: MaskingConfig,
+    generator: Generator,
+    progress: float = 0.0,
+) -> list[MaskedBatch]:
+    """Mask a batch: groups of ``config.group_size`` samples, each with its own strategy and draw.
+
+    Args:
+        ids_BL: int64 ids of all modalities side by side, see ``TokenTable.gather``.
+        valid_BL: Which of them are real tokens.
+        sequence: Order of the slots.
+        config: Mixture, settings and ``group_size``.
+        generator: Of everything random here.
+        progress: How much of training is done, in [0, 1]; weights may follow it.
+
+    Returns:
+        Dense batches that together hold every sample once.
+
+    Raises:
+        UserError: A clip has fewer tokens than the configuration asks for; see ``check_masking``
+            for what can be refused before.
+    """
+    drawn = draw_masks(valid_BL, sequence, config, generator, progress)
+    return [pack(ids_BL[rows], given, asked, sequence) for rows, given, asked in drawn]

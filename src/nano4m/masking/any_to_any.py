@@ -1,0 +1,39 @@
+"""All or part of some modalities from all or part of others."""
+
+from torch import Generator, Tensor
+
+from nano4m.batch import TokenSequence
+from nano4m.config import MaskingConfig
+from nano4m.masking.plan import Plan, chance, draw_sources, known_part, same_for_all, uniform
+
+
+def any_to_any(
+    counts_BC: Tensor, sequence: TokenSequence, config: MaskingConfig, generator: Generator
+) -> Plan:
+    """Draw sources and targets, once for the group.
+
+    A target is asked for whole, or a part of it, given by the cosine law of MaskGIT, is known
+    already as it is in the middle of generation. A text is asked for to its end, or only its next
+    token, which is how it is written.
+
+    Args:
+        counts_BC: Valid tokens; equal rows, see ``draw_masks``.
+        sequence: Order of the slots.
+        config: ``sources`` to ``next_token`` are used.
+        generator: Of everything random here.
+    """
+    counts = counts_BC[0].tolist()
+    sources, rest = draw_sources(counts, config, generator)
+    inputs, targets = [0] * len(counts), [0] * len(counts)
+    for c in sources:
+        whole = chance(config.whole_source, generator)
+        inputs[c] = counts[c] if whole else uniform(1, counts[c], generator)
+    asked = [c for c in rest if chance(config.target_share, generator)] or rest[:1]
+    all_whole = chance(config.all_targets_whole, generator)
+    for c in asked:
+        whole = all_whole or chance(config.whole_target, generator)
+        known = 0 if whole else known_part(counts[c], generator)
+        inputs[c], targets[c] = known, counts[c] - known
+        if sequence.modalities[c].is_text and chance(config.next_token, generator):
+            inputs[c], targets[c] = uniform(0, counts[c] - 1, generator), 1
+    return same_for_all(inputs, targets, len(counts_BC))

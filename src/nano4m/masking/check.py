@@ -1,0 +1,129 @@
+"""What a masking section asks of the modalities of a run, checked before the first step."""
+
+from nano4m.batch import TokenSequence
+from nano4m.config import MaskingConfig
+from nano4m.errors import UserError, nearest
+
+BUDGETED = ("dirichlet", "span", "reference_span")
+
+
+def check_masking(config: MaskingConfig, sequence: TokenSequence) -> None:
+    """Refuse settings that these modalities cannot meet.
+
+    Settings of strategies without a weight are not looked at, but names of modalities always are.
+    A text counts with its longest length where it may be long, with one token where it may be
+    short.
+
+    Raises:
+        UserError: Field, value and what is allowed.
+    """
+    _names(config, sequence)
+    budgeted = [n for n in BUDGETED if config.uses(n)]
+    if budgeted:
+        _limits(config, sequence, in_frames=budgeted != ["dirichlet"])
+        _totals(config, sequence, without_sound=budgeted != ["dirichlet"])
+        if config.uses("reference_span"):
+            _first_frames(config, sequence)
+    num = len(sequence.modalities)
+    if config.uses("any_to_any", "inference_aligned") and not sum(config.sources[:num]):
+        raise UserError(
+            f"masking.sources {config.sources}: {num} modalities allow 0 to {num - 1} sources; "
+            f"give one of the first {num} numbers a weight"
+        )
+    layouts = [m.layout for m in sequence.modalities]
+    units = [number for number, _ in sequence.units]
+    for name in ("span", "reference_span"):
+        if config.uses(name) and ("codes" not in layouts or set(layouts) == {"codes"}):
+            raise UserError(
+                f"masking.{name} {getattr(config, name)}: needs a modality of layout codes beside "
+                f"others; the layouts are {', '.join(layouts)}; set its weight to 0"
+            )
+    if config.uses("suffix") and max(units) < 2:
+        raise UserError(
+            f"masking.suffix {config.suffix}: no modality has two rows, frames or words; "
+            f"set its weight to 0"
+        )
+    inner = [n for n, layout in zip(units, layouts, strict=True) if layout != "text"]
+    if config.uses("infill") and max(inner, default=0) < 3:
+        raise UserError(
+            f"masking.infill {config.infill}: no modality has three rows or frames; "
+            f"set its weight to 0"
+        )
+
+
+def _names(config: MaskingConfig, sequence: TokenSequence) -> None:
+    names = [m.name for m in sequence.modalities]
+    for field in ("input_alphas", "target_alphas", "input_limits", "target_limits"):
+        for name in getattr(config, field):
+            if name not in names:
+                raise UserError(f"masking.{field}.{name}: no such modality; {nearest(name, names)}")
+
+
+def _limits(config: MaskingConfig, sequence: TokenSequence, in_frames: bool) -> None:
+    """Check each modality's own limits."""
+    for modality, (_, size) in zip(sequence.modalities, sequence.units, strict=True):
+        fewest = 0
+        for field in ("input_limits", "target_limits"):
+            if modality.name not in (limits := getattr(config, field)):
+                continue
+            low, high = limits[modality.name]
+            fewest += low
+            what = f"masking.{field}.{modality.name} {low} {high}"
+            if high > modality.length:
+                raise UserError(f"{what}: a clip holds at most {modality.length} tokens of it")
+            if in_frames and modality.layout == "codes" and -(-low // size) > high // size:
+                raise UserError(f"{what}: spans need whole frames of {size} tokens in between")
+        if fewest > modality.length:
+            raise UserError(
+                f"masking.input_limits and target_limits of {modality.name} ask for at least "
+                f"{fewest} tokens; a clip holds {modality.length}"
+            )
+
+
+def _totals(config: MaskingConfig, sequence: TokenSequence, without_sound: bool) -> None:
+    """Check the totals against what a clip holds."""
+    for what, limits in (("inputs", config.input_limits), ("targets", config.target_limits)):
+        most = getattr(config, f"max_{what}")
+        least = sum(low for low, _ in limits.values())
+        if most is None:
+            continue
+        if most < least:
+            raise UserError(
+                f"masking.max_{what} {most}: the fewest tokens of all modalities together, "
+                f"{least}, are more"
+            )
+        held = sum(min(m.length, limits.get(m.name, (0, m.length))[1]) for m in sequence.modalities)
+        if most > held - (what == "inputs"):
+            raise UserError(
+                f"masking.max_{what} {most}: the longest clip can have "
+                f"{held - (what == 'inputs')} of them; lower it, or leave it out for all there is"
+            )
+    shortest = _shortest(sequence, without_sound)
+    if config.min_inputs + config.min_targets > shortest:
+        beside = " beside its sounds, whose remainders they take" if without_sound else ""
+        raise UserError(
+            f"masking.min_inputs {config.min_inputs} and min_targets {config.min_targets}: the "
+            f"shortest clip holds {shortest} tokens{beside}"
+        )
+
+
+def _shortest(sequence: TokenSequence, without_sound: bool) -> int:
+    """Return the tokens of a clip whose texts are one token long."""
+    lengths = [
+        1 if m.is_text else m.length
+        for m in sequence.modalities
+        if not (without_sound and m.layout == "codes")
+    ]
+    return sum(lengths)
+
+
+def _first_frames(config: MaskingConfig, sequence: TokenSequence) -> None:
+    """Check that a frame of each sound can be given, as ``reference_span`` may force it."""
+    pairs = zip(sequence.modalities, sequence.units, strict=True)
+    frames = sum(size for m, (_, size) in pairs if m.layout == "codes")
+    shortest = _shortest(sequence, without_sound=True)
+    if frames + config.min_targets > shortest:
+        raise UserError(
+            f"masking.min_targets {config.min_targets}: with one frame of {frames} tokens given, "
+            f"as reference_span does, the shortest clip holds {shortest} tokens beside its sounds"
+        )

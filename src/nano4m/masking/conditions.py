@@ -1,0 +1,218 @@
+"""Which questions of generation and of the probes a masked sample trains, and how often.
+
+Shapes: B samples, L slots, C modalities.
+"""
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from nano4m.batch import TokenSequence
+from nano4m.config import MaskingConfig
+from nano4m.masking import draw_masks
+
+Kind = Literal[
+    "whole", "only", "in part", "next token", "continuation", "infilling", "input length"
+]
+
+KINDS: dict[Kind, str] = {
+    "whole": "all of the target, from the sources given whole and nothing else",
+    "only": "the same, and nothing else is asked for",
+    "in part": "the same sources and a part of the target are given, its rest is asked for",
+    "next token": "one token of a text after its beginning, from the sources given whole",
+    "continuation": "the first rows, frames or words are given, all after them are asked for; other"
+    " modalities whole or not at all",
+    "infilling": "a gap of rows or frames, both sides given; others whole or not at all",
+    "input length": "share of the most tokens that generation gives: all but one modality",
+}
+"""What the kinds mean."""
+
+NOTHING, EVERYTHING = "nothing", "all others"
+
+
+class Condition(NamedTuple):
+    """One question: ``source`` is a modality, "nothing", "all others" or a quarter of a length."""
+
+    kind: Kind
+    source: str
+    target: str
+
+    def __str__(self) -> str:
+        arrow = f"{self.source} -> {self.target}" if self.target else self.source
+        return arrow if self.kind == "whole" else f"{arrow} ({self.kind})"
+
+
+class _Group(NamedTuple):
+    """Masks of some samples with what is counted in them."""
+
+    inputs_BL: Tensor
+    targets_BL: Tensor
+    valid_BL: Tensor
+    counts_BC: Tensor
+    given_BC: Tensor
+    asked_BC: Tensor
+
+
+def classify(
+    inputs_BL: Tensor, targets_BL: Tensor, valid_BL: Tensor, sequence: TokenSequence
+) -> dict[Condition, Tensor]:
+    """Return, by condition, which samples train it, bool (B,); a sample may train several or none.
+
+    With two modalities "all others" is the same as the one other.
+
+    Args:
+        inputs_BL, targets_BL: bool, given and asked-for slots.
+        valid_BL: bool, real tokens.
+        sequence: Order of the slots.
+    """
+    counts = (sequence.count(mask_BL) for mask_BL in (valid_BL, inputs_BL, targets_BL))
+    group = _Group(inputs_BL, targets_BL, valid_BL, *counts)
+    found: dict[Condition, Tensor] = {}
+    for target in range(len(sequence.modalities)):
+        found |= _from_sources(group, sequence, target)
+        found |= _inside(group, sequence, target)
+    return found | _lengths(group)
+
+
+def _from_sources(group: _Group, sequence: TokenSequence, target: int) -> dict[Condition, Tensor]:
+    """Return the conditions that ask for a modality from whole others."""
+    _, _, _, counts_BC, given_BC, asked_BC = group
+    names = [m.name for m in sequence.modalities]
+    name, is_text = names[target], sequence.modalities[target].is_text
+    given_B, asked_B, count_B = given_BC[:, target], asked_BC[:, target], counts_BC[:, target]
+    is_other_C = torch.arange(len(names)) != target
+    is_whole_BC = (given_BC == counts_BC) & (counts_BC > 0)
+    num_given_B = ((given_BC > 0) & is_other_C).sum(1)
+    num_others_B = ((counts_BC > 0) & is_other_C).sum(1)
+    num_asked_B = (asked_BC > 0).sum(1)
+    shown = {NOTHING: num_given_B == 0}
+    for source in is_other_C.nonzero()[:, 0].tolist():
+        shown[names[source]] = is_whole_BC[:, source] & (num_given_B == 1)
+    is_all_B = (is_whole_BC & is_other_C).sum(1) == num_others_B
+    shown[EVERYTHING] = is_all_B & (num_others_B > 0)
+    is_asked_whole_B = (asked_B == count_B) & (count_B > 0)
+    is_rest_B = (given_B > 0) & (asked_B > 0) & (given_B + asked_B == count_B)
+    found = {}
+    for source_name, is_shown_B in shown.items():
+        whole_B = is_shown_B & is_asked_whole_B
+        found[Condition("whole", source_name, name)] = whole_B
+        found[Condition("only", source_name, name)] = whole_B & (num_asked_B == 1)
+        if is_text:
+            found[Condition("next token", source_name, name)] = is_shown_B & (asked_B == 1)
+        else:
+            found[Condition("in part", source_name, name)] = is_shown_B & is_rest_B
+    return found
+
+
+def _inside(group: _Group, sequence: TokenSequence, target: int) -> dict[Condition, Tensor]:
+    """Return the conditions that ask for one end or one gap of a modality."""
+    modality, span = sequence.modalities[target], sequence.slices[target]
+    size = sequence.units[target][1]
+    given_BT, asked_BT = group.inputs_BL[:, span], group.targets_BL[:, span]
+    valid_BT = group.valid_BL[:, span]
+    others_BC = torch.ones_like(group.counts_BC, dtype=torch.bool)
+    others_BC[:, target] = False
+    is_clear_BC = (group.given_BC == 0) | (group.given_BC == group.counts_BC)
+    is_clear_B = (is_clear_BC | ~others_BC).all(1)
+    given_B, asked_B = group.given_BC[:, target], group.asked_BC[:, target]
+    # Everything valid is given or asked for, what is asked for is one run of whole units.
+    index_T = torch.arange(modality.length)
+    first_B = torch.where(asked_BT, index_T, modality.length).amin(1)
+    last_B = torch.where(asked_BT, index_T, -1).amax(1)
+    is_run_B = ((given_BT | asked_BT) == valid_BT).all(1) & (last_B - first_B + 1 == asked_B)
+    is_run_B &= (first_B % size == 0) & (asked_B > 0) & (given_B > 0) & is_clear_B
+    count_B = group.counts_BC[:, target]
+    is_end_B = last_B == count_B - 1
+    found = {Condition("continuation", "its start", modality.name): is_run_B & is_end_B}
+    if not modality.is_text:
+        inside_B = is_run_B & ~is_end_B & (first_B > 0) & ((last_B + 1) % size == 0)
+        found[Condition("infilling", "its sides", modality.name)] = inside_B
+    return found
+
+
+def _lengths(group: _Group) -> dict[Condition, Tensor]:
+    """Return in which quarter of the longest input of generation a sample's input lies."""
+    longest_B = group.counts_BC.sum(1) - group.counts_BC.amin(1)
+    share_B = group.given_BC.sum(1) / longest_B
+    found = {}
+    for quarter in range(4):
+        low, high = quarter / 4, (quarter + 1) / 4
+        is_in_B = (share_B > low) & (share_B <= high)
+        if quarter == 0:
+            is_in_B |= share_B == 0
+        if quarter == 3:
+            is_in_B |= share_B > 1
+        found[Condition("input length", f"{low:.0%} to {high:.0%}", "")] = is_in_B
+    return found
+
+
+def draw_groups(
+    config: MaskingConfig, sequence: TokenSequence, samples: int, seed: int, progress: float
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Draw masks of made-up clips with all modalities; the lengths of texts are uniform.
+
+    Yields:
+        inputs, targets and valid, bool (B, L) each; a group has one length of each text, as the
+        groups of training have.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    text_lengths = [m.length if m.is_text else 0 for m in sequence.modalities]
+    for start in range(0, samples, config.group_size):
+        rows = min(config.group_size, samples - start)
+        valid_L = torch.ones(sequence.length, dtype=torch.bool)
+        for span, most in zip(sequence.slices, text_lengths, strict=True):
+            if most:
+                length = int(torch.randint(1, most + 1, (), generator=draw))
+                valid_L[span.start + length : span.stop] = False
+        valid_BL = valid_L.expand(rows, -1)
+        for part, given_BL, asked_BL in draw_masks(valid_BL, sequence, config, draw, progress):
+            yield given_BL, asked_BL, valid_BL[part]
+
+
+def condition_shares(
+    config: MaskingConfig,
+    sequence: TokenSequence,
+    samples: int = 20_000,
+    seed: int = 0,
+    progress: float = 0.0,
+) -> dict[Condition, float]:
+    """Return the share of drawn samples that train each condition.
+
+    Args:
+        config: Mixture, settings and ``group_size``.
+        sequence: Layout of the clips; ids play no role.
+        samples: How many to draw.
+        seed: Of the draws.
+        progress: How much of training is done, in [0, 1].
+    """
+    # Small groups make more draws, and the shares do not depend on their size.
+    config = config.model_copy(update={"group_size": min(4, config.group_size)})
+    groups = list(draw_groups(config, sequence, samples, seed, progress))
+    inputs_BL, targets_BL, valid_BL = (torch.cat(parts) for parts in zip(*groups, strict=True))
+    found = classify(inputs_BL, targets_BL, valid_BL, sequence)
+    return {condition: is_B.double().mean().item() for condition, is_B in found.items()}
+
+
+def used(shares: dict[Condition, float], sequence: TokenSequence) -> dict[Condition, float]:
+    """Return the shares of what generation and the probes ask.
+
+    Texts are written and judged token by token, so no text is asked for whole; whether something
+    else is asked for beside a target ("only") is not asked either.
+    """
+    texts = {m.name for m in sequence.modalities if m.is_text}
+    return {
+        condition: share
+        for condition, share in shares.items()
+        if condition.kind != "only"
+        and not (condition.kind == "whole" and condition.target in texts)
+    }
+
+
+def rarest(shares: dict[Condition, float]) -> dict[Kind, dict[str, str | float]]:
+    """Return, by kind, the condition that is drawn least and its share."""
+    found: dict[Kind, dict[str, str | float]] = {}
+    for condition in sorted(shares, key=lambda c: -shares[c]):
+        found[condition.kind] = {"condition": str(condition), "share": shares[condition]}
+    return {kind: found[kind] for kind in KINDS if kind in found}

@@ -1,0 +1,98 @@
+"""Continuation and infilling: one modality, part of it given, the rest of it asked for."""
+
+from collections.abc import Sequence
+
+from torch import Generator, Tensor
+
+from nano4m.batch import TokenSequence
+from nano4m.config import MaskingConfig
+from nano4m.masking.plan import Plan, chance, known_part, same_for_all, uniform
+
+
+def _pick(choices: Sequence[int], generator: Generator) -> int:
+    return choices[uniform(0, len(choices) - 1, generator)]
+
+
+def _plan(
+    target: int,
+    outside: int,
+    is_asked_L: Tensor | None,
+    counts_BC: Tensor,
+    config: MaskingConfig,
+    generator: Generator,
+) -> Plan:
+    """Give ``outside`` tokens of the target, ask for the others; give others whole or not at all.
+
+    As in ``any_to_any``, a part of what is asked for is known already in some draws.
+    """
+    counts = counts_BC[0].tolist()
+    inputs, targets = [0] * len(counts), [0] * len(counts)
+    for c, count in enumerate(counts):
+        if c != target and chance(config.other_given, generator):
+            inputs[c] = count
+    asked = counts[target] - outside
+    whole = chance(config.all_targets_whole, generator) or chance(config.whole_target, generator)
+    known = 0 if whole else known_part(asked, generator)
+    inputs[target], targets[target] = outside + known, asked - known
+    priority_BL = None if is_asked_L is None else is_asked_L.long().expand(len(counts_BC), -1)
+    return same_for_all(inputs, targets, len(counts_BC), priority_BL)
+
+
+def suffix(
+    counts_BC: Tensor, sequence: TokenSequence, config: MaskingConfig, generator: Generator
+) -> Plan:
+    """Give a first part of one modality (rows, whole frames, a prefix), ask for all after it.
+
+    One draw for the group; the part is uniform in length. A text is asked for to its end, or only
+    its next token. A modality that is one unit long is asked for whole, but only where no other is
+    longer.
+
+    Args:
+        counts_BC: Valid tokens; equal rows, see ``draw_masks``.
+        sequence: Order of the slots.
+        config: ``other_given``, ``all_targets_whole``, ``whole_target`` and ``next_token``.
+        generator: Of everything random here.
+    """
+    counts = counts_BC[0].tolist()
+    units = [n // size for n, (_, size) in zip(counts, sequence.units, strict=True)]
+    longer = [c for c, n in enumerate(units) if n > 1]
+    target = _pick(longer or [c for c, n in enumerate(counts) if n], generator)
+    first = uniform(1, units[target] - 1, generator) if longer else 0
+    is_asked_L = sequence.coords_L2[:, 0] >= first
+    outside = first * sequence.units[target][1]
+    plan = _plan(target, outside, is_asked_L, counts_BC, config, generator)
+    if sequence.modalities[target].is_text and chance(config.next_token, generator):
+        # What _plan knows of a text beyond the first part is its continuation: all is a prefix.
+        plan.targets_BC[:, target] = 1
+    return plan
+
+
+def infill(
+    counts_BC: Tensor, sequence: TokenSequence, config: MaskingConfig, generator: Generator
+) -> Plan:
+    """Ask for a gap of whole rows or frames inside one modality, give what is on both sides.
+
+    One draw for the group: the gap is uniform in length, then in place. Texts are never filled in.
+    A clip in which no modality has three units is continued instead (see ``suffix``).
+
+    Args:
+        counts_BC: Valid tokens; equal rows, see ``draw_masks``.
+        sequence: Order of the slots.
+        config: ``other_given``, ``all_targets_whole`` and ``whole_target`` are used.
+        generator: Of everything random here.
+    """
+    counts = counts_BC[0].tolist()
+    units = [
+        0 if m.is_text else n // size
+        for m, n, (_, size) in zip(sequence.modalities, counts, sequence.units, strict=True)
+    ]
+    longer = [c for c, n in enumerate(units) if n > 2]
+    if not longer:
+        return suffix(counts_BC, sequence, config, generator)
+    target = _pick(longer, generator)
+    gap = uniform(1, units[target] - 2, generator)
+    start = uniform(1, units[target] - 1 - gap, generator)
+    unit_L = sequence.coords_L2[:, 0]
+    is_asked_L = (unit_L >= start) & (unit_L < start + gap)
+    outside = counts[target] - gap * sequence.units[target][1]
+    return _plan(target, outside, is_asked_L, counts_BC, config, generator)

@@ -1,0 +1,185 @@
+"""4M's budgets (arXiv:2312.06647, section 2.2): totals of a group, split at random by modality.
+
+Changed: no token is lost. What a modality cannot hold goes to others that can, so that every sample
+of a group has exactly the totals that were drawn, and limits by modality are kept without redraws.
+
+Shapes: B samples, C modalities.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from nano4m.batch import TokenSequence
+from nano4m.config import MaskingConfig
+from nano4m.errors import UserError
+from nano4m.masking.plan import Plan, uniform
+
+
+class Limits(NamedTuple):
+    """Fewest and most tokens that each modality may give and be asked for, int64 (B, C) each.
+
+    Given tokens leave room for the fewest targets and the other way round, so both minima can
+    always be met.
+    """
+
+    counts_BC: Tensor
+    in_low_BC: Tensor
+    in_high_BC: Tensor
+    out_low_BC: Tensor
+    out_high_BC: Tensor
+
+    def without(self, is_out_C: Tensor) -> "Limits":
+        """Return the limits in which some modalities hold nothing."""
+        return Limits(*(limit_BC.masked_fill(is_out_C, 0) for limit_BC in self))
+
+    @property
+    def free_BC(self) -> Tensor:
+        """How many given tokens of a modality take nothing away from its targets."""
+        return torch.minimum(self.in_high_BC, self.counts_BC - self.out_high_BC)
+
+
+def limits(
+    counts_BC: Tensor, sequence: TokenSequence, config: MaskingConfig, units: list[int] | None
+) -> Limits:
+    """Return the limits of the configuration for these samples.
+
+    Args:
+        counts_BC: Valid tokens.
+        sequence: Order of the modalities.
+        config: ``input_limits`` and ``target_limits`` are used.
+        units: Tokens that a modality gives and is asked for together; None: one each.
+    """
+    units_C = torch.tensor(units or [1] * len(sequence.modalities))
+    counts_BC = counts_BC // units_C * units_C
+    bounds = []
+    for by_name in (config.input_limits, config.target_limits):
+        pairs = [by_name.get(m.name, (0, m.length)) for m in sequence.modalities]
+        low_C, high_C = torch.tensor(pairs).T
+        bounds.append((-(-low_C // units_C) * units_C, high_C // units_C * units_C))
+    (in_low_C, in_high_C), (out_low_C, out_high_C) = bounds
+    # A clip that holds fewer tokens than both minima gives what it has, inputs first.
+    in_low_BC = torch.minimum(in_low_C, counts_BC)
+    out_low_BC = torch.minimum(out_low_C, counts_BC - in_low_BC)
+    return Limits(
+        counts_BC,
+        in_low_BC,
+        torch.minimum(in_high_C, counts_BC - out_low_BC),
+        out_low_BC,
+        torch.minimum(out_high_C, counts_BC - in_low_BC),
+    )
+
+
+def draw_totals(
+    limits: Limits, config: MaskingConfig, generator: Generator, fewest: tuple[int, int] = (0, 0)
+) -> tuple[int, int]:
+    """Draw the numbers of inputs and targets that all samples of the group can hold.
+
+    Uniform between ``min_inputs`` and ``max_inputs``, then between ``min_targets`` and
+    ``max_targets``; never less than ``fewest``, never more than the smallest sample can hold.
+
+    Raises:
+        UserError: The smallest sample cannot hold the minima.
+    """
+    low_in = max(config.min_inputs, fewest[0], int(limits.in_low_BC.sum(1).max()))
+    low_out = max(config.min_targets, fewest[1], int(limits.out_low_BC.sum(1).max()))
+    free_B, room_B = limits.free_BC.sum(1), limits.out_high_BC.sum(1)
+    most_in_B = torch.minimum(limits.in_high_BC.sum(1), free_B + room_B - low_out)
+    high_in = min(int(most_in_B.min()), config.max_inputs or int(most_in_B.min()))
+    if high_in >= low_in and int(room_B.min()) >= low_out:
+        total_in = uniform(low_in, high_in, generator)
+        most_out = int((room_B - (total_in - free_B).clamp_min(0)).min())
+        high_out = min(most_out, config.max_targets or most_out)
+        if high_out >= low_out:
+            return total_in, uniform(low_out, high_out, generator)
+    raise UserError(
+        f"a clip of {limits.counts_BC.sum(1).min()} tokens to choose from cannot give {low_in} and "
+        f"be asked for {low_out}; lower masking.min_inputs, min_targets, input_limits or "
+        f"target_limits"
+    )
+
+
+def draw_shares(
+    rows: int, sequence: TokenSequence, config: MaskingConfig, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw Dirichlet shares for inputs and for targets, float64 (B, C); one alpha a sample."""
+    which_B = torch.randint(len(config.alphas), (rows,), generator=generator)
+    alpha_B1 = torch.tensor(config.alphas, dtype=torch.float64)[which_B, None]
+    shares = []
+    for factors in (config.input_alphas, config.target_alphas):
+        factor_C = torch.tensor([factors.get(m.name, 1.0) for m in sequence.modalities])
+        # torch.distributions.Dirichlet takes no generator; this is what it calls.
+        shares.append(torch._sample_dirichlet(alpha_B1 * factor_C.double(), generator=generator))
+    return shares[0], shares[1]
+
+
+def split(total_B: Tensor, share_BC: Tensor, room_BC: Tensor, generator: Generator) -> Tensor:
+    """Split totals by shares, never above the room, int64 (B, C); the rows sum to the totals.
+
+    Fractions are rounded up or down at random so that the mean is the share itself. What does not
+    fit goes to the modalities that have room left, again by shares, until nothing is left.
+
+    Raises:
+        ValueError: A total is above the room of its row.
+    """
+    if bool((total_B > room_BC.sum(1)).any()):
+        raise ValueError("a total is above the room")
+    budget_BC = torch.zeros_like(room_BC)
+    while bool((missing_B := total_B - budget_BC.sum(1)).any()):
+        left_BC = room_BC - budget_BC
+        # A tiny share for all that have room: of very small alphas some shares are exactly 0.
+        edges_BC = ((share_BC + 1e-12) * (left_BC > 0)).cumsum(1)
+        edges_BC = edges_BC / edges_BC[:, -1:].clamp_min(1e-12)
+        shift_B1 = torch.rand(len(total_B), 1, generator=generator, dtype=torch.float64)
+        ends_BC = (edges_BC * missing_B[:, None] + shift_B1).floor().long()
+        part_BC = ends_BC.diff(dim=1, prepend=torch.zeros_like(ends_BC[:, :1]))
+        budget_BC += torch.minimum(part_BC, left_BC)
+    return budget_BC
+
+
+def allocate(
+    totals: tuple[Tensor, Tensor],
+    shares: tuple[Tensor, Tensor],
+    limits: Limits,
+    generator: Generator,
+) -> tuple[Tensor, Tensor]:
+    """Split totals of inputs and of targets, int64 (B,) each, within limits: int64 (B, C) each.
+
+    Inputs first: minima, then the rest by shares. Where they leave less room than the targets need,
+    because targets are limited by modality, inputs move to where they take none away.
+    """
+    (total_in_B, total_out_B), (share_in_BC, share_out_BC) = totals, shares
+    low_BC, high_BC, out_high_BC = limits.in_low_BC, limits.in_high_BC, limits.out_high_BC
+    inputs_BC = low_BC + split(total_in_B - low_BC.sum(1), share_in_BC, high_BC - low_BC, generator)
+    takes_BC = (inputs_BC - limits.free_BC).clamp_min(0)
+    excess_B = (takes_BC.sum(1) + total_out_B - out_high_BC.sum(1)).clamp_min(0)
+    if bool(excess_B.any()):
+        inputs_BC = inputs_BC - split(excess_B, takes_BC.double(), takes_BC, generator)
+        room_BC = (limits.free_BC - inputs_BC).clamp_min(0)
+        inputs_BC = inputs_BC + split(excess_B, share_in_BC, room_BC, generator)
+    low_BC = limits.out_low_BC
+    room_BC = torch.minimum(out_high_BC, limits.counts_BC - inputs_BC) - low_BC
+    targets_BC = low_BC + split(total_out_B - low_BC.sum(1), share_out_BC, room_BC, generator)
+    return inputs_BC, targets_BC
+
+
+def dirichlet(
+    counts_BC: Tensor, sequence: TokenSequence, config: MaskingConfig, generator: Generator
+) -> Plan:
+    """Draw 4M's budgets: totals once for the group, split per sample by two Dirichlet draws.
+
+    Args:
+        counts_BC: Valid tokens; rows may differ.
+        sequence: Order of the slots.
+        config: ``alphas`` to ``target_limits`` are used.
+        generator: Of everything random here.
+
+    Raises:
+        UserError: The smallest sample cannot hold the minima.
+    """
+    found = limits(counts_BC, sequence, config, None)
+    totals = draw_totals(found, config, generator)
+    shares = draw_shares(len(counts_BC), sequence, config, generator)
+    total_in_B, total_out_B = (torch.full((len(counts_BC),), total) for total in totals)
+    return Plan(*allocate((total_in_B, total_out_B), shares, found, generator))

@@ -1,0 +1,73 @@
+"""Masks as the sampler's own steps make them."""
+
+import torch
+from torch import Generator, Tensor
+
+from nano4m.batch import TokenSequence
+from nano4m.config import MaskingConfig
+from nano4m.config_masking import Order
+from nano4m.masking.plan import Plan, draw_sources, same_for_all, uniform
+from nano4m.schedules import cosine_unknown, halton_order
+
+
+def inference_aligned(
+    counts_BC: Tensor, sequence: TokenSequence, config: MaskingConfig, generator: Generator
+) -> Plan:
+    """Draw sources, all whole, one target and a step: what is known then, ask for the rest.
+
+    One draw for the group: n steps, uniform in ``decode_steps`` and never more than the target has
+    tokens, of which i in [0, n) are done. The cosine schedule says how many tokens are known; a
+    drawn order of ``decode_orders`` says which. A text is written token by token: its next token is
+    asked for.
+
+    Args:
+        counts_BC: Valid tokens; equal rows, see ``draw_masks``.
+        sequence: Order of the slots.
+        config: ``sources``, ``decode_steps`` and ``decode_orders`` are used.
+        generator: Of everything random here.
+    """
+    counts = counts_BC[0].tolist()
+    sources, rest = draw_sources(counts, config, generator)
+    inputs, targets = [0] * len(counts), [0] * len(counts)
+    for c in sources:
+        inputs[c] = counts[c]
+    target = rest[0]
+    if sequence.modalities[target].is_text:
+        inputs[target], targets[target] = uniform(0, counts[target] - 1, generator), 1
+        return same_for_all(inputs, targets, len(counts_BC))
+    steps = min(uniform(*config.decode_steps, generator), counts[target])
+    unknown = cosine_unknown(uniform(0, steps - 1, generator), steps, counts[target])
+    inputs[target], targets[target] = counts[target] - unknown, unknown
+    order = config.decode_orders[uniform(0, len(config.decode_orders) - 1, generator)]
+    priority_BL = _priority(order, target, len(counts_BC), sequence, generator)
+    return same_for_all(inputs, targets, len(counts_BC), priority_BL)
+
+
+def _priority(
+    order: Order, target: int, rows: int, sequence: TokenSequence, generator: Generator
+) -> Tensor | None:
+    """Return which slots of the target are filled first, int64 (B, L); None: at random.
+
+    ``coarse`` fills the first codebook of all frames, then the second; a grid has one codebook.
+    ``spread`` follows the Halton order, shifted at random in each sample: over rows and columns of
+    a grid, over whole frames of a sound.
+    """
+    has_codebooks = sequence.modalities[target].layout == "codes"
+    if order == "random" or (order == "coarse" and not has_codebooks):
+        return None
+    unit_L, inner_L = sequence.coords_L2.T
+    span, (height, width) = sequence.slices[target], sequence.units[target]
+    priority_BL = torch.zeros(rows, sequence.length, dtype=torch.int64)
+    if order == "coarse":
+        priority_BL[:, span] = inner_L[span]
+        return priority_BL
+    columns = 1 if has_codebooks else width
+    visits = torch.tensor(halton_order(height, columns)).argsort()
+    down_B1 = torch.randint(height, (rows, 1), generator=generator)
+    right_B1 = torch.randint(columns, (rows, 1), generator=generator)
+    row_BT = (unit_L[span] + down_B1) % height
+    column_BT = (inner_L[span] + right_B1) % width if not has_codebooks else 0
+    priority_BL[:, span] = visits[row_BT * columns + column_BT]
+    if has_codebooks:
+        priority_BL[:, span] = priority_BL[:, span] * width + inner_L[span]
+    return priority_BL

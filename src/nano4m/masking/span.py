@@ -1,0 +1,194 @@
+"""Budgets as in ``dirichlet``, but sounds are given and asked for in runs of whole frames.
+
+Only modalities of layout "codes" are meant by "sound" here; a frame is one token of each codebook.
+
+Shapes: B samples, L slots, C modalities, F frames of a sound, R runs.
+"""
+
+import torch
+from torch import Generator, Tensor
+
+from nano4m.batch import TokenSequence
+from nano4m.config import MaskingConfig
+from nano4m.masking.dirichlet import Limits, allocate, draw_shares, draw_totals, limits
+from nano4m.masking.plan import Plan
+
+
+def _frame_sizes(sequence: TokenSequence) -> list[int]:
+    """Return the tokens of a frame for sounds, 1 for others."""
+    pairs = zip(sequence.modalities, sequence.units, strict=True)
+    return [size if m.layout == "codes" else 1 for m, (_, size) in pairs]
+
+
+def _is_sound(sequence: TokenSequence) -> Tensor:
+    return torch.tensor([m.layout == "codes" for m in sequence.modalities])
+
+
+def reference_span(
+    counts_BC: Tensor, sequence: TokenSequence, config: MaskingConfig, generator: Generator
+) -> Plan:
+    """Draw one given run of frames, anywhere, and the run right after it as targets.
+
+    The reference's rule: Dirichlet budgets over all modalities; a sound's budgets are rounded down
+    to whole frames; a sound with none at all gives one frame; one that would only be asked for, for
+    two frames or more, gives the first of them instead. So a sound is never asked for without a
+    part of it before, and nothing of it but the two runs is ever seen.
+
+    Changed, because all samples of a group have the same totals and no padding: where the reference
+    loses tokens (rounding, overflow) or adds some (the forced frame), the other modalities take or
+    give them, so that the totals are the ones drawn; and totals are drawn no larger than the other
+    modalities can hold together, no smaller than one frame of inputs.
+
+    Args:
+        counts_BC: Valid tokens; rows may differ. The valid frames of a sound are its first ones.
+        sequence: Order of the slots.
+        config: ``alphas`` to ``target_limits`` are used.
+        generator: Of everything random here.
+
+    Raises:
+        UserError: The smallest sample cannot hold the minima.
+    """
+    found = limits(counts_BC, sequence, config, _frame_sizes(sequence))
+    inputs_BC, targets_BC = _budgets(found, sequence, config, generator, lead_in=True)
+    priority_BL = torch.zeros(len(counts_BC), sequence.length, dtype=torch.int64)
+    for c, (frames, size) in enumerate(sequence.units):
+        if sequence.modalities[c].layout != "codes":
+            continue
+        used_B = (inputs_BC[:, c] + targets_BC[:, c]) // size
+        places_B = counts_BC[:, c] // size - used_B + 1
+        random_B = torch.rand(len(counts_BC), generator=generator, dtype=torch.float64)
+        start_B1 = (random_B * places_B).long()[:, None]
+        frame_F = torch.arange(frames)
+        order_BF = torch.where(frame_F < start_B1, frames, frame_F - start_B1)
+        priority_BL[:, sequence.slices[c]] = order_BF.repeat_interleave(size, 1)
+    return Plan(inputs_BC, targets_BC, priority_BL)
+
+
+def span(
+    counts_BC: Tensor, sequence: TokenSequence, config: MaskingConfig, generator: Generator
+) -> Plan:
+    """Draw several runs of frames, given and asked for, in any order, with gaps between them.
+
+    Targets lie before, between or after what is given; ``unheard`` is the share of samples that are
+    given no sound at all. Budgets are whole frames; the other modalities take the remainders, and
+    totals are drawn no larger than those can hold together, so that the totals are exact.
+
+    Args:
+        counts_BC: Valid tokens; rows may differ. The valid frames of a sound are its first ones.
+        sequence: Order of the slots.
+        config: ``alphas`` to ``unheard`` are used.
+        generator: Of everything random here.
+
+    Raises:
+        UserError: The smallest sample cannot hold the minima.
+    """
+    found = limits(counts_BC, sequence, config, _frame_sizes(sequence))
+    is_silent_B = torch.rand(len(counts_BC), generator=generator) < config.unheard
+    silent_BC = is_silent_B[:, None] & _is_sound(sequence)
+    found = found._replace(
+        in_low_BC=found.in_low_BC.masked_fill(silent_BC, 0),
+        in_high_BC=found.in_high_BC.masked_fill(silent_BC, 0),
+    )
+    inputs_BC, targets_BC = _budgets(found, sequence, config, generator, lead_in=False)
+    priority_BL = torch.zeros(len(counts_BC), sequence.length, dtype=torch.int64)
+    for c, (frames, size) in enumerate(sequence.units):
+        if sequence.modalities[c].layout == "codes":
+            given_B, asked_B, frames_B = (
+                n_BC[:, c] // size for n_BC in (inputs_BC, targets_BC, counts_BC)
+            )
+            kind_BF = _scatter(given_B, asked_B, frames_B, frames, config.max_spans, generator)
+            priority_BL[:, sequence.slices[c]] = kind_BF.repeat_interleave(size, 1)
+    return Plan(inputs_BC, targets_BC, priority_BL)
+
+
+def _budgets(
+    found: Limits,
+    sequence: TokenSequence,
+    config: MaskingConfig,
+    generator: Generator,
+    lead_in: bool,
+) -> tuple[Tensor, Tensor]:
+    """Draw totals and split them, sounds in whole frames, int64 (B, C) each.
+
+    Args:
+        found: Limits in whole frames.
+        sequence: Order of the slots.
+        config: ``alphas`` to ``max_targets`` are used.
+        generator: Of everything random here.
+        lead_in: Let sounds begin with given frames, see ``reference_span``.
+    """
+    is_sound_C = _is_sound(sequence)
+    size_C = torch.tensor(_frame_sizes(sequence))
+    others = found.without(is_sound_C)
+    low_in_B, low_out_B = found.in_low_BC.sum(1), found.out_low_BC.sum(1)
+    forced = int(size_C[is_sound_C].sum()) if lead_in else 0
+    fewest = (int(low_in_B.max()) + forced, int(low_out_B.max()))
+    total_in, total_out = draw_totals(others, config, generator, fewest)
+    shares = draw_shares(len(low_in_B), sequence, config, generator)
+
+    def whole_frames(share_BC: Tensor, low_BC: Tensor, rest_B: Tensor, high_BC: Tensor) -> Tensor:
+        part_BC = (share_BC * rest_B[:, None]).long() // size_C * size_C
+        return torch.minimum(low_BC + part_BC, high_BC).masked_fill(~is_sound_C, 0)
+
+    inputs_BC = whole_frames(shares[0], found.in_low_BC, total_in - low_in_B, found.in_high_BC)
+    room_BC = torch.minimum(found.out_high_BC, found.counts_BC - inputs_BC)
+    targets_BC = whole_frames(shares[1], found.out_low_BC, total_out - low_out_B, room_BC)
+    if lead_in:
+        for c in is_sound_C.nonzero()[:, 0].tolist():
+            size = int(size_C[c])
+            spare_B = total_in - inputs_BC.sum(1) - others.in_low_BC.sum(1)
+            is_mute_B = (inputs_BC[:, c] == 0) & (found.in_high_BC[:, c] >= size)
+            is_mute_B &= spare_B >= size
+            is_absent_B = is_mute_B & (targets_BC[:, c] == 0)
+            is_led_B = is_mute_B & (targets_BC[:, c] - size >= found.out_low_BC[:, c])
+            is_led_B &= targets_BC[:, c] >= 2 * size
+            inputs_BC[:, c] += size * (is_absent_B | is_led_B)
+            targets_BC[:, c] -= size * is_led_B
+    totals = (total_in - inputs_BC.sum(1), total_out - targets_BC.sum(1))
+    more_in_BC, more_out_BC = allocate(totals, shares, others, generator)
+    return inputs_BC + more_in_BC, targets_BC + more_out_BC
+
+
+def _lengths(total_B: Tensor, runs: int, generator: Generator) -> Tensor:
+    """Cut totals into 1 to ``runs`` runs each at uniform places, int64 (B, R); some may be 0."""
+    rows = len(total_B)
+    number_B1 = torch.randint(1, runs + 1, (rows, 1), generator=generator)
+    random_BR = torch.rand(rows, runs - 1, generator=generator, dtype=torch.float64)
+    cuts_BR = (random_BR * (total_B[:, None] + 1)).long()
+    cuts_BR = torch.where(torch.arange(1, runs) < number_B1, cuts_BR, total_B[:, None])
+    edges_BR = torch.cat([cuts_BR.sort(1).values, total_B[:, None]], 1)
+    return edges_BR.diff(dim=1, prepend=torch.zeros_like(edges_BR[:, :1]))
+
+
+def _scatter(
+    given_B: Tensor,
+    asked_B: Tensor,
+    frames_B: Tensor,
+    frames: int,
+    max_spans: int,
+    generator: Generator,
+) -> Tensor:
+    """Lay out runs in a random order: 0 for given frames, 1 asked for, 2 neither, int64 (B, F).
+
+    Args:
+        given_B, asked_B: Frames given and asked for.
+        frames_B: Valid frames.
+        frames: F.
+        max_spans: Most runs of each kind; there is one gap more than both together.
+        generator: Of everything random here.
+    """
+    kinds = []
+    gaps = 2 * max_spans + 1
+    sizes = (max_spans, max_spans, gaps)
+    for kind, (total_B, runs) in enumerate(
+        zip((given_B, asked_B, frames_B - given_B - asked_B), sizes, strict=True)
+    ):
+        kinds.append((torch.full((runs,), kind), _lengths(total_B, runs, generator)))
+    kind_R = torch.cat([kind for kind, _ in kinds])
+    length_BR = torch.cat([length for _, length in kinds], 1)
+    order_BR = torch.rand(length_BR.shape, generator=generator).argsort(1)
+    ends_BR = length_BR.gather(1, order_BR).cumsum(1)
+    frame_BF = torch.arange(frames).expand(len(given_B), -1).contiguous()
+    run_BF = torch.searchsorted(ends_BR, frame_BF, right=True).clamp_max(len(kind_R) - 1)
+    kind_BF = kind_R[order_BR.gather(1, run_BF)]
+    return kind_BF.masked_fill(frame_BF >= frames_B[:, None], 2)
