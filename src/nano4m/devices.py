@@ -13,17 +13,8 @@ from torch import Tensor, nn
 
 from nano4m.config import TrainConfig
 from nano4m.errors import UserError
+from nano4m.launch import size_of_world
 from nano4m.precision import resolve_device
-
-
-def rank_of_process() -> int:
-    """Return the number of this process among those of torchrun; 0 when alone."""
-    return int(os.environ.get("RANK", 0))
-
-
-def size_of_world() -> int:
-    """Return the number of processes that torchrun started; 1 when alone."""
-    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 @dataclass(frozen=True)
@@ -78,6 +69,15 @@ class World:
     def shard(self, module: nn.Module) -> nn.Module:
         """Split the weights of ``module`` over the processes (FSDP2)."""
         return self._fabric.setup_module(module, move_to_device=False)
+
+    def release(self, module: nn.Module) -> None:
+        """Let go of the whole weights that a pass has gathered; shards are what is updated."""
+        if self.sharded:
+            from torch.distributed.fsdp import FSDPModule
+
+            for part in module.modules():
+                if isinstance(part, FSDPModule):
+                    part.reshard()
 
 
 def open_world(config: TrainConfig, dtype: torch.dtype | None = None) -> World:

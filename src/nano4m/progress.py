@@ -19,6 +19,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from nano4m.launch import rank_of_process
+
 _T = TypeVar("_T")
 
 console = Console(stderr=True)
@@ -56,7 +58,9 @@ def bar(title: str, total: int, unit: str = "it", done: int = 0) -> Iterator[Bar
         TextColumn("{task.fields[note]}"),
         console=console,
         # Two processes cannot draw on one terminal: only the one that the user started does.
-        disable=not sys.stderr.isatty() or multiprocessing.parent_process() is not None,
+        disable=not sys.stderr.isatty()
+        or multiprocessing.parent_process() is not None
+        or rank_of_process() > 0,
     )
     with progress:
         task = progress.add_task(title, total=total, completed=done, unit=unit, note="")

@@ -93,6 +93,7 @@ class Replica:
             ((sums_C * weights_C).sum() * float(counted)).backward()
             self._collect()
             total_C += sums_C.detach() * float(counted)
+        self.world.release(self.module)
         if not self.world.sharded:
             self.world.add_up([m.grad for m in self.masters if m.grad is not None])
         self.world.add_up([total_C])
@@ -106,4 +107,5 @@ class Replica:
         for batch in batches:
             total_C += self.computing(batch.to(self.world.device)).cpu()
         self.module.train()
+        self.world.release(self.module)
         return total_C, count_targets(batches, len(self.model.modalities))

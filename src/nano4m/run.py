@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nano4m.config import Config
 from nano4m.errors import UserError
+from nano4m.launch import size_of_world
 from nano4m.stage import (
     differences,
     manifest_of,
@@ -19,16 +20,18 @@ from nano4m.stage import (
 )
 
 if TYPE_CHECKING:
+    from nano4m.devices import World
     from nano4m.tokenizers.base import Tokenizer
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run: a configuration, where its data come from and where it writes."""
+    """One run: a configuration, where its data come from, where it writes, who trains together."""
 
     config: Config
     out: Path
     data: Path | None = None
+    world: "World | None" = None
 
 
 def _tokenizers(run: Run) -> "dict[str, Tokenizer]":
@@ -61,7 +64,7 @@ def _train(run: Run, folder: Path) -> dict[str, Any]:
     from nano4m.table import open_table
     from nano4m.train import train_model
 
-    return train_model(run.config, open_table(run.out / "table"), folder)
+    return train_model(run.config, open_table(run.out / "table"), folder, world=run.world)
 
 
 def _evaluate(run: Run, folder: Path) -> dict[str, Any]:
@@ -178,7 +181,17 @@ def walk(run: Run, overwrite: bool = False) -> dict[str, dict[str, Any]]:
 
     With ``overwrite``, the first stage that belongs to another configuration and all that follow
     from it are replaced.
+
+    Raises:
+        UserError: Several processes of torchrun: only ``train`` takes them.
     """
+    if size_of_world() > 1:
+        raise UserError(
+            f"torchrun starts {size_of_world()} processes of the whole road, and only train shares "
+            f"its work; run: nano4m table {run.config.preset} --out {run.out}, and then: "
+            f"torchrun --nproc-per-node {size_of_world()} -m nano4m train {run.config.preset} "
+            f"--out {run.out}"
+        )
     names = list(STAGES)
     if overwrite:
         changed = next((i for i, n in enumerate(names) if not _belongs(run, n)), len(names))
@@ -190,9 +203,40 @@ def walk(run: Run, overwrite: bool = False) -> dict[str, dict[str, Any]]:
 def single(run: Run, name: str, overwrite: bool = False) -> dict[str, Any]:
     """Run one stage on the finished results of those before it.
 
+    Several processes of torchrun train together; no other stage takes more than one.
+
     Raises:
-        UserError: An earlier stage is unfinished or of another configuration.
+        UserError: An earlier stage is unfinished or of another configuration, or several processes
+            run a stage that is not ``train``.
     """
+    if size_of_world() > 1:
+        return _together(run, name, overwrite)
+    return _alone(run, name, overwrite)
+
+
+def _together(run: Run, name: str, overwrite: bool) -> dict[str, Any]:
+    if name != "train":
+        raise UserError(
+            f"torchrun starts {size_of_world()} processes of nano4m {name}, and only train shares "
+            f"its work; run: nano4m {name} {run.config.preset} --out {run.out}"
+        )
+    from nano4m.train import train_world
+
+    world = train_world(run.config.train)
+    run = replace(run, world=world)
+    # The first process looks after the folder; the others train when it does.
+    if world.rank:
+        return STAGES[name].work(run, run.out / name) if world.any(False) else {}
+    begun = []
+    manifest = _alone(run, name, overwrite, lambda: begun.append(world.any(True)))
+    if not begun:
+        world.any(False)
+    return manifest
+
+
+def _alone(
+    run: Run, name: str, overwrite: bool, begin: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     names = list(STAGES)
     for earlier in names[: names.index(name)]:
         if manifest_of(run.out, earlier) is None:
@@ -206,11 +250,12 @@ def single(run: Run, name: str, overwrite: bool = False) -> dict[str, Any]:
     if overwrite:
         for later in reversed(names[names.index(name) :]):
             remove(run.out, later)
-    return _one(run, name)
+    return _one(run, name, begin)
 
 
-def _one(run: Run, name: str) -> dict[str, Any]:
+def _one(run: Run, name: str, begin: Callable[[], None] = lambda: None) -> dict[str, Any]:
     def work(folder: Path) -> dict[str, Any]:
+        begin()
         # Not earlier: a run that is refused leaves the configuration of the one that is there.
         write_config(run)
         return STAGES[name].work(run, folder)

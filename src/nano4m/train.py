@@ -19,7 +19,7 @@ from torch import Tensor
 from nano4m.accounting import Operations, count_tokens, peak_memory
 from nano4m.batch import MaskedBatch, TokenSequence
 from nano4m.checkpoint import save_model, save_reproducer
-from nano4m.config import Config, MaskingConfig
+from nano4m.config import Config, MaskingConfig, TrainConfig
 from nano4m.devices import World, open_world
 from nano4m.errors import UserError
 from nano4m.masking import mask
@@ -300,6 +300,11 @@ class _Silent:
         pass
 
 
+def train_world(settings: TrainConfig) -> World:
+    """Join the processes that torchrun started, or be alone."""
+    return open_world(settings, resolve_dtype(settings, resolve_device(settings.device)))
+
+
 def train_model(
     config: Config,
     table: TokenTable,
@@ -329,7 +334,7 @@ def train_model(
     torch.set_flush_denormal(True)
     prepare_matmul()
     if world is None:
-        world = open_world(config.train, resolve_dtype(config.train, resolve_device("auto")))
+        world = train_world(config.train)
     return Trainer(config, table, folder, world).run(stop)
 
 
