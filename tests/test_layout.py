@@ -29,7 +29,7 @@ COMPARES = {"startswith", "endswith", "find", "index", "count", "__eq__", "__con
 MEDIA_TO_IDS = {"clip_table", "clips", "cut", "sources", "tokenizers", "evaluate", "report"}
 IDS_TO_IDS = (
     "batch", "masking", "model", "loss", "optim", "checkpoint", "train", "generate", "table",
-    "generate_config", "guidance", "orders", "sampling", "schedules",
+    "config_generate", "guidance", "orders", "sampling", "sampling_schedules",
 )  # fmt: skip
 MOST_LINES = 350
 

@@ -11,12 +11,12 @@ from scipy.stats import chisquare
 
 from conftest import tiny_modalities
 from nano4m.config import Config, GenerateConfig
-from nano4m.generate_config import Sampling, onex, parse_overrides
+from nano4m.config_generate import Sampling, onex, parse_overrides
 from nano4m.modalities import MODALITIES
 from nano4m.orders import halton_ranks, radical_inverse, slot_order
 from nano4m.presets import FARM
 from nano4m.sampling import confidence, draw, truncate
-from nano4m.schedules import (
+from nano4m.sampling_schedules import (
     condition_weights,
     guidance_factor,
     share_steps,

@@ -21,6 +21,7 @@ examples
   nano4m run digits --data DIR                 real digits
   nano4m run farm --out runs/big --model.dim 384 --train.steps 20000
   nano4m run farm --help                       every option of a preset, with its value
+  nano4m generate --run runs/farm --in dog.wav --out rgb,depth --n 8 --dir made
   nano4m info farm                             parameters, modalities, budgets
   nano4m info runs/farm --json                 what a run reached
 
@@ -157,9 +158,19 @@ def _info(command: str, args: Sequence[str]) -> None:
     print(info(rest[0], as_json))
 
 
+def _generate(command: str, args: Sequence[str]) -> None:
+    from nano4m.media.options import parse_options
+
+    options, chosen = parse_options(args)
+    from nano4m.media.command import run_command
+
+    run_command(options, chosen)
+
+
 COMMANDS: dict[str, tuple[Callable[[str, Sequence[str]], None], str]] = {
     "run": (_run, "walk all stages, from clips to report"),
     **{name: (_run, stage.summary) for name, stage in STAGES.items()},
+    "generate": (_generate, "make media from media with a finished run"),
     "info": (_info, "tell about a preset, a run, a token table or a registry"),
 }
 

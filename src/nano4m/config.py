@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from nano4m.generate_config import GenerateConfig as GenerateConfig
+from nano4m.config_generate import GenerateConfig as GenerateConfig
 from nano4m.modalities import MODALITIES
 
 

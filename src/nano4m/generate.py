@@ -21,14 +21,14 @@ import torch
 from torch import Tensor
 
 from nano4m.batch import TokenSequence
+from nano4m.config_generate import GenerateConfig, Sampling
 from nano4m.errors import UserError
-from nano4m.generate_config import GenerateConfig, Sampling
 from nano4m.guidance import ChainStep, Guide, ask
 from nano4m.modalities import TEXT_END, Modality
 from nano4m.model.fourm import FourM
 from nano4m.orders import slot_order
 from nano4m.sampling import confidence, draw, gumbel
-from nano4m.schedules import guidance_factor, share_steps, temperatures, token_counts
+from nano4m.sampling_schedules import guidance_factor, share_steps, temperatures, token_counts
 
 
 def log_probs(

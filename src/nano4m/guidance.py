@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from nano4m.batch import TokenSequence
+from nano4m.config_generate import Sampling
 from nano4m.errors import UserError, nearest
-from nano4m.generate_config import Sampling
 from nano4m.model.fourm import FourM
-from nano4m.schedules import condition_weights
+from nano4m.sampling_schedules import condition_weights
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from nano4m.generate_config import Order
+from nano4m.config_generate import Order
 from nano4m.modalities import Modality
 
 

@@ -7,7 +7,7 @@ guidance after Muse (arXiv:2301.00704).
 import math
 from collections.abc import Sequence
 
-from nano4m.generate_config import GuidanceLaw, Sampling, TokenLaw, onex
+from nano4m.config_generate import GuidanceLaw, Sampling, TokenLaw, onex
 
 ONEX_RANGE = 100.0
 """``onex`` follows x ** -power from x = 1 to this."""
