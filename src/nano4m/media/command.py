@@ -173,7 +173,7 @@ def sheet_rows(
             own = output.media[number * n : (number + 1) * n]
             title = f"{one.name}: {output.modality.title}"
             samples = [Item(media=media, value=value, sample_rate=rate) for value in own]
-            rows.append(Row(title=title, given=items, made=samples))
+            rows.append(Row(source=one.name, title=title, given=items, made=samples))
     return rows
 
 

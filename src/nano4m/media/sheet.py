@@ -21,8 +21,9 @@ INCHES = 1.6
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of a sheet: a title, what was given, and samples."""
+    """One line of a sheet: the name of the input, a title, what was given, and samples."""
 
+    source: str
     title: str
     given: list[Item]
     made: list[Item]
@@ -73,13 +74,13 @@ def write_sheet(path: Path, rows: Sequence[Row]) -> str | None:
 
 
 def only(rows: Sequence[Row], media: Media) -> list[Row]:
-    """Return the rows with the items of one kind alone; those without any are left out."""
-    kept = [
-        Row(
-            title=row.title,
-            given=[i for i in row.given if i.media == media],
-            made=[i for i in row.made if i.media == media],
-        )
-        for row in rows
-    ]
-    return [row for row in kept if row.given or row.made]
+    """Return one row an input with its items of one kind; inputs without any are left out."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        made = [item for item in row.made if item.media == media]
+        if row.source in found:
+            made = found[row.source].made + made
+        given = [item for item in row.given if item.media == media]
+        if given or made:
+            found[row.source] = Row(source=row.source, title=row.source, given=given, made=made)
+    return list(found.values())
