@@ -218,6 +218,27 @@ def test_cosine_schedule_fills_each_slot_once(model, steps, order):
     assert [len(asked[0]) for asked in spy.asked] == [n for n in expected if n > 0]
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 6])
+def test_the_surest_tokens_are_kept_first(model, steps):
+    """MaskGIT without chance, one slot at a time, against the sampler."""
+    ids, given = some_given("rgb", rows=1)
+    span = TOKENS.slices[TOKENS.index("normals")]
+    config = GenerateConfig(steps=steps, temperature=0, noise=0)
+    spy = Spy(model)
+    got, _ = generate(spy, TOKENS, ids, given, ["normals"], config, [0])
+    ids, given = ids.clone(), given.clone()
+    for step in range(1, steps + 1):
+        unknown = [s for s in range(span.start, span.stop) if not given[0, s]]
+        assert set(spy.asked[step - 1][0]) == set(unknown)
+        left = min(int(6 * math.cos(math.pi / 2 * step / steps) + 1e-9), len(unknown) - 1)
+        log_p = log_probs(model, TOKENS, ids, given, torch.tensor([unknown]))[0]
+        sure = {s: float(row.max()) for s, row in zip(unknown, log_p, strict=True)}
+        for slot in sorted(unknown, key=lambda s: -sure[s])[: len(unknown) - left]:
+            ids[0, slot] = log_p[unknown.index(slot)].argmax()
+            given[0, slot] = True
+    assert torch.equal(got[0, span], ids[0, span])
+
+
 def test_codebooks_are_filled_coarse_to_fine(model):
     spy, _, _ = run_checked(model, {"steps": 5}, ["sound"], partial=False)
     coarse, fine = (set(range(SOUND.stop)[span]) for span in (BOOK_0, BOOK_1))
@@ -264,6 +285,19 @@ def test_remasking_draws_the_least_sure_again_and_never_the_given(model):
     stay = torch.ones(TOKENS.length, dtype=torch.bool)
     stay[worst] = False
     assert torch.equal(got[0, stay], plain[0, stay])
+
+
+def test_remasking_leaves_the_given_alone_where_every_token_is_certain():
+    certain = build_model()
+    with torch.no_grad():
+        certain.heads[TOKENS.index("normals")].weight.mul_(1e4)
+    ids, given = some_given("rgb", rows=1)
+    span = TOKENS.slices[TOKENS.index("normals")]
+    given[:, span.start : span.start + 3] = True
+    spy = Spy(certain)
+    config = GenerateConfig(steps=1, remask_rounds=2, remask_share=0.5)
+    got, filled = generate(spy, TOKENS, ids, given, ["normals"], config, [0])
+    check(spy, ids, given, got, filled)
 
 
 # -- texts -------------------------------------------------------------------------------------

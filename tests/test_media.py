@@ -161,9 +161,8 @@ def test_depth_and_normals_come_back_in(make, files, capsys):
     out, record = make("--in", normals, "--caption", "a dog", "--out", "depth", folder="second")
     assert [g.get("modalities") for g in record["inputs"][0]["given"]] == [["normals"], ["caption"]]
     assert "cat.png: rgb; 70 x 50 pixels, the square in its centre" in capsys.readouterr().err
-    again, _ = make(
-        "--in", str(out / "cat-00.normals-00.depth.png"), "--out", "rgb", folder="third"
-    )
+    depth = str(out / "cat-00.normals-00.depth.png")
+    again, _ = make("--in", depth, "--out", "rgb", folder="third")
     assert list(ids_of(again)) == ["sample_names", "rgb"]
 
 
