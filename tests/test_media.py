@@ -11,9 +11,10 @@ import soundfile
 import torch
 from PIL import Image
 
-from nano4m.cli import main
+from nano4m.cli import _parse, main
 from nano4m.clip_table import open_clips
 from nano4m.config_generate import GenerateConfig
+from nano4m.errors import UserError
 from nano4m.media.inputs import read_files
 from nano4m.media.opened import DRAWS, open_run, times_unconditional
 from nano4m.media.plan import merge_settings
@@ -252,6 +253,15 @@ def test_guidance_is_refused_where_nothing_was_ever_dropped(run, tmp_path, fails
     assert "making something from nothing needs" in fails("--out", "rgb", run=other)
 
 
+def test_settings_of_one_modality_are_an_option_of_every_run(capsys):
+    config, _ = _parse(
+        "run", ["farm", "--generate.modalities", "sound.noise=2", "rgb.order=halton"]
+    )
+    assert config.generate.modalities == {"sound": {"noise": 2.0}, "rgb": {"order": "halton"}}
+    with pytest.raises(UserError, match="unknown modality 'sond'; did you mean 'sound'"):
+        _parse("run", ["farm", "--generate.modalities", "sond.noise=2"])
+
+
 # -- mistakes ----------------------------------------------------------------------------------
 
 
@@ -276,6 +286,9 @@ def test_guidance_is_refused_where_nothing_was_ever_dropped(run, tmp_path, fails
         ("--caption= --out rgb", "--caption is empty"),
         ("--caption dog --split test --out rgb", "cannot be given at once"),
         ("--clips farm_9 --out rgb", "--clips farm_9: no clip of FOLDER has this id"),
+        ("--clips farm_000001,farm_000001 --out rgb", "farm_000001 stands there twice"),
+        ("--in dog.wav --out rgb --guidance nan", "--guidance: input should be a finite number"),
+        ("--in dog.wav --out rgb --conditions sound=inf", "MODALITY=WEIGHT, such as sound=2"),
         ("--clips farm_000001 --rows 0:1 --out rgb", "--clips names clips"),
         ("--split test --rows 5:99 --out rgb", "--rows 5:99: FIRST:LAST with 0 <= FIRST < LAST"),
         ("--split test --given sond --out rgb", "--given sond: FOLDER has no 'sond'"),

@@ -74,7 +74,7 @@ def problems(line: str, options: dict[str, set[str]]) -> list[str]:
         is_known = what in {*PRESETS, *REGISTRIES} or "/" in what or what.isupper()
         return [] if is_known and set(given) <= {"--json", "--help"} else [f"info of {rest}"]
     if command == "generate":
-        known = GENERATE_OPTIONS | {"-h"}
+        known = GENERATE_OPTIONS | {"-h", "--help"}
         return [f"no option {option}" for option in given if option not in known]
     if not rest or rest[0] in ("--help", "-h"):
         return []

@@ -64,6 +64,9 @@ def test_temperatures_by_hand():
     wanted = [0.5 + 5.5 * (x**-0.5 - 0.1) / 0.9 for x in (1, 1 + 99 * 0.2, 1 + 99 * 0.5)]
     assert found == pytest.approx(wanted) and found[0] == 6
     assert temperatures(falling, []) == []
+    # A law that falls does not heat what is colder already.
+    cold = Sampling(temperature=0.0, temperature_schedule="onex:0.5:0.5")
+    assert temperatures(cold, counts) == [0, 0, 0]
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "onex:0.1:1", "onex:0.1:0.5"])

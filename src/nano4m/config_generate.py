@@ -34,7 +34,9 @@ def onex(text: str) -> tuple[float, float] | None:
 class Sampling(BaseModel):
     """How the tokens of one modality are drawn. A text is always written from left to right."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+    )
 
     steps: Annotated[int, Field(gt=0)] = Field(
         8,

@@ -52,7 +52,7 @@ def temperatures(settings: Sampling, counts: Sequence[int]) -> list[float]:
 
     constant: always the same. linear: in proportion to the tokens left before the step.
     onex:MIN:POWER: MIN + (T - MIN) g(x), g falling from 1 to 0 as x ** -POWER, x going from 1 to
-    ONEX_RANGE with the tokens that are filled before the step.
+    ONEX_RANGE with the tokens that are filled before the step; a MIN above T is T.
     """
     total, done, found = sum(counts), 0, []
     law = onex(settings.temperature_schedule)
@@ -60,7 +60,7 @@ def temperatures(settings: Sampling, counts: Sequence[int]) -> list[float]:
         share = 1.0
         low = 0.0
         if law is not None:
-            low, power = law
+            low, power = min(law[0], settings.temperature), law[1]
             x = 1 + (ONEX_RANGE - 1) * done / total
             end = ONEX_RANGE**-power
             share = (x**-power - end) / (1 - end)

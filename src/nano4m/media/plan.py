@@ -1,5 +1,6 @@
 """From the options of ``nano4m generate`` to steps of generation, with every check before them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -124,6 +125,8 @@ def find_conditions(
         _known("--conditions", name, run)
         try:
             weight = float(number)
+            if not math.isfinite(weight):
+                raise ValueError(number)
         except ValueError:
             raise UserError(
                 f"--conditions {text}: MODALITY=WEIGHT, such as {name}=2; a negative weight leads "

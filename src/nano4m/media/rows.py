@@ -10,9 +10,7 @@ from nano4m.media.inputs import Given
 from nano4m.media.opened import OpenRun
 
 
-def choose_rows(
-    run: OpenRun, clips: Sequence[str], split: str | None, rows: str | None
-) -> np.ndarray:
+def choose_rows(run: OpenRun, clips: list[str], split: str | None, rows: str | None) -> np.ndarray:
     """Return rows of the token table, int64 (n,): of these clips, or of a part of a split.
 
     Raises:
@@ -21,6 +19,8 @@ def choose_rows(
     if clips:
         number = {clip: i for i, clip in enumerate(run.table.clip_ids.tolist())}
         for clip in clips:
+            if clips.count(clip) > 1:
+                raise UserError(f"--clips: {clip} stands there twice; make more samples with --n")
             if clip not in number:
                 close = nearest(clip, number).split("choose from")[0].strip()
                 raise UserError(
