@@ -33,7 +33,7 @@ def halton_ranks(rows: int, columns: int) -> tuple[int, ...]:
     every cell is met.
     """
     ranks: dict[int, int] = {}
-    number = 1
+    number = 0
     while len(ranks) < rows * columns:
         row = int(radical_inverse(number, 2) * rows)
         column = int(radical_inverse(number, 3) * columns)
