@@ -477,6 +477,7 @@ def test_coherence_of_an_oracle_and_of_a_uniform_model():
             assert cell.coherence.value == pytest.approx(value, abs=0.25 * (value < 1))
             assert cell.coherence.controls["shuffled"] == pytest.approx(1 / 3, abs=0.25)
             assert cell.coherence.upper == 1
+            assert cell.diversity.generated.within > 0 and cell.diversity.real.within > 0
     assert (made["rgb->caption"].dtype, made["rgb->caption"].shape) == (np.uint16, (36, 4))
 
 

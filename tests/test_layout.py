@@ -26,10 +26,14 @@ COLUMNS = re.compile(r"sources/.*|clips\.py|cut\.py|clip_table\.py|clip_media\.p
 
 COMPARES = {"startswith", "endswith", "find", "index", "count", "__eq__", "__contains__"}
 
-MEDIA_TO_IDS = {"clip_table", "clips", "cut", "sources", "tokenizers", "evaluate", "report"}
+MEDIA_TO_IDS = {
+    "clip_table", "clips", "cut", "sources", "tokenizers", "evaluate", "report", "media", "pixels",
+}  # fmt: skip
 IDS_TO_IDS = (
     "batch", "masking", "model", "loss", "optim", "checkpoint", "train", "generate", "table",
-    "published", "convert",
+    "published", "convert", "order", "precision", "devices", "replica", "state", "accounting",
+    "tracking", 
+    "config_generate", "guidance", "orders", "sampling", "schedules",
 )  # fmt: skip
 MOST_LINES = 350
 
@@ -206,6 +210,8 @@ def test_imports_go_one_way():
         ("model/fourm.py", "import nano4m.loss"),
         ("evaluate/run.py", "from nano4m.report.page import write_report"),
         ("evaluate/run.py", "from nano4m import report"),
+        ("generate.py", "from nano4m.media.outputs import decode"),
+        ("guidance.py", "from nano4m.tokenizers.base import Tokenizer"),
         ("modalities.py", "from nano4m.config import Config"),
     ],
 )
@@ -224,7 +230,10 @@ def test_the_registry_needs_the_standard_library_only():
             assert _unit(name) in sys.stdlib_module_names or name == "nano4m.errors", name
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["run"], ["run", "--help"], ["nonsense"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--help"], ["run"], ["run", "--help"], ["generate", "--help"], ["nonsense"]],
+)
 def test_help_loads_no_torch(arguments):
     code = (
         "import sys\nfrom nano4m.cli import main\n"

@@ -18,7 +18,6 @@ from nano4m.masking import STRATEGIES, draw_masks, mask, place
 from nano4m.masking.check import check_masking
 from nano4m.masking.plan import Plan
 from nano4m.modalities import MODALITIES
-from nano4m.schedules import cosine_unknown, halton_order
 
 TOKENS = TokenSequence(tiny_modalities())
 # Other lengths, other strides, a sound in the middle, fewer modalities.
@@ -396,12 +395,6 @@ def sampler_counts(total: int, steps: int) -> list[int]:
     return seen
 
 
-@pytest.mark.parametrize("total, steps", [(1, 1), (16, 8), (16, 16), (64, 8), (24, 12), (512, 30)])
-def test_the_cosine_schedule_is_the_samplers(total, steps):
-    ours = [cosine_unknown(step, steps, total) for step in range(steps + 1)]
-    assert ours == [*sampler_counts(total, steps), 0]
-
-
 def test_inference_aligned_masks_are_those_of_sampling_steps():
     valid = torch.ones(4, OTHER.length, dtype=torch.bool)
     counts = OTHER.count(valid)[0].tolist()
@@ -445,17 +438,6 @@ def test_orders_of_decoding(order):
                         inside = sound[:, 0] == frame
                         assert sound[a & inside, 1].max() < sound[b & inside, 1].min()
     assert checked > 50
-
-
-@pytest.mark.parametrize("rows, columns", [(8, 8), (14, 14), (7, 1), (3, 5)])
-def test_the_halton_order_visits_all_and_starts_spread(rows, columns):
-    order = halton_order(rows, columns)
-    assert sorted(order) == list(range(rows * columns))
-    if columns > 1 and rows > 7:
-        quarters = {(i // columns * 2 // rows, i % columns * 2 // columns) for i in order[:7]}
-        assert len(quarters) == 4
-    if columns == 1:
-        assert order[:4] == (0, 3, 1, 5)
 
 
 # -- continuation ------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What the README and the docs say is true: their commands parse, their paths exist."""
 
+import dataclasses
 import re
 import shlex
 from pathlib import Path
@@ -7,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from nano4m.cli import COMMANDS, main
+from nano4m.config_generate import GenerateConfig
 from nano4m.evaluate import results
 from nano4m.info import REGISTRIES
+from nano4m.media.options import Options
 from nano4m.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,6 +42,17 @@ def commands(pages: list[Path], command: str) -> dict[str, str]:
     return found
 
 
+GENERATE_OPTIONS = {
+    "--in",
+    *(
+        "--" + field.name.replace("_", "-")
+        for field in dataclasses.fields(Options)
+        if field.name != "inputs"
+    ),
+    *("--" + name.replace("_", "-") for name in GenerateConfig.model_fields),
+}
+
+
 def options_of(preset: str, capsys: pytest.CaptureFixture) -> set[str]:
     """Return the options that the help of a preset lists."""
     with pytest.raises(SystemExit):
@@ -59,6 +73,9 @@ def problems(line: str, options: dict[str, set[str]]) -> list[str]:
         what = rest[0] if rest else ""
         is_known = what in {*PRESETS, *REGISTRIES} or "/" in what or what.isupper()
         return [] if is_known and set(given) <= {"--json", "--help"} else [f"info of {rest}"]
+    if command == "generate":
+        known = GENERATE_OPTIONS | {"-h", "--help"}
+        return [f"no option {option}" for option in given if option not in known]
     if not rest or rest[0] in ("--help", "-h"):
         return []
     if rest[0] not in PRESETS and not rest[0].isupper():
@@ -92,6 +109,7 @@ def test_every_command_of_the_pages_parses(options):
         ("nano4m run farm --train.stepz 3", "no option --train.stepz"),
         ("nano4m run digits --tokenizers.depth.grid 4", "no option --tokenizers.depth.grid"),
         ("nano4m info tokenizer", "info of ['tokenizer']"),
+        ("nano4m generate --run RUN --stepz 3", "no option --stepz"),
     ],
 )
 def test_a_wrong_command_is_found(options, line, problem):

@@ -22,6 +22,7 @@ examples
   nano4m run digits --data DIR                 real digits
   nano4m run farm --out runs/big --size d6-w512 --train.steps 20000
   nano4m run farm --help                       every option of a preset, with its value
+  nano4m generate --run runs/farm --in dog.wav --out rgb,depth --n 8 --dir made
   nano4m info farm                             parameters, modalities, budgets
   nano4m info runs/farm --json                 what a run reached
   nano4m convert FILE --out FOLDER             a published nano4M checkpoint, or back
@@ -186,9 +187,19 @@ def _convert(command: str, args: Sequence[str]) -> None:
         print(json.dumps(told, indent=1))
 
 
+def _generate(command: str, args: Sequence[str]) -> None:
+    from nano4m.media.options import parse_options
+
+    options, chosen = parse_options(args)
+    from nano4m.media.command import run_command
+
+    run_command(options, chosen)
+
+
 COMMANDS: dict[str, tuple[Callable[[str, Sequence[str]], None], str]] = {
     "run": (_run, "walk all stages, from clips to report"),
     **{name: (_run, stage.summary) for name, stage in STAGES.items()},
+    "generate": (_generate, "make media from media with a finished run"),
     "convert": (
         _convert,
         "turn a published nano4M file into a checkpoint folder, or such a folder into a file",

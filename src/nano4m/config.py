@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from nano4m.config_generate import GenerateConfig as GenerateConfig
 from nano4m.config_masking import MaskingConfig as MaskingConfig
 from nano4m.modalities import MODALITIES
 from nano4m.model.config import ModelConfig as ModelConfig
@@ -189,20 +190,6 @@ class TrainConfig(Section):
     val_every: Positive = Field(200, description="Steps between looks at the validation split.")
     val_samples: Positive = Field(256, description="Fixed masked samples of the validation loss.")
     save_every: Positive = Field(200, description="Steps between checkpoints to resume from.")
-
-
-class GenerateConfig(Section):
-    """MaskGIT sampling (arXiv:2202.04200)."""
-
-    steps: Positive = Field(8, description="Forward passes a modality; never more than its tokens.")
-    temperature: Annotated[float, Field(ge=0)] = Field(0.6, description="Of the tokens drawn.")
-    noise: Annotated[float, Field(ge=0)] = Field(
-        8.0, description="Gumbel noise on the confidence at the first step, annealed to 0."
-    )
-    top_p: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.95, description="Nucleus, after temperature."
-    )
-    batch_size: Positive = Field(64, description="Samples at once.")
 
 
 # -- leaves ------------------------------------------------------------------------------------

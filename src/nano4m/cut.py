@@ -166,9 +166,20 @@ def crop_normals(normals: np.ndarray, box: Box, size: int) -> np.ndarray:
 # -- both --------------------------------------------------------------------------------------
 
 
-def _cut_sound(raw: RawMedia, settings: ClipsConfig) -> tuple[np.ndarray, dict[str, Any], int, int]:
-    """Return the window, its levels and the samples of the recording where it starts and ends."""
-    sound = resample(to_mono(raw.sound), raw.sample_rate, settings.sample_rate)
+def cut_sound(
+    recorded: np.ndarray, rate: int, settings: ClipsConfig
+) -> tuple[np.ndarray, dict[str, Any], int, int]:
+    """Return the window, its levels and the samples of the recording where it starts and ends.
+
+    Args:
+        recorded: float32 (samples,) or (samples, channels) at ``rate`` Hz.
+        rate: Of the recording.
+        settings: Rate and length of the window, where it lies, its loudness.
+
+    Raises:
+        BadMedia: No samples, or a sample that is not finite.
+    """
+    sound = resample(to_mono(recorded), rate, settings.sample_rate)
     length = round(settings.window_seconds * settings.sample_rate)
     start = window_start(sound, length, settings.window)
     first, last = max(start, 0), min(start + length, len(sound))
@@ -184,6 +195,13 @@ def _cut_sound(raw: RawMedia, settings: ClipsConfig) -> tuple[np.ndarray, dict[s
     return window, levels, start, last
 
 
+def silent(rms_db: float, settings: ClipsConfig) -> str | None:
+    """Return why a window of this level is not kept, or None where it is."""
+    if rms_db >= settings.silence_db:
+        return None
+    return f"silent: {rms_db:.1f} dB, below silence_db {settings.silence_db:g} dB"
+
+
 def cut(raw: RawMedia, settings: ClipsConfig) -> dict[str, Any]:
     """Return the columns audio, frames, depth, normals, crop, rms_db, peak_db and ``offset_s``.
 
@@ -194,9 +212,9 @@ def cut(raw: RawMedia, settings: ClipsConfig) -> dict[str, Any]:
     Raises:
         BadMedia: The clip cannot be used, and why.
     """
-    window, levels, start, last = _cut_sound(raw, settings)
-    if levels["rms_db"] < settings.silence_db:
-        reason = f"silent: {levels['rms_db']:.1f} dB, below silence_db {settings.silence_db:g} dB"
+    window, levels, start, last = cut_sound(raw.sound, raw.sample_rate, settings)
+    reason = silent(levels["rms_db"], settings)
+    if reason:
         return levels | {"reason": reason}
     rate, size = settings.sample_rate, settings.picture_size
     columns: dict[str, Any] = {

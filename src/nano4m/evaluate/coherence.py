@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nano4m.config import GenerateConfig
 from nano4m.evaluate.bench import GENERATE, RESAMPLE, SHUFFLE, Bench
+from nano4m.evaluate.diversity import diversity
 from nano4m.evaluate.judges import Judge
 from nano4m.evaluate.results import Direction
 from nano4m.evaluate.stats import derangement, score
@@ -54,6 +55,12 @@ def generate_from(bench: Bench, source: int, target: int, config: GenerateConfig
     return torch.where(given, ids, TEXT_END)[:, span]
 
 
+def real_ids(bench: Bench, target: int) -> np.ndarray:
+    """Return each clip's own ids of ``target``, int64 (B, length)."""
+    span = bench.tokens.slices[target]
+    return torch.where(bench.valid_BL, bench.ids_BL, TEXT_END)[:, span].numpy()
+
+
 def coherence(
     bench: Bench,
     config: GenerateConfig,
@@ -92,6 +99,11 @@ def coherence(
                 upper=upper[names[1]],
                 controls={"shuffled": float((found == bench.labels[others]).mean())},
             )
-            cells.append(Direction(source=names[0], target=names[1], coherence=cell))
+            modality, real = bench.tokens.modalities[target], real_ids(bench, target)
+            labels = bench.labels.tolist()
+            varied = diversity(ids.numpy(), labels, real, labels, modality)
+            cells.append(
+                Direction(source=names[0], target=names[1], coherence=cell, diversity=varied)
+            )
         advance()
     return cells, made

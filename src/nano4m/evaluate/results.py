@@ -47,12 +47,32 @@ class CrossEntropy(Part):
     tokens: int = Field(description="Tokens measured.")
 
 
+class Spread(Part):
+    """How varied a set of token sequences of one modality is."""
+
+    entropy: float = Field(description="Of the tokens, whatever their place, in nats.")
+    distinct_sequences: float = Field(description="Different sequences over sequences.")
+    distinct_tokens: float = Field(description="Ids in use over the vocabulary.")
+    within: float | None = Field(
+        None, description="Mean share of tokens in which two sequences of one class differ."
+    )
+    between: float | None = Field(None, description="The same for two of different classes.")
+
+
+class Diversity(Part):
+    """What was generated beside as many real clips: a collapsed sampler is less varied."""
+
+    generated: Spread
+    real: Spread
+
+
 class Direction(Part):
     """One cell of the any-to-any matrix: what is generated as ``target`` from ``source`` alone."""
 
     source: str
     target: str
     coherence: Score = Field(description="How often a judge sees the clip's class in what is made.")
+    diversity: Diversity | None = Field(None, description="How varied what is made is.")
 
 
 class Judge(Part):
@@ -101,7 +121,7 @@ def schema_markdown() -> str:
         "Shares are in [0, 1], cross-entropies in nats a token, times in seconds. Generated from",
         "`src/nano4m/evaluate/results.py`; a test keeps the two equal.",
     ]
-    for part in (Results, CrossEntropy, Judge, Probe, Direction, Score):
+    for part in (Results, CrossEntropy, Judge, Probe, Direction, Diversity, Spread, Score):
         summary = (part.__doc__ or "").strip().splitlines()[0]
         lines += [
             "",

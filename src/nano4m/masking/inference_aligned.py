@@ -7,7 +7,8 @@ from nano4m.batch import TokenSequence
 from nano4m.config import MaskingConfig
 from nano4m.config_masking import Order
 from nano4m.masking.plan import Plan, draw_sources, same_for_all, uniform
-from nano4m.schedules import cosine_unknown, halton_order
+from nano4m.orders import halton_ranks
+from nano4m.schedules import token_counts
 
 
 def inference_aligned(
@@ -36,21 +37,19 @@ def inference_aligned(
         inputs[target], targets[target] = uniform(0, counts[target] - 1, generator), 1
         return same_for_all(inputs, targets, len(counts_BC))
     steps = min(uniform(*config.decode_steps, generator), counts[target])
-    unknown = cosine_unknown(uniform(0, steps - 1, generator), steps, counts[target])
+    filled = token_counts(counts[target], steps, "cosine")
+    unknown = sum(filled[uniform(0, steps - 1, generator) :])
     inputs[target], targets[target] = counts[target] - unknown, unknown
     order = config.decode_orders[uniform(0, len(config.decode_orders) - 1, generator)]
-    priority_BL = _priority(order, target, len(counts_BC), sequence, generator)
+    priority_BL = _priority(order, target, len(counts_BC), sequence)
     return same_for_all(inputs, targets, len(counts_BC), priority_BL)
 
 
-def _priority(
-    order: Order, target: int, rows: int, sequence: TokenSequence, generator: Generator
-) -> Tensor | None:
+def _priority(order: Order, target: int, rows: int, sequence: TokenSequence) -> Tensor | None:
     """Return which slots of the target are filled first, int64 (B, L); None: at random.
 
     ``coarse`` fills the first codebook of all frames, then the second; a grid has one codebook.
-    ``spread`` follows the Halton order, shifted at random in each sample: over rows and columns of
-    a grid, over whole frames of a sound.
+    ``spread`` follows the Halton order: over rows and columns of a grid, over frames of a sound.
     """
     has_codebooks = sequence.modalities[target].layout == "codes"
     if order == "random" or (order == "coarse" and not has_codebooks):
@@ -62,12 +61,9 @@ def _priority(
         priority_BL[:, span] = inner_L[span]
         return priority_BL
     columns = 1 if has_codebooks else width
-    visits = torch.tensor(halton_order(height, columns)).argsort()
-    down_B1 = torch.randint(height, (rows, 1), generator=generator)
-    right_B1 = torch.randint(columns, (rows, 1), generator=generator)
-    row_BT = (unit_L[span] + down_B1) % height
-    column_BT = (inner_L[span] + right_B1) % width if not has_codebooks else 0
-    priority_BL[:, span] = visits[row_BT * columns + column_BT]
+    ranks = torch.tensor(halton_ranks(height, columns))
+    column_T = 0 if has_codebooks else inner_L[span]
+    priority_BL[:, span] = ranks[unit_L[span] * columns + column_T]
     if has_codebooks:
         priority_BL[:, span] = priority_BL[:, span] * width + inner_L[span]
     return priority_BL

@@ -14,9 +14,10 @@ from nano4m.clip_table import ClipTable
 from nano4m.config import Config
 from nano4m.evaluate.results import Results, Score
 from nano4m.modalities import Modality
+from nano4m.pixels import Item, Look, shared_look
 from nano4m.report import figures
 from nano4m.report.markup import Html, html, join, percent, section, short, span, tag
-from nano4m.report.render import Item, Look, render, shared_look
+from nano4m.report.render import render
 from nano4m.report.samples import Sample, collect
 from nano4m.table import TokenTable
 from nano4m.tokenizers.base import Tokenizer

@@ -9,7 +9,7 @@ import torch
 
 from nano4m.clip_table import ClipTable
 from nano4m.modalities import Modality
-from nano4m.report.render import Item
+from nano4m.pixels import Item
 from nano4m.table import TokenTable
 from nano4m.tokenizers.base import Tokenizer
 

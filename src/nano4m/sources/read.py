@@ -105,6 +105,57 @@ def read_picture(path: Path) -> np.ndarray:
         return np.asarray(picture)
 
 
+def is_depth_png(path: Path) -> bool:
+    """Whether a file opens as a picture of one channel of 16 bits, as depth is stored."""
+    try:
+        with Image.open(path) as image:
+            return image.mode in ("I;16", "I;16B", "I")
+    except (OSError, ValueError, SyntaxError):
+        return False
+
+
+def read_depth(path: Path, near: float) -> np.ndarray:
+    """Return distances in metres, float32 (H, W), infinity included.
+
+    Args:
+        path: ``.npy`` of distances in metres, or a 16-bit PNG of inverse depth as the clips table
+            stores it: 65535 at ``near`` metres or less, 0 at infinity.
+        near: Distance of the largest value of such a PNG, in metres.
+
+    Raises:
+        BadMedia: Missing, unreadable, of another shape or type, or a distance that is none.
+    """
+    with _reading(path):
+        if path.suffix.lower() == ".npy":
+            distance = np.load(path, allow_pickle=False)
+            if distance.ndim != 2 or not np.issubdtype(distance.dtype, np.floating):
+                raise BadMedia(
+                    f"wrong depth: {path.name} holds {distance.dtype} {distance.shape}, not floats "
+                    "(H, W) in metres"
+                )
+            return distance.astype(np.float32)
+        if not is_depth_png(path):
+            raise BadMedia(f"wrong depth: {path.name} is no PNG of one channel of 16 bits")
+        with Image.open(path) as image:
+            inverse = np.asarray(image, np.float32) / 65535
+    with np.errstate(divide="ignore"):
+        return np.float32(near) / inverse
+
+
+def read_normals(path: Path) -> np.ndarray:
+    """Return unit vectors, float32 (H, W, 3), of a PNG of n * 0.5 + 0.5.
+
+    Raises:
+        BadMedia: Missing, unreadable, or a picture of something else.
+    """
+    vectors = read_picture(path).astype(np.float32) / 255 * 2 - 1
+    length = np.linalg.norm(vectors, axis=2, keepdims=True)
+    # A step of 8 bits moves a length by a hundredth; resized edges are a little shorter.
+    if float(np.median(np.abs(length - 1))) > 0.05:
+        raise BadMedia(f"wrong normals: {path.name} does not hold unit vectors as n * 0.5 + 0.5")
+    return vectors / np.maximum(length, 1e-6)
+
+
 def picture_size(path: Path) -> tuple[int, int] | None:
     """Return width and height from the header of a picture, or None where it cannot be opened."""
     try:

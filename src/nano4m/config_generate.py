@@ -1,0 +1,174 @@
+"""How ids are drawn: the section ``generate`` of a configuration.
+
+The fields of ``Sampling`` hold for every modality; ``modalities`` changes some of them for one.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from tyro.constructors import PrimitiveConstructorSpec
+
+from nano4m.errors import nearest
+from nano4m.modalities import MODALITIES
+
+Setting = str | int | float | bool
+Overrides = dict[str, dict[str, Setting]]
+Order = Literal["confidence", "random", "halton", "raster"]
+TokenLaw = Literal["cosine", "linear", "constant"]
+GuidanceLaw = Literal["constant", "linear", "cosine"]
+
+_ONEX = re.compile(r"onex:(\d+(?:\.\d*)?):(\d+(?:\.\d*)?)")
+
+
+def onex(text: str) -> tuple[float, float] | None:
+    """Return (lowest temperature, power) of ``onex:MIN:POWER``, or None if it is not of this form.
+
+    A power of 0 is no law at all, and not of this form either.
+    """
+    match = _ONEX.fullmatch(text)
+    return (float(match[1]), float(match[2])) if match and float(match[2]) > 0 else None
+
+
+class Sampling(BaseModel):
+    """How the tokens of one modality are drawn. A text is always written from left to right."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+    )
+
+    steps: Annotated[int, Field(gt=0)] = Field(
+        8,
+        description="Forward passes a modality, cut to the tokens that it lacks. Codebooks share "
+        "them, the coarse ones first, at least one each.",
+    )
+    order: Order = Field(
+        "confidence",
+        description="Which tokens come first: the surest (MaskGIT), a random order (ROAR), far "
+        "from one another (halton), or line by line (raster).",
+    )
+    schedule: TokenLaw = Field(
+        "cosine", description="Tokens a step: few first (cosine, linear), or equally many."
+    )
+    temperature: Annotated[float, Field(ge=0)] = Field(
+        0.6, description="Of the tokens drawn; 0 takes the likeliest."
+    )
+    temperature_schedule: str = Field(
+        "constant",
+        description="constant, linear (in the tokens left), or onex:MIN:POWER, which falls to MIN "
+        "as one over a power of the tokens filled.",
+    )
+    noise: Annotated[float, Field(ge=0)] = Field(
+        8.0, description="Gumbel noise on the confidence at the first step, annealed to 0."
+    )
+    top_k: Annotated[int, Field(ge=0)] = Field(
+        0, description="Draw among the k likeliest ids; 0: all."
+    )
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.95, description="Nucleus, after temperature."
+    )
+    guidance: float = Field(
+        1.0,
+        description="Classifier-free guidance s: l_u + s (l_c - l_u). 1: none, 0: the conditions "
+        "are not looked at.",
+    )
+    guidance_schedule: GuidanceLaw = Field(
+        "constant", description="Guidance from the first step on, or rising from 1."
+    )
+    codebooks: Literal["levels", "together"] = Field(
+        "levels", description="Residual codebooks coarse to fine, or all at once."
+    )
+    remask_rounds: Annotated[int, Field(ge=0)] = Field(
+        0, description="Further passes that draw the least sure of the generated tokens again."
+    )
+    remask_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.25, description="Share of the generated tokens that such a pass draws again."
+    )
+
+    @field_validator("temperature_schedule")
+    @classmethod
+    def _known_law(cls, value: str) -> str:
+        if value not in ("constant", "linear") and onex(value) is None:
+            raise ValueError(
+                f"unknown temperature schedule {value!r}; choose from constant, linear, "
+                "onex:MIN:POWER with a POWER above 0, such as onex:0.5:0.5"
+            )
+        return value
+
+
+def check_setting(name: str, value: Any) -> Setting:
+    """Return a value of one field of ``Sampling``, converted to its type.
+
+    Raises:
+        ValueError: An unknown setting, or a value that it cannot have.
+    """
+    if name not in Sampling.model_fields:
+        raise ValueError(f"unknown setting {name!r}; {nearest(name, Sampling.model_fields)}")
+    try:
+        return getattr(Sampling(**{name: value}), name)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{name} {value!r}: {message[0].lower()}{message[1:]}") from error
+
+
+def parse_overrides(words: Sequence[str]) -> Overrides:
+    """Read ``MODALITY.SETTING=VALUE`` words, as the command line gives them.
+
+    Raises:
+        ValueError: A word of another form; names and values are not checked here.
+    """
+    found: Overrides = {}
+    for word in words:
+        match = re.fullmatch(r"([^.=]+)\.([^.=]+)=(.+)", word)
+        if match is None:
+            raise ValueError(
+                f"{word!r} is not of the form MODALITY.SETTING=VALUE, such as sound.noise=2"
+            )
+        found.setdefault(match[1], {})[match[2].replace("-", "_")] = match[3]
+    return found
+
+
+_WORDS: Any = PrimitiveConstructorSpec(
+    nargs="*",
+    metavar="MODALITY.SETTING=VALUE",
+    instance_from_str=parse_overrides,
+    is_instance=lambda value: isinstance(value, dict),
+    str_from_instance=lambda value: [
+        f"{name}.{setting}={v}" for name, own in value.items() for setting, v in own.items()
+    ],
+)
+
+
+def _checked(own: Any) -> Any:
+    """Check the settings of one modality; what is no mapping is left to the type."""
+    if not isinstance(own, Mapping):
+        return own
+    named = {str(name).replace("-", "_"): value for name, value in own.items()}
+    return {name: check_setting(name, value) for name, value in named.items()}
+
+
+class GenerateConfig(Sampling):
+    """MaskGIT sampling (arXiv:2202.04200) and its relatives, with exceptions by modality."""
+
+    batch_size: Annotated[int, Field(gt=0)] = Field(64, description="Samples at once.")
+    modalities: Annotated[Overrides, _WORDS] = Field(
+        default_factory=dict,
+        description="Settings of single modalities, such as sound.noise=2 sound.temperature=1; "
+        "one that a run lacks is of no effect. On the command line they replace the preset's.",
+    )
+
+    @field_validator("modalities", mode="before")
+    @classmethod
+    def _known_settings(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        for name in value:
+            if name not in MODALITIES:
+                raise ValueError(f"unknown modality {name!r}; {nearest(str(name), MODALITIES)}")
+        return {name: _checked(own) for name, own in value.items()}
+
+    def for_modality(self, name: str) -> Sampling:
+        """Return the settings of one modality, its exceptions applied."""
+        shared = {field: getattr(self, field) for field in Sampling.model_fields}
+        return Sampling(**(shared | self.modalities.get(name, {})))
