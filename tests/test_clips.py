@@ -587,7 +587,7 @@ def test_a_build_that_is_stopped_leaves_whole_shards_and_goes_on(tmp_path, how):
         Image.fromarray(picture).save(tmp_path / f"data/images/cat/{i}.png")
     out = tmp_path / "out"
     build = start(tmp_path, "out", 2)
-    assert wait_for(lambda: len(shards(out)) >= 1), build.stderr.read().decode()
+    assert wait_for(lambda: len(shards(out)) >= 1, 60), build.stderr.read().decode()
     # Ctrl-C reaches every process of the terminal; a kill only the one that it is meant for.
     os.killpg(build.pid, how) if how == signal.SIGINT else os.kill(build.pid, how)
     build.wait(timeout=20)
