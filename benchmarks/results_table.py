@@ -51,20 +51,51 @@ def main(run: Path) -> None:
         controls = ", ".join(f"{k} {percent(v)}" for k, v in s["controls"].items())
         print(f"| {p['name']} | {share(s)} | {percent(s['chance'])} | {percent(s['majority'])} | "
               f"{percent(s['balanced'])} | {controls} | {s['n']} |")  # fmt: skip
+    likelihoods(results)
+
+
+BASELINES = ("uniform", "unigram", "bigram")
+
+
+def rows_of(head: list[str], rows: list[list[str]]) -> None:
+    """Print a table."""
+    for row in [head, ["---"] * len(head), *rows]:
+        print("| " + " | ".join(row) + " |")
+
+
+def likelihoods(results: dict) -> None:
+    """Print cross-entropy in nats and in bits, and the continuations."""
+    entropies = results["cross_entropy"]
+    names = list(dict.fromkeys(k for c in entropies for k in c["conditions"]))
     print("\nCross-entropy, nats a token, by what is given.\n")
-    names = list(dict.fromkeys(k for c in results["cross_entropy"] for k in c["conditions"]))
-    print(
-        "| modality | uniform | unigram | "
-        + " | ".join(names)
-        + " |\n|"
-        + "---|" * (len(names) + 3)
+    rows_of(
+        ["modality", *BASELINES, *names],
+        [
+            [c["modality"], *(f"{c[k]:.2f}" for k in BASELINES)]
+            + [f"{c['conditions'][n]:.2f}" if n in c["conditions"] else "" for n in names]
+            for c in entropies
+        ],
     )
-    for c in results["cross_entropy"]:
-        row = [f"{c['conditions'][n]:.2f}" if n in c["conditions"] else "" for n in names]
-        print(
-            f"| {c['modality']} | {c['uniform']:.2f} | {c['unigram']:.2f} | "
-            + " | ".join(row)
-            + " |"
+    whole = [n for n in names if any(n in c["bits"] for c in entropies)]
+    print("\nThe same in bits a picture, a second of sound or a text.\n")
+    rows_of(
+        ["modality", "a", *BASELINES, *whole],
+        [
+            [c["modality"], c["unit"]]
+            + [f"{c['bits'][k]:.1f}" if k in c["bits"] else "" for k in (*BASELINES, *whole)]
+            for c in entropies
+        ],
+    )
+    if results["continuation"]:
+        print("\nContinuation: nats a token of the second half, given the first half alone.\n")
+        rows_of(
+            ["modality", "value", *BASELINES, "controls", "n"],
+            [
+                [c["modality"], f"{c['value']:.2f} [{c['low']:.2f}, {c['high']:.2f}]"]
+                + [f"{c[k]:.2f}" for k in BASELINES]
+                + [", ".join(f"{k} {v:.2f}" for k, v in c["controls"].items()), str(c["n"])]
+                for c in results["continuation"]
+            ],
         )
 
 

@@ -26,7 +26,7 @@ GRIDS = [name for name, modality in MODALITIES.items() if modality.layout == "gr
 FITTED = [name for name, modality in MODALITIES.items() if modality.layout != "text"]
 TINY = f"""
   --source.train 44 --source.val 22 --source.test 22 --source.picture-size 32 --source.seconds 0.4
-  --clips.window-seconds 0.4 --clips.picture-size 32 --clips.workers 0
+  --clips.window-seconds 0.4 --clips.picture-size 32 --clips.workers 0 --evaluate.workers 0
   {" ".join(f"--tokenizers.{name}.grid 4" for name in GRIDS)}
   {" ".join(f"--tokenizers.{name}.{option}" for name in FITTED
             for option in ("vocab 32", "width 8", "steps 2", "batch-size 8"))}
@@ -269,10 +269,11 @@ def test_again_changes_nothing(finished, capsys):
 
 def test_the_same_seed_gives_the_same_figures(finished, tmp_path):
     # Two processes instead of none: how it is computed does not change what comes out.
-    main(["run", "farm", "--out", str(tmp_path / "again"), *TINY, "--clips.workers", "2"])
+    workers = ["--clips.workers", "2", "--evaluate.workers", "2"]
+    main(["run", "farm", "--out", str(tmp_path / "again"), *TINY, *workers])
     runs = (finished, tmp_path / "again")
     first, second = (json.loads((out / "results.json").read_text()) for out in runs)
-    for key in ("matrix", "probes", "judges", "cross_entropy", "classes"):
+    for key in ("matrix", "probes", "judges", "cross_entropy", "continuation", "classes"):
         assert first[key] == second[key], key
     assert first["training"]["val"] == second["training"]["val"]
     assert are_equal(weights(finished), weights(tmp_path / "again"))

@@ -13,13 +13,15 @@ from nano4m.config import Config, EvaluateConfig, ModelConfig, TrainConfig
 from nano4m.errors import UserError
 from nano4m.evaluate import bench as bench_module
 from nano4m.evaluate.bench import Bench
-from nano4m.evaluate.classify import candidates, caption_begun, classification
-from nano4m.evaluate.coherence import coherence
-from nano4m.evaluate.cross_entropy import PRIOR, cross_entropy, unigram
+from nano4m.evaluate.classify import candidates, caption_begun, classify, conditions
+from nano4m.evaluate.coherence import directions_into
+from nano4m.evaluate.counting import count_tokens
+from nano4m.evaluate.cross_entropy import cross_entropy
+from nano4m.evaluate.desk import Materials, build_bench, choose_clips
 from nano4m.evaluate.judges import UNKNOWN, train_judge
 from nano4m.evaluate.results import Results
-from nano4m.evaluate.retrieval import information, retrieval
-from nano4m.evaluate.run import build_bench, choose_clips, evaluate_run
+from nano4m.evaluate.retrieval import information, retrieval_of
+from nano4m.evaluate.run import evaluate_run
 from nano4m.evaluate.stats import (
     balanced_accuracy,
     bootstrap,
@@ -148,8 +150,24 @@ def random_model(table: TokenTable) -> FourM:
     return model
 
 
-def nothing() -> None:
-    """Stands in for a progress bar."""
+def entropies(bench: Bench, table: TokenTable):
+    """Cross-entropy of every modality; a sound lasts two seconds."""
+    counts = [count_tokens(table, m, table.rows("train")) for m in table.modalities]
+    return [cross_entropy(bench, own, target, 2.0) for target, own in enumerate(counts)]
+
+
+def classification(bench: Bench, table: TokenTable, target: int = 2):
+    """All probes of the class."""
+    name = bench.names[target]
+    texts = candidates(table, name, table.rows("train"), table.classes)
+    begun = caption_begun(bench, target, texts)
+    trie = Trie(texts)
+    return [classify(bench, trie, begun, target, c) for c in conditions(bench, target)]
+
+
+def retrieval(bench: Bench):
+    """All probes of retrieval."""
+    return [probe for target in range(len(bench.names)) for probe in retrieval_of(bench, target)]
 
 
 # -- statistics --------------------------------------------------------------------------------
@@ -199,30 +217,30 @@ def test_derangement_moves_every_clip():
 # -- cross-entropy -----------------------------------------------------------------------------
 
 
-def test_unigram_by_hand():
-    train = np.array([[0, 1], [0, 2], [1, 0]])
-    valid = np.array([[True, True], [True, True], [True, False]])
-    pooled = (np.array([2, 2, 1]) + 1) / 8
-    first = (np.array([2, 1, 0]) + PRIOR * pooled) / (3 + PRIOR)
-    second = (np.array([0, 1, 1]) + PRIOR * pooled) / (2 + PRIOR)
-    judged, judged_valid = np.array([[1, 2], [2, 0]]), np.array([[True, True], [True, False]])
-    wanted = -(math.log(first[1]) + math.log(second[2]) + math.log(first[2])) / 3
-    assert unigram(train, valid, judged, judged_valid, 3) == pytest.approx(wanted)
-
-
 def test_cross_entropy_of_a_uniform_model_is_ln_v():
     table = make_table(4)
     bench = make_bench(table, Stub(table))
-    for row in cross_entropy(bench, table, table.rows("train"), nothing):
-        assert row.unigram < row.uniform
-        assert list(row.conditions.values()) == pytest.approx([row.uniform] * 5, abs=1e-5)
+    for row, per_unit in zip(entropies(bench, table), (4, 2, row_length(table)), strict=True):
+        assert row.bigram < row.unigram < row.uniform
+        assert list(row.conditions.values()) == pytest.approx([row.uniform] * 6, abs=1e-5)
         others = set(bench.names) - {row.modality}
-        assert set(row.conditions) == {"nothing", "all others", "shuffled others"} | others
+        named = {"nothing", "half of itself", "all others", "shuffled others"} | others
+        assert set(row.conditions) == named
+        assert set(row.bits) == named - {"half of itself"} | {"uniform", "unigram", "bigram"}
+        for name, bits in row.bits.items():
+            nats = row.conditions[name] if name in row.conditions else getattr(row, name)
+            assert bits == pytest.approx(nats / math.log(2) * per_unit)
+    assert [row.unit for row in entropies(bench, table)] == ["picture", "second", "text"]
+
+
+def row_length(table: TokenTable) -> float:
+    """Mean length of a judged caption."""
+    return float(table.lengths["caption"][table.rows("test"), 0].mean())
 
 
 def test_cross_entropy_of_an_oracle_orders_the_conditions():
     table = make_table()
-    found = cross_entropy(make_bench(table, Oracle(table)), table, table.rows("train"), nothing)
+    found = entropies(make_bench(table, Oracle(table)), table)
     by_name = {row.modality: row for row in found}
     for target, source in (("rgb", "sound"), ("sound", "rgb"), ("caption", "sound")):
         conditions = by_name[target].conditions
@@ -283,9 +301,7 @@ def test_candidates_are_the_captions_of_each_class():
 
 def test_an_oracle_classifies_and_its_shuffled_control_is_chance():
     table = make_table(24)
-    probes = classification(
-        make_bench(table, Oracle(table)), table, table.rows("train"), 2, nothing
-    )
+    probes = classification(make_bench(table, Oracle(table)), table)
     assert [p.source for p in probes] == ["rgb", "sound", "all"]
     for probe in probes:
         assert probe.score.value == probe.score.balanced == 1
@@ -295,9 +311,7 @@ def test_an_oracle_classifies_and_its_shuffled_control_is_chance():
 
 def test_a_uniform_model_classifies_at_chance():
     table = make_table(8)
-    for probe in classification(
-        make_bench(table, Stub(table)), table, table.rows("train"), 2, nothing
-    ):
+    for probe in classification(make_bench(table, Stub(table)), table):
         assert probe.score.value == pytest.approx(1 / 3) and probe.score.balanced < 0.34
         assert probe.score.controls["caption begun"] < 0.75
 
@@ -321,7 +335,7 @@ def test_caption_begun_is_left_out_where_nothing_is_left_to_rate():
 
 def test_a_planted_bijection_is_retrieved():
     table = make_table()
-    probes = retrieval(make_bench(table, Oracle(table)), nothing)
+    probes = retrieval(make_bench(table, Oracle(table)))
     pairs = {(p.source, p.target) for p in probes}
     assert pairs == {("rgb", "sound"), ("sound", "rgb"), ("caption", "rgb"), ("caption", "sound")}
     for probe in probes:
@@ -334,7 +348,7 @@ def test_a_planted_bijection_is_retrieved():
 
 def test_a_uniform_model_retrieves_at_chance():
     table = make_table(4)
-    for probe in retrieval(make_bench(table, Stub(table)), nothing):
+    for probe in retrieval(make_bench(table, Stub(table))):
         assert probe.score.value == pytest.approx(probe.score.chance)
 
 
@@ -363,11 +377,11 @@ def test_a_model_that_peeks_at_what_is_asked_finds_nothing(monkeypatch):
     monkeypatch.setattr(bench_module, "log_probs", peek)
     table = make_table(8)
     bench = make_bench(table, Stub(table))
-    for row in cross_entropy(bench, table, table.rows("train"), nothing):
+    for row in entropies(bench, table):
         assert min(row.conditions.values()) > 0.5
-    for probe in retrieval(bench, nothing):
+    for probe in retrieval(bench):
         assert probe.score.value == pytest.approx(probe.score.chance, abs=1e-6)
-    for probe in classification(bench, table, table.rows("train"), 2, nothing):
+    for probe in classification(bench, table):
         assert probe.score.value == pytest.approx(1 / 3)
 
 
@@ -467,12 +481,13 @@ def test_coherence_of_an_oracle_and_of_a_uniform_model():
     table = make_table()
     config = Config(tokenizers=Config.model_validate(PRESET).tokenizers).generate
     for model, value in ((Oracle(table), 1.0), (Stub(table), 0.25)):
-        cells, made = coherence(
-            make_bench(table, model), config, {"rgb": FakeTokenizer("rgb")},
-            {"rgb": TruthJudge()}, {"rgb": 1.0}, nothing,
-        )  # fmt: skip
+        bench = make_bench(table, model)
+        tokenizers = {"rgb": FakeTokenizer("rgb")}
+        cells, made = directions_into(bench, 0, config, tokenizers, TruthJudge(), 1.0)
         assert [(c.source, c.target) for c in cells] == [("sound", "rgb"), ("caption", "rgb")]
-        assert len(made) == 6 and made["rgb->sound"].shape == (36, 4)
+        assert set(made) == {"sound->rgb", "caption->rgb"} and made["sound->rgb"].shape == (36, 4)
+        none, made = directions_into(bench, 2, config, {}, None, None)
+        assert not none and set(made) == {"rgb->caption", "sound->caption"}
         for cell in cells:
             assert cell.coherence.value == pytest.approx(value, abs=0.25 * (value < 1))
             assert cell.coherence.controls["shuffled"] == pytest.approx(1 / 3, abs=0.25)
@@ -498,12 +513,13 @@ def test_evaluate_run_writes_what_it_returns(tmp_path, names):
     clips = FakeClips(table)
     config = Config(
         tokenizers={k: v for k, v in PRESET["tokenizers"].items() if k in names},
-        evaluate=EvaluateConfig(clips=30, judge_steps=60, bootstrap=100),
+        evaluate=EvaluateConfig(clips=30, judge_steps=60, bootstrap=100, workers=0),
         train=TrainConfig(device="cpu"),
     )
     context = {"provenance": {"commit": "x"}, "clips": {}, "tokenizers": {}, "training": {}}
     context["seconds"] = {"train": 1.0}
-    results = evaluate_run(config, clips, clips.tokenizers, table, Oracle(table), tmp_path, context)
+    materials = Materials(clips, clips.tokenizers, table, Oracle(table))
+    results = evaluate_run(config, lambda: materials, tmp_path, context)
     assert Results.model_validate_json((tmp_path / "results.json").read_text()) == results
     assert [row.modality for row in results.cross_entropy] == list(names)
     assert {(d.source, d.target) for d in results.matrix} == {

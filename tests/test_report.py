@@ -19,7 +19,15 @@ from PIL import Image
 from nano4m.clip_media import depth_bytes, normals_bytes, picture_bytes, sound_bytes
 from nano4m.clip_table import ClipTable, open_clips, write_shard
 from nano4m.config import Bpe, Config, ImageVQ, MelVQ, ReportConfig
-from nano4m.evaluate.results import CrossEntropy, Direction, Judge, Probe, Results, Score
+from nano4m.evaluate.results import (
+    Continuation,
+    CrossEntropy,
+    Direction,
+    Judge,
+    Probe,
+    Results,
+    Score,
+)
 from nano4m.modalities import MODALITIES
 from nano4m.report.overview import overview_png
 from nano4m.report.page import write_report
@@ -121,10 +129,15 @@ def fake_results(names: list[str]) -> Results:
         tokenizers={n: {"psnr_db": 21.73, "codes_used_share": 0.8125, "no": None} for n in names},
         training={"steps": 40, "parameters": 3214080, "train_seconds": 431.2, "device": "cpu"},
         cross_entropy=[
-            CrossEntropy(modality=n, uniform=math.log(64), unigram=3.917, tokens=160, conditions={
+            CrossEntropy(modality=n, uniform=math.log(64), unigram=3.917, bigram=3.662, tokens=160,
+                         unit="picture", bits={"bigram": 1234.5, "nothing": 1300.25}, conditions={
                 "nothing": 3.871, **{m: 2.5 + i / 7 for i, m in enumerate(names) if m != n},
                 "shuffled others": 4.001})
             for n in names
+        ],
+        continuation=[
+            Continuation(modality=names[-1], value=2.718, low=2.6, high=2.8, n=137, tokens=900,
+                         uniform=4.159, unigram=3.5, bigram=3.1, controls={"shuffled": 3.333})
         ],
         judges=[Judge(modality=n, accuracy=score(0.91, upper=0.844)) for n in names],
         probes=[
@@ -264,8 +277,21 @@ def test_figures_are_those_of_the_results(run: Run, page: Reader) -> None:
     assert "shuffled" in probe[7] and _percent(probe[7]) == [0.331]
     for entry in run.results.cross_entropy:
         shown = [float(x) for x in rows_of(page, "predicted")[titles[entry.modality]] if "." in x]
-        wanted = [entry.uniform, entry.unigram, *entry.conditions.values()]
+        wanted = [entry.uniform, entry.unigram, entry.bigram, *entry.conditions.values()]
         assert sorted(shown) == pytest.approx(sorted(wanted), abs=5.1e-4)
+        bits = rows_of(page, "bits for")[f"{titles[entry.modality]}a {entry.unit}"]
+        assert [cell for cell in bits[1:] if "." in cell] == ["1,234.5", "1,300.2"]
+    (entry,) = run.results.continuation
+    row = rows_of(page, "continued")[titles[entry.modality]]
+    assert re.findall(r"\d\.\d{3}", " ".join(row)) == [
+        "2.718",
+        "2.600",
+        "2.800",
+        "4.159",
+        "3.500",
+        "3.100",
+        "3.333",
+    ]
     assert "21.7 dB" in rows_of(page, "modality")["picture"][1]
     assert "81.2 %" in " ".join(rows_of(page, "modality")["picture"])
     assert rows["silent <"][-1] == "1"
@@ -343,8 +369,9 @@ def test_page_stays_small(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_nothing_measured(run: Run, tmp_path: Path) -> None:
     bare = run.results.model_copy(update={
-        "matrix": [], "probes": [], "judges": [], "cross_entropy": [], "tokenizers": {},
-        "training": {}, "clips": {}, "seconds": {}, "provenance": {}, "classes": [],
+        "matrix": [], "probes": [], "judges": [], "cross_entropy": [], "continuation": [],
+        "tokenizers": {}, "training": {}, "clips": {}, "seconds": {}, "provenance": {},
+        "classes": [],
     })  # fmt: skip
     empty = dataclasses.replace(
         run, results=bare, train_log=tmp_path / "none", generated={"clip_ids": np.array([], str)}

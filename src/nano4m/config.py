@@ -202,6 +202,9 @@ class EvaluateConfig(Section):
     clips: Positive = Field(220, description="Most clips a probe looks at.")
     judge_steps: Positive = Field(400, description="Training steps of each judge, on real media.")
     bootstrap: Annotated[int, Field(ge=100)] = Field(1000, description="Resamples of an interval.")
+    workers: Annotated[int, Field(ge=0)] = Field(
+        2, description="Processes of one thread each; the results are those of 0, which is none."
+    )
 
 
 class ReportConfig(Section):

@@ -29,12 +29,18 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
     return torch.device("cpu")
 
 
+def multiplies_bf16(device: torch.device) -> bool:
+    """Return whether products of bf16 matrices are native to the device, and so the faster ones."""
+    if device.type != "cpu":
+        return True
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 def resolve_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
     """Return the type to compute in; ``auto`` is bf16 where the machine multiplies it natively."""
     if config.precision != "auto":
         return DTYPES[config.precision]
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if device.type == "cuda" or native else torch.float32
+    return torch.bfloat16 if multiplies_bf16(device) else torch.float32
 
 
 @cache

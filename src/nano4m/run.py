@@ -21,6 +21,7 @@ from nano4m.stage import (
 
 if TYPE_CHECKING:
     from nano4m.devices import World
+    from nano4m.evaluate.desk import Materials
     from nano4m.tokenizers.base import Tokenizer
 
 
@@ -67,15 +68,35 @@ def _train(run: Run, folder: Path) -> dict[str, Any]:
     return train_model(run.config, open_table(run.out / "table"), folder, world=run.world)
 
 
-def _evaluate(run: Run, folder: Path) -> dict[str, Any]:
-    from nano4m.checkpoint import load_model
-    from nano4m.clip_table import open_clips
-    from nano4m.evaluate.run import evaluate_run
-    from nano4m.table import open_table
+@dataclass(frozen=True)
+class TrainedRun:
+    """Opens what evaluation looks at; small, to be sent to another process."""
 
-    table = open_table(run.out / "table")
-    model, vocabulary = load_model(run.out / "train" / "checkpoint")
-    vocabulary.require_same(table.vocabulary, "the checkpoint", "the token table")
+    out: Path
+    modalities: tuple[str, ...]
+
+    def __call__(self) -> "Materials":
+        """Open it.
+
+        Raises:
+            UserError: A part is missing, or they do not belong together.
+        """
+        from nano4m.checkpoint import load_model
+        from nano4m.clip_table import open_clips
+        from nano4m.evaluate.desk import Materials
+        from nano4m.table import open_table
+        from nano4m.tokenizers import load_tokenizer
+
+        table = open_table(self.out / "table")
+        model, vocabulary = load_model(self.out / "train" / "checkpoint")
+        vocabulary.require_same(table.vocabulary, "the checkpoint", "the token table")
+        tokenizers = {n: load_tokenizer(self.out / "tokenizers" / n) for n in self.modalities}
+        return Materials(open_clips(self.out / "clips"), tokenizers, table, model)
+
+
+def _evaluate(run: Run, folder: Path) -> dict[str, Any]:
+    from nano4m.evaluate.run import evaluate_run
+
     manifests = {
         n: manifest_of(run.out, n) or {} for n in STAGES if n not in ("evaluate", "report")
     }
@@ -87,8 +108,8 @@ def _evaluate(run: Run, folder: Path) -> dict[str, Any]:
         "training": manifests["train"]["summary"],
         "seconds": {n: m["seconds"] for n, m in manifests.items()},
     }
-    clips = open_clips(run.out / "clips")
-    results = evaluate_run(run.config, clips, _tokenizers(run), table, model, folder, context)
+    opener = TrainedRun(run.out.resolve(), tuple(run.config.tokenizers))
+    results = evaluate_run(run.config, opener, folder, context)
     write_json(run.out / "results.json", json.loads(results.model_dump_json()))
     return {"directions": len(results.matrix), "probes": len(results.probes)}
 
@@ -142,7 +163,8 @@ STAGES: dict[str, Stage] = {
 NOT_SETTINGS = {
     "clips": {"workers"},
     "model": {"checkpointing"},
-    "train": {"device", "save_every"},
+    "train": {"device", "save_every", "tracker", "strategy"},
+    "evaluate": {"workers"},
 }
 
 

@@ -28,8 +28,12 @@ def start_worker() -> None:
 
 
 @contextmanager
-def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+def worker_pool(workers: int, option: str = "--clips.workers") -> Iterator[ProcessPoolExecutor]:
     """Start a pool of processes; all of them have ended when the context has.
+
+    Args:
+        workers: Processes.
+        option: Of the command line that sets their number.
 
     Raises:
         UserError: A worker was killed.
@@ -43,7 +47,7 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     except BrokenProcessPool as error:
         raise UserError(
             "a worker was killed, most often for want of memory; run the same command again with "
-            f"fewer processes: --clips.workers {workers // 2}"
+            f"fewer processes: {option} {workers // 2}"
         ) from error
     except BaseException:
         # What is in work may take a minute; nothing half made is ever used, so it may end here.

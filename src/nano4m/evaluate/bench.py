@@ -18,7 +18,7 @@ from nano4m.generate import log_probs
 from nano4m.model.fourm import FourM
 
 # Streams of random numbers of the probes, one a purpose.
-CLIPS, SHUFFLE, RESAMPLE, GENERATE, CONTROL = range(100, 105)
+CLIPS, SHUFFLE, RESAMPLE, GENERATE, CONTROL, HALF, BEGINNING = range(100, 107)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,27 +118,48 @@ class Bench:
         own = self.ids_BL[:, self.tokens.slices[target]]
         return self.whole(target, *self.given([], np.zeros(1, dtype=np.int64)), own)[0].numpy()
 
-    def own_whole(self, target: int, ids: Tensor, given: Tensor) -> np.ndarray:
-        """Return log p of each clip's own tokens of ``target``, float64 (B,); row i is clip i's."""
+    def own_whole(
+        self, target: int, ids: Tensor, given: Tensor, asked_BT: Tensor | None = None
+    ) -> np.ndarray:
+        """Return log p of each clip's own tokens of ``target``, float64 (B,); row i is clip i's.
+
+        Args:
+            target: Index of a modality that is no text.
+            ids, given: What the model is shown.
+            asked_BT: bool, tokens that are rated, as many in each row, all at once; None: all.
+        """
+        span = self.tokens.slices[target]
+        if asked_BT is None:
+            asked_BT = torch.ones(len(self), span.stop - span.start, dtype=torch.bool)
+        slots_BT = asked_BT.nonzero()[:, 1].view(len(self), -1) + span.start
         parts = []
         for rows in torch.arange(len(self)).split(self.batch_size):
-            span = self.tokens.slices[target]
-            slots = torch.arange(span.start, span.stop).expand(len(rows), -1)
+            slots = slots_BT[rows]
             log_p = self.ask(ids[rows], given[rows], slots)
-            picked = log_p.gather(2, self.ids_BL[rows][:, span, None])[..., 0]
+            picked = log_p.gather(2, self.ids_BL[rows].gather(1, slots)[..., None])[..., 0]
             parts.append(picked.double().sum(1))
         return torch.cat(parts).numpy()
 
-    def own_text(self, target: int, ids: Tensor, given: Tensor) -> np.ndarray:
+    def own_text(
+        self, target: int, ids: Tensor, given: Tensor, asked_BT: Tensor | None = None
+    ) -> np.ndarray:
         """Return log p of each clip's own text by the chain rule, float64 (B,).
 
         Every token is asked for alone, given the ones before it, which is how a text is written.
+
+        Args:
+            target: Index of a text modality.
+            ids, given: What the model is shown.
+            asked_BT: bool, tokens that are rated, the last ones of each text; None: all.
         """
         span = self.tokens.slices[target]
         ids, given = ids.clone(), given.clone()
+        asked_BT = self.valid_BL[:, span] if asked_BT is None else asked_BT
         total = np.zeros(len(self))
         for slot in range(span.start, span.stop):
-            rows = self.valid_BL[:, slot].nonzero()[:, 0]
+            rows = asked_BT[:, slot - span.start].nonzero()[:, 0]
+            if not len(rows):
+                continue
             for part in rows.split(16 * self.batch_size):
                 log_p = self.ask(ids[part], given[part], torch.full((len(part), 1), slot))[:, 0]
                 picked = log_p.gather(1, self.ids_BL[part, slot, None])[:, 0]
@@ -147,7 +168,9 @@ class Bench:
             given[rows, slot] = True
         return total
 
-    def own(self, target: int, ids: Tensor, given: Tensor) -> np.ndarray:
+    def own(
+        self, target: int, ids: Tensor, given: Tensor, asked_BT: Tensor | None = None
+    ) -> np.ndarray:
         """Return log p of each clip's own tokens of ``target``, (B,), in the way it is trained."""
         is_text = self.tokens.modalities[target].is_text
-        return (self.own_text if is_text else self.own_whole)(target, ids, given)
+        return (self.own_text if is_text else self.own_whole)(target, ids, given, asked_BT)

@@ -14,7 +14,6 @@ Controls of each score:
 """
 
 from collections import Counter
-from collections.abc import Callable
 
 import numpy as np
 
@@ -80,46 +79,38 @@ def conditions(bench: Bench, target: int) -> dict[str, list[int]]:
     return {bench.names[i]: [i] for i in others} | ({"all": others} if len(others) > 1 else {})
 
 
-def classification(
-    bench: Bench,
-    table: TokenTable,
-    train_rows: np.ndarray,
-    target: int,
-    advance: Callable[[], None],
-) -> list[Probe]:
-    """Probe every condition; ``target`` is the text modality. ``advance`` follows each one."""
-    name = bench.names[target]
-    texts = candidates(table, name, train_rows, bench.classes)
-    trie = Trie(texts)
-    begun = caption_begun(bench, target, texts)
-    probes = []
-    for number, (source, given) in enumerate(conditions(bench, target).items()):
-        found = Search(bench, *bench.given(given), target, trie).best_class()
-        rng = bench.rng(SHUFFLE, number, target)
-        own = rng.permutation(len(bench))[:MOST_CONTROL]
-        shown = derangement(len(bench), rng)[own]
-        mistaken = Search(bench, *bench.given(given, shown), target, trie).best_class()
-        controls = {"shuffled": float((mistaken == bench.labels[own]).mean())}
-        if begun is not None:
-            controls["caption begun"] = begun
-        titles = "all other modalities"
-        if len(given) == 1:
-            titles = bench.tokens.modalities[given[0]].title
-        probes.append(
-            Probe(
-                name=f"class from {titles}",
-                task="classification",
-                source=source,
-                target=name,
-                score=score(
-                    found == bench.labels,
-                    bench.labels,
-                    len(bench.classes),
-                    bench.rng(RESAMPLE, number, target),
-                    bench.resamples,
-                    controls=controls,
-                ),
-            )
-        )
-        advance()
-    return probes
+def classify(bench: Bench, trie: Trie, begun: float | None, target: int, condition: str) -> Probe:
+    """Probe one condition.
+
+    Args:
+        bench: Model and clips.
+        trie: The candidates.
+        begun: The control "caption begun", which is that of every condition.
+        target: Index of the text modality.
+        condition: Key of ``conditions``.
+    """
+    known = conditions(bench, target)
+    given, number = known[condition], list(known).index(condition)
+    found = Search(bench, *bench.given(given), target, trie).best_class()
+    rng = bench.rng(SHUFFLE, number, target)
+    own = rng.permutation(len(bench))[:MOST_CONTROL]
+    shown = derangement(len(bench), rng)[own]
+    mistaken = Search(bench, *bench.given(given, shown), target, trie).best_class()
+    controls = {"shuffled": float((mistaken == bench.labels[own]).mean())}
+    if begun is not None:
+        controls["caption begun"] = begun
+    titles = [bench.tokens.modalities[i].title for i in given]
+    return Probe(
+        name=f"class from {titles[0] if len(titles) == 1 else 'all other modalities'}",
+        task="classification",
+        source=condition,
+        target=bench.names[target],
+        score=score(
+            found == bench.labels,
+            bench.labels,
+            len(bench.classes),
+            bench.rng(RESAMPLE, number, target),
+            bench.resamples,
+            controls=controls,
+        ),
+    )

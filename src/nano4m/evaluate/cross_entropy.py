@@ -8,37 +8,44 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+import torch
 
-from nano4m.evaluate.bench import SHUFFLE, Bench
+from nano4m.evaluate.bench import HALF, SHUFFLE, Bench
+from nano4m.evaluate.counting import Counts
 from nano4m.evaluate.results import CrossEntropy
 from nano4m.evaluate.stats import derangement
-from nano4m.table import TokenTable
+from nano4m.modalities import Layout, Modality
 
-PRIOR = 16.0
-"""Weight, in clips, of the frequencies of all positions together in those of one position."""
+OWN_HALF = "half of itself"
+"""Condition that shows a part of the target itself."""
+
+UNITS: dict[Layout, str] = {"grid": "picture", "codes": "second", "text": "text"}
+"""What the bits of a modality are given for: a number that does not hang on its vocabulary."""
 
 
-def unigram(
-    train_ids: np.ndarray, train_valid: np.ndarray, ids: np.ndarray, valid: np.ndarray, vocab: int
-) -> float:
-    """Return the cross-entropy in nats a token of the train frequencies of each position.
+def units_of(modality: Modality, clips: int, window_seconds: float) -> float:
+    """Return how many units of its layout, see ``UNITS``, a number of clips has."""
+    return clips * window_seconds if modality.layout == "codes" else float(clips)
 
-    Args:
-        train_ids, train_valid: (n, T) tokens that are counted, and which of them are real.
-        ids, valid: (m, T) tokens that are judged.
-        vocab: Size of the vocabulary.
 
-    A position's frequencies are mixed with those of all positions, add-one smoothed: a baseline
-    that is weak for lack of data would flatter the model.
+def half_of_itself(bench: Bench, target: int) -> tuple[float, int]:
+    """Return the nats, and the number, of one half of each clip's tokens, given the other half.
+
+    A half is drawn at random for each clip. Of a text the first half is given, as that is the only
+    part that is ever given of a text.
     """
-    pooled = np.bincount(train_ids[train_valid].astype(np.int64), minlength=vocab) + 1.0
-    pooled /= pooled.sum()
-    total = 0.0
-    for t in range(ids.shape[1]):
-        seen = train_ids[train_valid[:, t], t].astype(np.int64)
-        share = np.bincount(seen, minlength=vocab) + PRIOR * pooled
-        total -= np.log(share[ids[valid[:, t], t]] / share.sum()).sum()
-    return float(total / valid.sum())
+    span = bench.tokens.slices[target]
+    given = torch.zeros_like(bench.valid_BL)
+    if bench.tokens.modalities[target].is_text:
+        half_B = bench.valid_BL[:, span].sum(1, keepdim=True) // 2
+        given[:, span] = torch.arange(span.stop - span.start) < half_B
+    else:
+        drawn = bench.rng(HALF, target).random((len(bench), span.stop - span.start))
+        rank = torch.from_numpy(drawn.argsort(1).argsort(1))
+        given[:, span] = rank < (span.stop - span.start) // 2
+    asked_BT = bench.valid_BL[:, span] & ~given[:, span]
+    log_p = bench.own(target, bench.ids_BL * given, given, asked_BT)
+    return float(-log_p.sum()), int(asked_BT.sum())
 
 
 def _conditions(bench: Bench, target: int) -> dict[str, Callable[[], np.ndarray]]:
@@ -60,33 +67,34 @@ def _conditions(bench: Bench, target: int) -> dict[str, Callable[[], np.ndarray]
     )
 
 
-def cross_entropy(
-    bench: Bench, table: TokenTable, train_rows: np.ndarray, advance: Callable[[], None]
-) -> list[CrossEntropy]:
-    """Measure every modality on the clips of ``bench``; ``advance`` is called after each one."""
-    results = []
-    for target, modality in enumerate(bench.tokens.modalities):
-        span = bench.tokens.slices[target]
-        valid = bench.valid_BL[:, span].numpy()
-        train = table.ids[modality.name][train_rows].reshape(-1, modality.length)
-        train_valid = np.ones(train.shape, dtype=bool)
-        if modality.name in table.lengths:
-            lengths = table.lengths[modality.name][train_rows].reshape(-1, 1)
-            train_valid = np.arange(modality.length)[None] < lengths
-        count = int(valid.sum())
-        results.append(
-            CrossEntropy(
-                modality=modality.name,
-                uniform=math.log(modality.vocab_size),
-                unigram=unigram(
-                    train, train_valid, bench.ids_BL[:, span].numpy(), valid, modality.vocab_size
-                ),
-                conditions={
-                    name: float(-compute().sum() / count)
-                    for name, compute in _conditions(bench, target).items()
-                },
-                tokens=count,
-            )
-        )
-        advance()
-    return results
+def cross_entropy(bench: Bench, counts: Counts, target: int, window_seconds: float) -> CrossEntropy:
+    """Measure one modality on the clips of ``bench``.
+
+    Args:
+        bench: Model and clips.
+        counts: Of the modality's tokens in the train split.
+        target: Index of the modality.
+        window_seconds: Length of a sound.
+    """
+    modality, span = bench.tokens.modalities[target], bench.tokens.slices[target]
+    valid = bench.valid_BL[:, span].numpy()
+    count = int(valid.sum())
+    baselines = counts.log_probs(bench.ids_BL[:, span].numpy(), valid)
+    nats = {
+        "uniform": count * math.log(counts.choices),
+        "unigram": float(-baselines.unigram.sum()),
+        "bigram": float(-baselines.bigram.sum()),
+    }
+    asked = {name: float(-own().sum()) for name, own in _conditions(bench, target).items()}
+    units = units_of(modality, len(bench), window_seconds)
+    half, half_count = half_of_itself(bench, target)
+    conditions = {name: value / count for name, value in asked.items()}
+    conditions = {"nothing": conditions.pop("nothing"), OWN_HALF: half / half_count} | conditions
+    return CrossEntropy(
+        modality=modality.name,
+        **{name: value / count for name, value in nats.items()},
+        conditions=conditions,
+        tokens=count,
+        unit=UNITS[modality.layout],
+        bits={name: v / units / math.log(2) for name, v in (nats | asked).items()},
+    )

@@ -38,13 +38,42 @@ class CrossEntropy(Part):
     """Cross-entropy of one modality in nats a token, on fixed clips."""
 
     modality: str
-    uniform: float = Field(description="ln of the vocabulary.")
-    unigram: float = Field(description="Train frequencies of each position.")
+    uniform: float = Field(description="ln of the ids that a position may hold.")
+    unigram: float = Field(description="Train frequencies of each position and codebook.")
+    bigram: float = Field(
+        description="Train frequencies of each position and codebook after the token before it, "
+        "which the bigram is told."
+    )
     conditions: dict[str, float] = Field(
-        description="By what is given: nothing, each other modality alone, all others, shuffled "
-        "others."
+        description="By what is given: nothing, half of itself (the other half is asked for; of a "
+        "text the second half), each other modality alone, all others, shuffled others."
     )
     tokens: int = Field(description="Tokens measured.")
+    unit: str = Field(description="What bits are given for: a picture, a second or a text.")
+    bits: dict[str, float] = Field(
+        description="Bits a unit, comparable across vocabularies: uniform, unigram, bigram and the "
+        "conditions under which the whole is asked for."
+    )
+
+
+class Continuation(Part):
+    """Nats a token of the second half of a sound or text, given its first half and nothing else."""
+
+    modality: str
+    value: float
+    low: float = Field(description="Lower end of the 95 % bootstrap interval over clips.")
+    high: float = Field(description="Upper end of the 95 % bootstrap interval over clips.")
+    n: int = Field(description="Clips that it was measured on.")
+    tokens: int = Field(description="Tokens measured.")
+    uniform: float = Field(description="ln of the ids that a position may hold.")
+    unigram: float = Field(description="Of the same tokens, see CrossEntropy.")
+    bigram: float = Field(
+        description="Of the same tokens: told each true token before the one it predicts, it knows "
+        "more than the model does."
+    )
+    controls: dict[str, float] = Field(
+        description="Given the beginning of another clip (shuffled), or none (nothing; not texts)."
+    )
 
 
 class Spread(Part):
@@ -97,7 +126,7 @@ class Probe(Part):
 class Results(Part):
     """Everything that the report shows as a number."""
 
-    schema_version: int = 1
+    schema_version: int = 2
     preset: str
     config: dict[str, Any]
     provenance: dict[str, Any]
@@ -107,6 +136,7 @@ class Results(Part):
     tokenizers: dict[str, Any] = Field(description="Quality of each tokenizer, by modality.")
     training: dict[str, Any] = Field(description="Summary of the train stage.")
     cross_entropy: list[CrossEntropy]
+    continuation: list[Continuation] = Field(description="One a sound and a text.")
     judges: list[Judge]
     probes: list[Probe]
     matrix: list[Direction]
@@ -118,10 +148,14 @@ def schema_markdown() -> str:
     lines = [
         "# results.json",
         "",
-        "Shares are in [0, 1], cross-entropies in nats a token, times in seconds. Generated from",
+        "Shares are in [0, 1], cross-entropies in nats a token unless they are called bits, times",
+        "in seconds. Generated from",
         "`src/nano4m/evaluate/results.py`; a test keeps the two equal.",
     ]
-    for part in (Results, CrossEntropy, Judge, Probe, Direction, Diversity, Spread, Score):
+    parts = (
+        Results, CrossEntropy, Continuation, Judge, Probe, Direction, Diversity, Spread, Score,
+    )  # fmt: skip
+    for part in parts:
         summary = (part.__doc__ or "").strip().splitlines()[0]
         lines += [
             "",

@@ -7,8 +7,6 @@ Texts are sources only: clips of one class share their caption, so a caption has
 how well captions are found is what classification measures.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 
 from nano4m.evaluate.bench import RESAMPLE, SHUFFLE, Bench
@@ -19,41 +17,31 @@ DEPTHS = (1, 5)
 """Candidates that are looked at."""
 
 
-def pairs(bench: Bench) -> list[tuple[int, int]]:
-    """Return the ordered pairs (source, target) that are probed."""
-    modalities = bench.tokens.modalities
-    return [
-        (s, t)
-        for s in range(len(modalities))
-        for t in range(len(modalities))
-        if s != t and not modalities[t].is_text
-    ]
-
-
 def information(bench: Bench, source: int, target: int) -> np.ndarray:
     """Return pointwise mutual information in nats, (B, B): source of clip i, target of clip j."""
     return bench.pair(source, target) - bench.alone(target)[None]
 
 
-def retrieval(bench: Bench, advance: Callable[[], None]) -> list[Probe]:
-    """Probe every pair; ``advance`` is called after each one."""
+def retrieval_of(bench: Bench, target: int) -> list[Probe]:
+    """Probe how well clips of ``target`` are found by each other modality; none for a text."""
+    modalities = bench.tokens.modalities
+    if modalities[target].is_text:
+        return []
     probes = []
-    for source, target in pairs(bench):
+    for source in (i for i in range(len(modalities)) if i != target):
         rated = information(bench, source, target)
         stream = (source, target)
         shuffled = derangement(len(bench), bench.rng(SHUFFLE, *stream))
-        titles = [bench.tokens.modalities[i].title for i in stream]
         for k in DEPTHS:
             controls = {"shuffled": float(hits_at(rated[shuffled], k).mean())}
             rng = bench.rng(RESAMPLE, *stream)
             probes.append(
                 Probe(
-                    name=f"{titles[0]} -> {titles[1]}, R@{k}",
+                    name=f"{modalities[source].title} -> {modalities[target].title}, R@{k}",
                     task="retrieval",
                     source=bench.names[source],
                     target=bench.names[target],
                     score=recall_at(rated, k, rng, bench.resamples, controls),
                 )
             )
-        advance()
     return probes

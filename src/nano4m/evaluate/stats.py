@@ -33,6 +33,22 @@ def bootstrap(values: np.ndarray, rng: np.random.Generator, resamples: int) -> t
     return float(low), float(high)
 
 
+def bootstrap_ratio(
+    sums: np.ndarray, counts: np.ndarray, rng: np.random.Generator, resamples: int
+) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of sum(sums) / sum(counts), both (n,), over clips.
+
+    Raises:
+        ValueError: Not as many of each, or none.
+    """
+    if len(sums) != len(counts) or not len(sums):
+        raise ValueError(f"{len(sums)} sums of {len(counts)} counts cannot be resampled")
+    rows = (rng.integers(len(sums), size=len(sums)) for _ in range(resamples))
+    ratios = [sums[own].sum() / counts[own].sum() for own in rows]
+    low, high = np.quantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
 def balanced_accuracy(correct: np.ndarray, labels: np.ndarray) -> float:
     """Return the mean over the classes that occur of the share that is correct."""
     return float(np.mean([correct[labels == c].mean() for c in np.unique(labels)]))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nano4m.clip_table import ClipTable
-from nano4m.evaluate.results import CrossEntropy, Results, Score
+from nano4m.evaluate.results import Results, Score
 from nano4m.modalities import Modality
 from nano4m.report.charts import is_above, loss_chart, matrix_chart, probe_chart
 from nano4m.report.markup import (
@@ -121,50 +121,6 @@ def probes_section(results: Results, titles: Mapping[str, str]) -> Html | None:
         "probes", "Probes", how + BOLD, marks, probe_chart(results.probes),
         table(("probe", "given \u2192 asked", *SCORE_HEAD), rows, text=2, label="Probes"),
     )  # fmt: skip
-
-
-def order_conditions(entropies: Sequence[CrossEntropy], names: Sequence[str]) -> list[str]:
-    """Return all conditions, modalities side by side where the first of them stands."""
-    found = list(dict.fromkeys(key for c in entropies for key in c.conditions))
-    first = next((i for i, key in enumerate(found) if key in names), len(found))
-    single = [name for name in names if name in found]
-    others = [key for key in found if key not in names]
-    return others[:first] + single + others[first:]
-
-
-def entropy_section(
-    results: Results, titles: Mapping[str, str], modalities: Sequence[Modality]
-) -> Html | None:
-    """Return cross-entropy by condition against uniform and unigram."""
-    if not results.cross_entropy:
-        return None
-    conditions = order_conditions(results.cross_entropy, [m.name for m in modalities])
-    rows: list[list[object]] = []
-    for entry in results.cross_entropy:
-        best = min(entry.conditions.values(), default=None)
-        cells: list[object] = []
-        for key in conditions:
-            value = entry.conditions.get(key)
-            text = None if value is None else f"{value:.3f}"
-            cells.append(tag("span", text, class_="best") if value == best and text else text)
-        title = titles.get(entry.modality, entry.modality)
-        rows.append(
-            [title, f"{entry.uniform:.3f}", f"{entry.unigram:.3f}", *cells, short(entry.tokens)]
-        )
-    head = [
-        "predicted",
-        "uniform",
-        "unigram",
-        *(titles.get(k, words(k)) for k in conditions),
-        "tokens",
-    ]
-    how = (
-        "Nats a token on fixed clips, less is better; each column is what was given. What another "
-        "modality tells is the drop from the column with nothing given; shuffled companions must "
-        "not give it. Compare within a row only: vocabularies differ. Coloured: the least of a row."
-    )
-    return section("entropy", "Cross-entropy", how,
-                   table(head, rows, label="Cross-entropy in nats a token"))  # fmt: skip
 
 
 ACRONYMS = {"psnr": "PSNR", "ssim": "SSIM", "rms": "RMS", "logmel": "log-mel"}

@@ -15,7 +15,7 @@ from nano4m.config import Config
 from nano4m.evaluate.results import Results, Score
 from nano4m.modalities import Modality
 from nano4m.pixels import Item, Look, shared_look
-from nano4m.report import figures
+from nano4m.report import figures, likelihoods
 from nano4m.report.markup import Html, html, join, percent, section, short, span, tag
 from nano4m.report.render import render
 from nano4m.report.samples import Sample, collect
@@ -210,7 +210,7 @@ def write_report(
         pictures_section(samples, modalities),
         figures.matrix_section(results, titles),
         figures.probes_section(results, titles),
-        figures.entropy_section(results, titles, modalities),
+        likelihoods.entropy_section(results, titles, modalities),
         figures.tokenizer_section(results, titles, modalities),
         figures.training_section(results, read_log(train_log), modalities),
         figures.clips_section(results, clips),

@@ -1,0 +1,82 @@
+"""Continuation: how likely is the rest of a sound, or of a text, when its beginning is given?
+
+The first half of the frames is given and nothing else; the rest is asked for at once, as in
+training. A text goes on token by token. The bigram it is compared with is told every true token
+before the one it predicts, so it knows more than the model does beyond the first frame.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nano4m.evaluate.bench import BEGINNING, RESAMPLE, SHUFFLE, Bench
+from nano4m.evaluate.counting import Counts
+from nano4m.evaluate.results import Continuation
+from nano4m.evaluate.stats import bootstrap_ratio, derangement
+from nano4m.modalities import Modality
+
+
+def prefix_lengths(modality: Modality, valid_BT: Tensor) -> Tensor:
+    """Return how many tokens of each clip are given, int64 (B,); 0 where none would be left.
+
+    Half of the frames, all codebooks of each; of a text half of its tokens, its end among them.
+    """
+    if modality.is_text:
+        return valid_BT.sum(1) // 2
+    frames, books = modality.shape
+    return torch.full((len(valid_BT),), frames // 2 * books)
+
+
+def continuation(bench: Bench, counts: Counts, target: int) -> Continuation | None:
+    """Probe a modality that runs in time; None for others, and where there is nothing to give.
+
+    Args:
+        bench: Model and clips.
+        counts: Of the modality's tokens in the train split.
+        target: Index of the modality.
+    """
+    modality, span = bench.tokens.modalities[target], bench.tokens.slices[target]
+    valid_BT = bench.valid_BL[:, span]
+    if modality.layout == "grid" or len(bench) < 2:
+        return None
+    given_B = prefix_lengths(modality, valid_BT)
+    usable = (given_B > 0) & (given_B < valid_BT.sum(1))
+    if int(usable.sum()) < 2:
+        return None
+    given_BT = (torch.arange(modality.length) < given_B[:, None]) & usable[:, None]
+    rest_BT = valid_BT & ~given_BT & usable[:, None]
+    given_BL = torch.zeros_like(bench.valid_BL)
+    given_BL[:, span] = given_BT
+    nothing_BL = torch.zeros_like(given_BL)
+
+    def nats(rows: Tensor, shown_BL: Tensor) -> np.ndarray:
+        """Return the nats of the rest of each usable clip, given the beginning of clip ``rows``."""
+        shown_BL = shown_BL & bench.valid_BL[rows]
+        asked = bench.own(target, bench.ids_BL[rows] * shown_BL, shown_BL, rest_BT)
+        return -asked[usable.numpy()]
+
+    own = nats(torch.arange(len(bench)), given_BL)
+    tokens = rest_BT.sum(1)[usable].numpy()
+    baselines = counts.log_probs(bench.ids_BL[:, span].numpy(), valid_BT.numpy())
+    rng = bench.rng(RESAMPLE, BEGINNING, target)
+    low, high = bootstrap_ratio(own, tokens, rng, bench.resamples)
+    total = int(tokens.sum())
+    moved = torch.from_numpy(derangement(len(bench), bench.rng(SHUFFLE, BEGINNING, target)))
+    controls = {"shuffled": nats(moved, given_BL)}
+    # Of a text no part is ever asked for without all that stands before it.
+    if not modality.is_text:
+        controls["nothing"] = nats(torch.arange(len(bench)), nothing_BL)
+    return Continuation(
+        modality=modality.name,
+        value=float(own.sum() / total),
+        low=low,
+        high=high,
+        n=int(usable.sum()),
+        tokens=total,
+        uniform=math.log(counts.choices),
+        unigram=float(-(baselines.unigram * rest_BT.numpy()).sum() / total),
+        bigram=float(-(baselines.bigram * rest_BT.numpy()).sum() / total),
+        controls={name: float(found.sum() / total) for name, found in controls.items()},
+    )

@@ -1,0 +1,176 @@
+"""The desk of an evaluation: a run opened for judging, and the fixed clips that it is judged on."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from nano4m.batch import TokenSequence
+from nano4m.clip_table import ClipTable
+from nano4m.config import Config
+from nano4m.errors import UserError
+from nano4m.evaluate.bench import CLIPS, Bench
+from nano4m.evaluate.classify import candidates, caption_begun
+from nano4m.evaluate.trie import Text, Trie
+from nano4m.model.fourm import FourM
+from nano4m.precision import prepare_matmul, resolve_device
+from nano4m.table import TokenTable
+from nano4m.tokenizers.base import Tokenizer
+
+
+@dataclass(frozen=True)
+class Materials:
+    """A run as evaluation takes it: the same clips as media and as tokens, and who speaks them.
+
+    Attributes:
+        clips, table: The same clips as media and as tokens.
+        tokenizers: By modality.
+        model: Trained on ``table``.
+    """
+
+    clips: ClipTable
+    tokenizers: Mapping[str, Tokenizer]
+    table: TokenTable
+    model: FourM
+
+
+Opener = Callable[[], Materials]
+"""Opens a run, in any process: it can be pickled and compares equal to its copies."""
+
+
+def choose_clips(
+    rows: np.ndarray, labels: np.ndarray, videos: np.ndarray, most: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Return at most ``most`` of ``rows``, ascending, the same number of each class where possible.
+
+    A class gives one clip of each recording before it gives a second one: clips that share a
+    recording are not independent, and intervals take them to be.
+
+    Args:
+        rows: Row numbers (n,).
+        labels, videos: Class and recording of each of them, string (n,).
+    """
+    order = rng.permutation(len(rows))
+    seen: dict[tuple[str, str], int] = {}
+    turn = np.empty(len(rows), dtype=np.int64)
+    for i in order:
+        key = (str(labels[i]), str(videos[i]))
+        turn[i] = seen[key] = seen.get(key, -1) + 1
+    order = order[np.argsort(turn[order], kind="stable")]
+    rank = np.empty(len(rows), dtype=np.int64)
+    for label in np.unique(labels):
+        own = order[labels[order] == label]
+        rank[own] = np.arange(len(own))
+    return np.sort(rows[order[np.argsort(rank[order], kind="stable")][:most]])
+
+
+def clip_rows(table: TokenTable, clips: ClipTable, rows: np.ndarray) -> np.ndarray:
+    """Return the rows of the clips table that hold the clips of ``rows`` of the token table.
+
+    Raises:
+        UserError: A clip is missing there, or has another label.
+    """
+    number = {clip: i for i, clip in enumerate(clips.clip_ids.tolist())}
+    wanted = table.clip_ids[rows].tolist()
+    missing = [clip for clip in wanted if clip not in number]
+    if missing:
+        raise UserError(
+            f"{len(missing)} clips of the token table (first {missing[0]!r}) are not in "
+            f"{clips.folder}; tokenise again: nano4m table PRESET --out OUT --overwrite"
+        )
+    found = np.array([number[clip] for clip in wanted], dtype=np.int64)
+    differ = np.flatnonzero(clips.labels[found] != table.labels[rows])
+    if len(differ):
+        clip = wanted[int(differ[0])]
+        raise UserError(
+            f"clip {clip!r} has another label in {clips.folder} than in the token table; "
+            "tokenise again: nano4m table PRESET --out OUT --overwrite"
+        )
+    return found
+
+
+def build_bench(config: Config, clips: ClipTable, table: TokenTable, model: FourM) -> Bench:
+    """Choose the judged clips and gather their tokens.
+
+    Raises:
+        UserError: Fewer than two clips in the split, or none to compare with in the train split.
+    """
+    split = config.evaluate.split
+    rows = table.rows(split)
+    if len(rows) < 2:
+        raise UserError(
+            f"the {split} split has {len(rows)} clips, a probe needs two or more; choose another "
+            "with --evaluate.split, or make more clips"
+        )
+    if not len(table.rows("train")):
+        raise UserError("the train split has no clips; baselines and judges are made from them")
+    rng = np.random.default_rng([config.seed, CLIPS])
+    videos = clips.video_ids[clip_rows(table, clips, rows)]
+    rows = choose_clips(rows, table.labels[rows], videos, config.evaluate.clips, rng)
+    ids, valid = table.gather(rows, None)
+    return Bench(
+        model=model,
+        tokens=TokenSequence(table.modalities),
+        rows=rows,
+        ids_BL=torch.from_numpy(ids),
+        valid_BL=torch.from_numpy(valid),
+        labels=np.searchsorted(table.classes, table.labels[rows]),
+        classes=table.classes,
+        batch_size=config.generate.batch_size,
+        seed=config.seed,
+        resamples=config.evaluate.bootstrap,
+    )
+
+
+@dataclass(frozen=True)
+class Desk:
+    """All that a task of the evaluation looks at; every process makes the same one."""
+
+    config: Config
+    clips: ClipTable
+    tokenizers: Mapping[str, Tokenizer]
+    table: TokenTable
+    bench: Bench
+
+    @cached_property
+    def train_rows(self) -> np.ndarray:
+        """Rows of the token table that baselines and judges are made from."""
+        return self.table.rows("train")
+
+    @property
+    def text(self) -> int | None:
+        """Index of the text modality, if there is one."""
+        return next((i for i, m in enumerate(self.bench.tokens.modalities) if m.is_text), None)
+
+    @cached_property
+    def candidates(self) -> list[list[Text]]:
+        """The captions of each class that classification chooses from."""
+        assert self.text is not None
+        name = self.bench.names[self.text]
+        return candidates(self.table, name, self.train_rows, self.bench.classes)
+
+    @cached_property
+    def trie(self) -> Trie:
+        """The candidates as a tree."""
+        return Trie(self.candidates)
+
+    @cached_property
+    def begun(self) -> float | None:
+        """The control "caption begun" of classification."""
+        assert self.text is not None
+        return caption_begun(self.bench, self.text, self.candidates)
+
+
+def open_desk(config: Config, opener: Opener) -> Desk:
+    """Open a run and choose the clips that are judged.
+
+    Raises:
+        UserError: Too few clips, or tables that do not belong together.
+    """
+    materials = opener()
+    prepare_matmul()
+    model = materials.model.to(resolve_device(config.train.device)).eval()
+    bench = build_bench(config, materials.clips, materials.table, model)
+    return Desk(config, materials.clips, materials.tokenizers, materials.table, bench)
