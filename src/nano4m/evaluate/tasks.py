@@ -47,7 +47,7 @@ class Likelihoods(NamedTuple):
     continuation: Continuation | None
 
 
-def _judge(desk: Desk, target: int) -> tuple[Judge, JudgeResult]:
+def judge_of(desk: Desk, target: int) -> tuple[Judge, JudgeResult]:
     """Train the judge of a modality and score it on the judged clips, real and through ids."""
     bench, table, evaluate = desk.bench, desk.table, desk.config.evaluate
     modality = bench.tokens.modalities[target]
@@ -73,7 +73,7 @@ def _judge(desk: Desk, target: int) -> tuple[Judge, JudgeResult]:
 
 def make(desk: Desk, target: int) -> Made:
     """Generate a modality from each other one and judge it; a run of one class has no judge."""
-    judge, result = _judge(desk, target) if len(desk.bench.classes) > 1 else (None, None)
+    judge, result = judge_of(desk, target) if len(desk.bench.classes) > 1 else (None, None)
     cells, ids = directions_into(
         desk.bench, target, desk.config.generate, desk.tokenizers, judge,
         result.accuracy.upper if result else None,

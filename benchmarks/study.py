@@ -1,0 +1,106 @@
+"""What the studies share: a finished run's data, trained and judged again under other settings.
+
+A study takes clips, tokenizers and table of a run, so that only the settings under study differ,
+and trains each judge once a process.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nano4m.checkpoint import load_model
+from nano4m.clip_table import open_clips
+from nano4m.config import Config, GenerateConfig
+from nano4m.evaluate.coherence import decode, generate_from, predict, sampling_precision
+from nano4m.evaluate.desk import Desk, Materials, open_desk
+from nano4m.evaluate.tasks import judge_of
+from nano4m.precision import prepare_matmul
+from nano4m.stage import provenance
+from nano4m.table import open_table
+from nano4m.tokenizers import load_tokenizer
+
+
+def with_settings(config: Config, settings: dict[str, Any]) -> Config:
+    """Return ``config`` with fields named as on the command line: {"train.steps": 300}."""
+    values = config.model_dump()
+    for path, value in settings.items():
+        *sections, name = path.split(".")
+        place = values
+        for section in sections:
+            place = place[section]
+        place[name] = value
+    return Config.model_validate(values)
+
+
+def config_of(run: Path) -> Config:
+    """Return the configuration of a run."""
+    return Config.model_validate_json((run / "config.json").read_text())
+
+
+@dataclass(frozen=True)
+class Opener:
+    """Opens a run's data with the model of ``checkpoint``."""
+
+    run: Path
+    checkpoint: Path
+
+    def __call__(self) -> Materials:
+        """Open them."""
+        table = open_table(self.run / "table")
+        model, vocabulary = load_model(self.checkpoint)
+        vocabulary.require_same(table.vocabulary, "the checkpoint", "the token table")
+        tokenizers = {m.name: load_tokenizer(self.run / "tokenizers" / m.name)
+                      for m in table.modalities}  # fmt: skip
+        return Materials(open_clips(self.run / "clips"), tokenizers, table, model)
+
+
+def start_process() -> None:
+    """Compute in one thread: a study runs as many processes as there are cores."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    prepare_matmul()
+
+
+@lru_cache
+def judges(run: Path, checkpoint: Path, split: str, clips: int) -> tuple[Desk, list[Any]]:
+    """Return a desk of ``run`` and the judge of each modality; trained once a process."""
+    config = with_settings(config_of(run), {"evaluate.split": split, "evaluate.clips": clips})
+    desk = open_desk(config, Opener(run, checkpoint))
+    return desk, [judge_of(desk, target) for target in range(len(desk.bench.names))]
+
+
+def coherent(
+    desk: Desk, target: int, judge: Any, source: int, settings: GenerateConfig, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which samples of ``target`` from ``source`` alone are of their class, and their ids.
+
+    Args:
+        desk: Of the run; the model of its bench draws.
+        target, source: Indices of modalities.
+        judge: Of the target.
+        settings: Of the sampler.
+        seed: Of the samples.
+    """
+    bench = replace(desk.bench, seed=seed)
+    name, modality = bench.names[target], bench.tokens.modalities[target]
+    with sampling_precision(bench.model.device):
+        ids = generate_from(bench, source, target, settings)
+    found = predict(judge, decode(desk.tokenizers[name], modality, ids))
+    return found == bench.labels, ids.numpy()
+
+
+def mean_and_spread(values: list[float]) -> str:
+    """Return ``61.2 +- 1.4`` in percent: mean and standard deviation over seeds."""
+    spread = np.std(values, ddof=1) if len(values) > 1 else float("nan")
+    return f"{100 * np.mean(values):.1f} +- {100 * spread:.1f}"
+
+
+def write(path: Path, result: dict[str, Any]) -> None:
+    """Write a study's JSON with where it was made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result | {"provenance": provenance()}, indent=1) + "\n")

@@ -1,0 +1,161 @@
+"""Train variants of a run on the same data, budget and seeds, and compare what they make.
+
+python benchmarks/variants.py --run runs/digits --set engine --steps 300 --out studies/engine
+
+Each variant and seed is trained from nothing on the token table of --run and judged on its clips:
+coherence of every direction, class from each modality, validation loss. Finished ones are kept, so
+a study that was stopped goes on. Prints a Markdown table; --out/variants.json has all figures.
+"""
+
+import argparse
+import json
+import multiprocessing
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import study
+
+NO_MIXTURE = {"masking.any_to_any": 0.0, "masking.inference_aligned": 0.0, "masking.suffix": 0.0,
+              "masking.infill": 0.0, "masking.dirichlet": 0.0}  # fmt: skip
+REFERENCE_MASKS = NO_MIXTURE | {"masking.reference_span": 1.0, "masking.alphas": (1.0,)}
+BEFORE = {"masking.any_to_any": 0.9, "masking.dirichlet": 0.1, "masking.inference_aligned": 0.0,
+          "masking.suffix": 0.0, "masking.infill": 0.0}  # fmt: skip
+ALIGNED = {"masking.any_to_any": 0.5, "masking.dirichlet": 0.05, "masking.inference_aligned": 0.35}
+
+
+def reference_budgets(tokens: int) -> dict[str, Any]:
+    """Return the reference's 16 to 256 of 1,164 tokens, in proportion to a clip of ``tokens``."""
+    low, high = max(1, round(tokens * 16 / 1164)), round(tokens * 256 / 1164)
+    return {"masking.min_inputs": low, "masking.max_inputs": high, "masking.min_targets": low,
+            "masking.max_targets": high}  # fmt: skip
+
+
+def variants(name: str, tokens: int) -> dict[str, dict[str, Any]]:
+    """Return the settings of each variant of a set, over those of the run."""
+    sets: dict[str, dict[str, dict[str, Any]]] = {
+        "engine": {
+            "default": {},
+            "AdamW, 1e-3": {"train.optimizer": "adamw", "train.lr": 1e-3},
+            "AdamW, 3e-3": {"train.optimizer": "adamw", "train.lr": 3e-3},
+            "positions sincos1d": {"model.positions": "sincos1d"},
+            "positions rope1d": {"model.positions": "rope1d"},
+            "positions rope2d": {"model.positions": "rope2d"},
+            "SwiGLU": {"model.mlp": "swiglu"},
+            "tied": {"model.tied": True},
+            "QK-norm": {"model.qk_norm": True},
+            "fp32": {"train.precision": "fp32"},
+        },
+        "masking": {
+            "ours": {},
+            "reference": REFERENCE_MASKS | reference_budgets(tokens),
+            "reference, any budget": REFERENCE_MASKS,
+        },
+        "mixtures": {"default": {}, "no continuation": BEFORE, "aligned": ALIGNED},
+    }
+    if name not in sets:
+        raise SystemExit(f"unknown set {name!r}; choose from {', '.join(sets)}")
+    return sets[name]
+
+
+def one(run: Path, out: Path, settings: dict[str, Any], seed: int, split: str) -> dict[str, Any]:
+    """Train and judge one variant with one seed."""
+    done = out / "figures.json"
+    if done.exists():
+        return json.loads(done.read_text())
+    from dataclasses import replace
+
+    from nano4m.evaluate.classify import caption_begun, classify, conditions
+    from nano4m.table import open_table
+    from nano4m.train import train_model
+
+    study.start_process()
+    config = study.with_settings(study.config_of(run), settings | {"seed": seed})
+    out.mkdir(parents=True, exist_ok=True)
+    summary = train_model(config, open_table(run / "table"), out)
+    desk, judged = study.judges(run, out / "checkpoint", split, config.evaluate.clips)
+    model = study.Opener(run, out / "checkpoint")().model
+    desk = replace(desk, bench=replace(desk.bench, model=model, _pairs={}))
+    names = desk.bench.names
+    cells, upper = {}, {}
+    for target, (judge, result) in enumerate(judged):
+        upper[names[target]] = result.accuracy.upper
+        for source in range(len(names)):
+            if source != target:
+                hits, _ = study.coherent(desk, target, judge, source, config.generate, seed)
+                cells[f"{names[source]} -> {names[target]}"] = float(hits.mean())
+    classes = {}
+    if desk.text is not None:
+        begun = caption_begun(desk.bench, desk.text, desk.candidates)
+        for name in conditions(desk.bench, desk.text):
+            probe = classify(desk.bench, desk.trie, begun, desk.text, name)
+            classes[name] = probe.score.value
+    figures = {"coherence": cells, "upper": upper, "class": classes, "training": summary,
+               "n": len(desk.bench)}  # fmt: skip
+    done.write_text(json.dumps(figures, indent=1))
+    return figures
+
+
+def main() -> None:
+    """Run a study and print its table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--run", type=Path, required=True, help="a run with its token table")
+    parser.add_argument("--set", default="engine", help="engine, masking or mixtures")
+    parser.add_argument("--steps", type=int, required=True, help="training steps of each")
+    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0")
+    parser.add_argument("--split", default="val", help="clips that are judged")
+    parser.add_argument("--workers", type=int, default=2, help="processes, one thread each")
+    parser.add_argument("--only", default="", help="names of variants, separated by ;")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the study")
+    options = parser.parse_args()
+    from nano4m.table import open_table
+
+    tokens = sum(m.length for m in open_table(options.run / "table").modalities)
+    chosen = variants(options.set, tokens)
+    if options.only:
+        chosen = {name: chosen[name] for name in options.only.split(";")}
+    budget = {"train.steps": options.steps, "train.val_every": options.steps,
+              "train.save_every": options.steps, "train.tracker": "none"}  # fmt: skip
+    found: dict[str, dict[int, Any]] = {name: {} for name in chosen}
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.workers, spawn) as pool:
+        jobs = {}
+        for seed in range(options.seeds):
+            for name, settings in chosen.items():
+                folder = options.out / f"{name.replace(' ', '-').replace(',', '')}-{seed}"
+                job = pool.submit(one, options.run, folder, budget | settings, seed, options.split)
+                jobs[job] = (name, seed)
+        for number, job in enumerate(as_completed(jobs), 1):
+            name, seed = jobs[job]
+            found[name][seed] = job.result()
+            print(f"{number}/{len(jobs)} {name}, seed {seed}", file=sys.stderr, flush=True)
+    study.write(options.out / "variants.json", {
+        "run": str(options.run), "set": options.set, "steps": options.steps, "split": options.split,
+        "settings": chosen, "figures": found,
+    })  # fmt: skip
+    print_table(found)
+
+
+def print_table(found: dict[str, dict[int, Any]]) -> None:
+    """Print mean and standard deviation over seeds of each variant, in percent and nats."""
+    first = next(iter(next(iter(found.values())).values()))
+    directions, classes = list(first["coherence"]), list(first["class"])
+    heads = [*directions, *(f"class from {c}" for c in classes)]
+    print("| variant | " + " | ".join(heads) + " | mean of directions | validation loss |")
+    print("|---|" + "---|" * (len(heads) + 2))
+    for name, seeds in found.items():
+        runs = list(seeds.values())
+        cells = [study.mean_and_spread([r["coherence"][d] for r in runs]) for d in directions]
+        cells += [study.mean_and_spread([r["class"][c] for r in runs]) for c in classes]
+        means = [sum(r["coherence"].values()) / len(directions) for r in runs]
+        cells.append(study.mean_and_spread(means))
+        losses = [sum(v := r["training"]["val"].values()) / len(v) for r in runs]
+        cells.append(study.mean_and_spread([loss / 100 for loss in losses]))
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()
