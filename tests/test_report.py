@@ -23,10 +23,12 @@ from nano4m.evaluate.results import (
     Continuation,
     CrossEntropy,
     Direction,
+    Diversity,
     Judge,
     Probe,
     Results,
     Score,
+    Spread,
 )
 from nano4m.modalities import MODALITIES
 from nano4m.report.overview import overview_png
@@ -38,6 +40,11 @@ from nano4m.tokenizers.base import Tokenizer
 RATE, SAMPLES, SIZE, CLASSES = 16000, 4096, 16, ("cow", "dog", "owl")
 NASTY = "<script>alert('x')</script> & $x$ \u00e9 " + "a very long caption " * 12
 LEVEL = 0.25
+VARIED = Diversity(
+    generated=Spread(entropy=3.14, distinct_sequences=0.71, distinct_tokens=0.125, within=0.333),
+    real=Spread(entropy=4.25, distinct_sequences=0.99, distinct_tokens=0.25, within=0.666,
+                between=0.777),
+)  # fmt: skip
 SECTIONS = ("any-to-any", "matrix", "probes", "entropy", "tokenizers", "training", "clips",
             "provenance")  # fmt: skip
 
@@ -147,7 +154,8 @@ def fake_results(names: list[str]) -> Results:
                   score=score(0.2)),
         ],
         matrix=[
-            Direction(source=a, target=b, coherence=score(0.4 + i / 50, majority=None))
+            Direction(source=a, target=b, coherence=score(0.4 + i / 50, majority=None),
+                      diversity=VARIED if i == 0 else None)
             for i, (a, b) in enumerate(pairs)
         ],
         seconds={"clips": 12.3, "train": 431.2},
@@ -264,8 +272,9 @@ def _percent(cell: str) -> list[float]:
 def test_figures_are_those_of_the_results(run: Run, page: Reader) -> None:
     titles = {m.name: m.title for m in run.table.modalities}
     rows = {row[0]: row for row in page.rows if row}
+    cells = rows_of(page, "given \u2192 made")
     for direction in run.results.matrix:
-        row = rows[f"{titles[direction.source]} \u2192 {titles[direction.target]}"]
+        row = cells[f"{titles[direction.source]} \u2192 {titles[direction.target]}"]
         assert _percent(row[1]) == [pytest.approx(direction.coherence.value, abs=5.1e-4)]
         low, high = re.findall(r"\[([\d.]+)\u2013([\d.]+)\]", row[1])[0]
         assert float(low) / 100 == pytest.approx(direction.coherence.low, abs=5.1e-4)
@@ -311,6 +320,12 @@ def rows_of(page: Reader, first: str) -> dict[str, list[str]]:
 
 def _bytes(uri: str | None) -> bytes:
     return base64.b64decode((uri or "").split(",", 1)[1])
+
+
+def test_variety_stands_beside_that_of_real_clips(page: Reader) -> None:
+    (row,) = (cells for cells in page.rows if "real 4.25" in " ".join(cells))
+    assert row[1:] == ["3.14 real 4.25", "71.0 % real 99.0 %", "12.5 % real 25.0 %",
+                       "33.3 % real 66.6 %", "\u2013 real 77.7 %"]  # fmt: skip
 
 
 def test_sounds_have_their_length_and_level(run: Run, page: Reader) -> None:

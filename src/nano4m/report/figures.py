@@ -68,6 +68,37 @@ def legend(*entries: tuple[str, str]) -> Html:
                class_="legend")  # fmt: skip
 
 
+def variety(results: Results, titles: Mapping[str, str]) -> list[Html]:
+    """Return the table of how varied what was made is, beside the real clips."""
+    heads = ("entropy, nats", "distinct sequences", "distinct ids", "within a class", "between")
+    rows: list[list[object]] = []
+    for direction in results.matrix:
+        varied = direction.diversity
+        if varied is None:
+            continue
+        made, real = varied.generated.model_dump(), varied.real.model_dump()
+        cells: list[object] = [_arrow(direction.source, direction.target, titles)]
+        for key in made:
+            pair = [_share(key, values[key]) for values in (made, real)]
+            cells.append(join([tag("b", pair[0]), tag("small", "real ", pair[1])], " "))
+        rows.append(cells)
+    if not rows:
+        return []
+    how = tag(
+        "p",
+        "A sampler that collapses makes fewer sequences and ids than there are, and clips of a "
+        "class that differ in fewer tokens (share of tokens in which two sequences differ).",
+    )
+    return [
+        tag("h3", "How varied it is"), how,
+        table(("what is made", *heads), rows, label="Variety of what is made"),
+    ]  # fmt: skip
+
+
+def _share(key: str, value: float | None) -> Html:
+    return Html(f"{value:.2f}") if key == "entropy" and value is not None else percent(value)
+
+
 def matrix_section(results: Results, titles: Mapping[str, str]) -> Html | None:
     """Return the any-to-any matrix and its figures."""
     if not results.matrix:
@@ -93,6 +124,7 @@ def matrix_section(results: Results, titles: Mapping[str, str]) -> Html | None:
             tag("h3", "The judges on real media"),
             table(("judge of", *SCORE_HEAD), judges, label="Accuracy of the judges"),
         ]
+    parts += variety(results, titles)
     more = tag("details", tag("summary", "All figures, with baselines and controls"), *parts,
                class_="more")  # fmt: skip
     body = tag("div", matrix_chart(results, titles), class_="matrix")
