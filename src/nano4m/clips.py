@@ -27,8 +27,9 @@ from nano4m.clip_table import (
 )
 from nano4m.config import ClipsConfig, Config
 from nano4m.cut import cut
+from nano4m.duplicates import move_duplicates
 from nano4m.errors import BadMedia, UserError
-from nano4m.progress import bar
+from nano4m.progress import bar, say
 from nano4m.sources import source
 from nano4m.sources.base import ClipPlan
 from nano4m.workers import worker_pool
@@ -188,6 +189,15 @@ def _write_manifest(out: Path, rows: Sequence[dict[str, Any]]) -> None:
         partial_path.unlink(missing_ok=True)
 
 
+def _say_duplicates(moved: dict[str, str]) -> None:
+    if moved:
+        clip, reason = next(iter(moved.items()))
+        say(
+            f"clips: {len(moved)} moved out, as they are also in another split (first {clip}: "
+            f"{reason}); all are in {MANIFEST}"
+        )
+
+
 def build_clips(config: Config, data: Path | None, out: Path) -> dict[str, Any]:
     """Cut the clips of ``config.source`` into a clips table in ``out``; go on with one begun.
 
@@ -229,6 +239,7 @@ def build_clips(config: Config, data: Path | None, out: Path) -> dict[str, Any]:
                     num_shards=count,
                     fingerprint=fingerprint,
                 )
+        _say_duplicates(move_duplicates(out))
         rows = read_manifest(out)
         _write_manifest(out, rows)
         for leftover in out.glob("clips-*.partial"):  # of a build that was killed while it wrote

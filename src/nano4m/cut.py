@@ -11,6 +11,7 @@ from PIL import Image
 from nano4m.clip_media import depth_bytes, normals_bytes, picture_bytes, sound_bytes
 from nano4m.config import ClipsConfig
 from nano4m.errors import BadMedia
+from nano4m.prints import picture_print, sound_print
 from nano4m.sources.base import RawMedia
 
 PEAK_LIMIT = 0.99
@@ -185,7 +186,7 @@ def _cut_sound(raw: RawMedia, settings: ClipsConfig) -> tuple[np.ndarray, dict[s
 
 
 def cut(raw: RawMedia, settings: ClipsConfig) -> dict[str, Any]:
-    """Return the columns audio, frames, depth, normals, crop, rms_db, peak_db and ``offset_s``.
+    """Return the columns of media, prints, crop and levels, and ``offset_s``.
 
     The level is that of the part of the window that is not padding: a short bark is as loud as a
     long howl. ``offset_s`` is where the window starts in the recording. A silent window gives its
@@ -201,6 +202,8 @@ def cut(raw: RawMedia, settings: ClipsConfig) -> dict[str, Any]:
     rate, size = settings.sample_rate, settings.picture_size
     columns: dict[str, Any] = {
         "audio": sound_bytes(window, rate),
+        "sound_print": sound_print(window, rate),
+        "picture_prints": [],
         "frames": [],
         "depth": [],
         "normals": [],
@@ -214,7 +217,9 @@ def cut(raw: RawMedia, settings: ClipsConfig) -> dict[str, Any]:
         picture = raw.frames[number]
         box = centre_box(*picture.shape[:2])
         columns["crop"].append(list(box))
-        columns["frames"].append(picture_bytes(crop_picture(picture, box, size)))
+        cropped = crop_picture(picture, box, size)
+        columns["frames"].append(picture_bytes(cropped))
+        columns["picture_prints"].append(picture_print(cropped))
         for kind, maps in (("depth", raw.depth), ("normals", raw.normals)):
             if maps and maps[number].shape[:2] != picture.shape[:2]:
                 raise BadMedia(
