@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -144,13 +144,16 @@ def _reasons(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
     return dict(found.most_common())
 
 
-def _fingerprint(config: Config, plans: Sequence[ClipPlan]) -> str:
-    """Hash all that decides what the rows hold: settings, seed and plan; not where the data lie."""
+def _fingerprint(
+    config: Config, plans: Sequence[ClipPlan], listing: Mapping[str, Any] | None
+) -> str:
+    """Hash all that decides what the rows hold: settings, seed, plan and files, not their place."""
     settings = {
         "format": FORMAT,
         "seed": config.seed,
         "source": config.source.model_dump(mode="json"),
         "clips": config.clips.model_dump(mode="json", exclude={"workers"}),
+        "files": listing,
         "plans": [[p.clip_id, p.video_id, p.label, p.caption, p.split] for p in plans],
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
@@ -198,13 +201,16 @@ def _say_duplicates(moved: dict[str, str]) -> None:
         )
 
 
-def build_clips(config: Config, data: Path | None, out: Path) -> dict[str, Any]:
+def build_clips(
+    config: Config, data: Path | None, out: Path, listing: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Cut the clips of ``config.source`` into a clips table in ``out``; go on with one begun.
 
     Args:
         config: Of the run; the sections source, clips and seed decide what is written.
         data: Folder of the source's own media; None where it needs none.
         out: Folder of the table.
+        listing: What lies in ``data``, see ``sources.listing``; shards of another one do not mix.
 
     Returns:
         Counts: clips, kept, by_split and by_label ({name: [kept, planned]}), reasons
@@ -216,7 +222,7 @@ def build_clips(config: Config, data: Path | None, out: Path) -> dict[str, Any]:
     """
     plans = list(source(config.source.name).plan(config.source, data, config.seed))
     check_plans(plans)
-    fingerprint = _fingerprint(config, plans)
+    fingerprint = _fingerprint(config, plans, listing)
     count = -(-len(plans) // SHARD_CLIPS)
     todo = _to_do(out, count, fingerprint, config.preset)
     make = partial(make_row, name=config.source.name, settings=config.source, clips=config.clips)
