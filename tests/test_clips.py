@@ -422,6 +422,30 @@ def test_a_build_counts_everything_and_names_every_fault(tmp_path, fake):
     assert set(table.licences) == {"CC0"}
 
 
+def test_files_that_were_left_out_and_classes_without_validation_are_told(tmp_path, fake, capsys):
+    def media(clip, settings):
+        number = int(clip.details["number"])
+        if number in (5, 15):  # the validation clips of one class
+            raise BadMedia(f"truncated file: {number}.wav")
+        found = media_of(clip)
+        bad = ("unreadable file: a.png (OSError: cut off)",) if number in (2, 3) else ()
+        return RawMedia(sound=found.sound, sample_rate=RATE, frames=found.frames, left_out=bad)
+
+    fake.media = media
+    fake.plans = [*fake.plans, plan(20, label="cat")]
+    counts = clips.build_clips(config(), None, tmp_path)
+    assert counts["files_left_out"] == {"unreadable file: a.png (OSError: cut off)": 2}
+    assert counts["by_label_and_split"] == {
+        "cat, train": [8, 8], "cat, val": [3, 3], "dog, train": [8, 8], "dog, val": [0, 2],
+    }  # fmt: skip
+    said = " ".join(capsys.readouterr().err.split())
+    assert "unreadable file: a.png (OSError: cut off); 2 clips have another one" in said
+    assert "class 'dog' has no validation clip, of 2 planned" in said and "'cat' has" not in said
+    with (tmp_path / "manifest.csv").open(newline="") as file:
+        told = {row["clip_id"]: row["left_out"] for row in csv.DictReader(file)}
+    assert [name for name, text in told.items() if "a.png" in text] == ["c002", "c003"]
+
+
 def test_the_window_start_is_counted_from_the_start_of_the_recording(tmp_path, fake):
     def late(clip, settings):
         sound = np.zeros(RATE, np.float32)
@@ -453,6 +477,8 @@ def test_a_table_of_other_settings_is_not_gone_on_with(tmp_path, fake):
     clips.build_clips(config(), None, tmp_path)
     with pytest.raises(UserError, match="other settings or data .*--overwrite"):
         clips.build_clips(config(picture_size=32), None, tmp_path)
+    with pytest.raises(UserError, match="other settings or data"):
+        clips.build_clips(config(), None, tmp_path, {"files": 3, "digest": "0"})
     fake.plans = fake.plans[:19]
     with pytest.raises(UserError, match="other settings or data"):
         clips.build_clips(config(), None, tmp_path)

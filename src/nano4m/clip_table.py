@@ -13,6 +13,7 @@ A folder of ``clips-00000.parquet``, ... written whole or not at all. Columns:
     sound_print, picture_prints   what duplicates are found by, see ``prints``
     kept, reason      reason is null where kept; a duplicate of a clip of another split is not kept,
                       but its media stay
+    left_out   files that could not be read and in whose place others stand, or null
 
 The file metadata says how many shards belong to the table, so that a missing one is noticed.
 """
@@ -53,6 +54,7 @@ SCHEMA = pa.schema(
         pa.field("picture_prints", pa.list_(pa.binary())),
         pa.field("kept", pa.bool_(), nullable=False),
         pa.field("reason", pa.string()),
+        pa.field("left_out", pa.string()),
     ]
 )
 

@@ -61,15 +61,18 @@ def make_row(plan: ClipPlan, *, name: str, settings: object, clips: ClipsConfig)
         "licence": plan.licence,
         "kept": False,
         "reason": None,
+        "left_out": None,
     }
     try:
-        columns = cut(source(name).load(plan, settings), clips)
+        raw = source(name).load(plan, settings)
+        columns = cut(raw, clips)
     except UserError:
         raise
     except BadMedia as error:
         return row | {"reason": str(error)}
     except Exception as error:  # one clip among thousands: a named, counted row, not a crash
         return row | {"reason": f"{type(error).__name__}: {error}"}
+    row["left_out"] = "; ".join(raw.left_out) or None
     if "reason" in columns:
         return row | columns
     row["start_s"] += columns.pop("offset_s")
@@ -256,17 +259,43 @@ def build_clips(
             "may write to, on a disk with some 50 kB free a clip"
         ) from error
     _check_kept(rows, config, out)
-    return {
+    counts = {
         "clips": len(rows),
         "kept": sum(row["kept"] for row in rows),
         "by_split": _counts(rows, "split"),
         "by_label": _counts(rows, "label"),
+        "by_label_and_split": _counts(rows, "label", "split"),
         "reasons": _reasons(rows),
+        "files_left_out": _left_out(rows),
     }
+    _say_what_is_missing(rows, counts, out)
+    return counts
 
 
-def _counts(rows: Sequence[dict[str, Any]], column: str) -> dict[str, list[int]]:
-    """Return [kept, planned] for each value of a column."""
-    planned = Counter(row[column] for row in rows)
-    kept = Counter(row[column] for row in rows if row["kept"])
+def _counts(rows: Sequence[dict[str, Any]], *columns: str) -> dict[str, list[int]]:
+    """Return [kept, planned] for each value of a column, or of several ("cat, val")."""
+    planned = Counter(", ".join(row[c] for c in columns) for row in rows)
+    kept = Counter(", ".join(row[c] for c in columns) for row in rows if row["kept"])
     return {name: [kept[name], planned[name]] for name in sorted(planned)}
+
+
+def _left_out(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Return how many clips do without each file that could not be read, by name and reason."""
+    found = Counter(part for row in rows for part in (row["left_out"] or "").split("; ") if part)
+    return dict(found.most_common())
+
+
+def _say_what_is_missing(
+    rows: Sequence[dict[str, Any]], counts: Mapping[str, Any], out: Path
+) -> None:
+    """Name the files that others stand in for, and the classes that no figure will be about."""
+    for file, clips in counts["files_left_out"].items():
+        say(f"clips: {file}; {clips} clips have another one in its place")
+    by_both = counts["by_label_and_split"]
+    for label in counts["by_label"]:
+        kept, planned = by_both.get(f"{label}, val", [0, 0])
+        if not kept:
+            say(
+                f"clips: class {label!r} has no validation clip, of {planned} planned; the reasons "
+                f"are in {out / MANIFEST}"
+            )
