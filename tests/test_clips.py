@@ -131,7 +131,7 @@ def test_the_loudest_window_is_that_of_a_plain_search():
 
 @pytest.mark.parametrize("policy", ["loudest", "start", "centre"])
 def test_a_short_recording_lies_in_the_centre_of_zeros(policy):
-    settings = config(window=policy).clips
+    settings = config(min_seconds=0, window=policy).clips
     columns = cut.cut(raw(np.full(1001, 0.25, np.float32)), settings)
     sound = decoded_sound(columns)
     assert len(sound) == 6000
@@ -145,8 +145,26 @@ def test_a_short_recording_lies_in_the_centre_of_zeros(policy):
     ("rate", "shape"), [(8000, (8000,)), (44100, (44100, 2)), (96000, (96000,)), (24000, (1, 1))]
 )
 def test_every_window_has_the_same_length(rate, shape):
-    columns = cut.cut(raw(np.full(shape, 0.2, np.float32), rate), config().clips)
+    columns = cut.cut(raw(np.full(shape, 0.2, np.float32), rate), config(min_seconds=0).clips)
     assert len(decoded_sound(columns)) == 6000
+
+
+@pytest.mark.parametrize("samples", [1, 3, 1199])
+def test_a_recording_of_a_few_samples_is_refused(samples):
+    settings = ClipsConfig(window_seconds=0.25)
+    with pytest.raises(BadMedia, match=r"too short: 0\.0.* s, below min_seconds 0\.05 s"):
+        cut.cut(raw(np.full(samples, 0.5, np.float32)), settings)
+    kept = cut.cut(raw(np.full(1200, 0.5, np.float32)), settings)
+    assert "reason" not in kept
+    assert cut.cut(raw(np.full(3, 0.5, np.float32)), settings.model_copy(update={"min_seconds": 0}))
+
+
+def test_a_shift_as_long_as_the_window_is_refused():
+    with pytest.raises(ValueError, match="moves a view out of its window; it must be below"):
+        Config(
+            clips=ClipsConfig(window_seconds=0.5),
+            tokenizers={"sound": MelVQ(shift_seconds=0.5), "caption": Bpe()},
+        )
 
 
 def test_silence_gives_a_reason_and_its_level():

@@ -20,6 +20,34 @@ PEAK_LIMIT = 0.99
 FLOOR_DB = -200.0
 """Level of digital silence."""
 
+FILTERS = {
+    "samples": {
+        "description": "a sound without samples, or with some that are not finite, is not kept",
+        "licence": "Apache-2.0",
+    },
+    "length": {
+        "description": "a sound shorter than clips.min_seconds is not kept",
+        "licence": "Apache-2.0",
+    },
+    "silence": {
+        "description": "a window quieter than clips.silence_db is not kept",
+        "licence": "Apache-2.0",
+    },
+    "frames": {
+        "description": "a clip with too few different frames inside its window is not kept",
+        "licence": "Apache-2.0",
+    },
+}
+"""What ``cut`` applies, in this order, and gives the reason of."""
+
+LABELLERS = {
+    "exact": {
+        "description": "depth and normals that the source makes from the rays of the picture",
+        "licence": "that of the source",
+    }
+}
+"""Who makes the depth and normals that ``cut`` crops."""
+
 Box = tuple[int, int, int]
 """Left, top and side of a square, in pixels."""
 
@@ -169,7 +197,11 @@ def crop_normals(normals: np.ndarray, box: Box, size: int) -> np.ndarray:
 
 def _cut_sound(raw: RawMedia, settings: ClipsConfig) -> tuple[np.ndarray, dict[str, Any], int, int]:
     """Return the window, its levels and the samples of the recording where it starts and ends."""
-    sound = resample(to_mono(raw.sound), raw.sample_rate, settings.sample_rate)
+    sound = to_mono(raw.sound)
+    seconds = len(sound) / raw.sample_rate
+    if seconds < settings.min_seconds:
+        raise BadMedia(f"too short: {seconds:.4f} s, below min_seconds {settings.min_seconds:g} s")
+    sound = resample(sound, raw.sample_rate, settings.sample_rate)
     length = round(settings.window_seconds * settings.sample_rate)
     start = window_start(sound, length, settings.window)
     first, last = max(start, 0), min(start + length, len(sound))

@@ -21,6 +21,15 @@ from nano4m.prints import same_pictures, same_sounds
 DUPLICATE = "duplicate"
 """What the reason of a clip that was moved out begins with."""
 
+FILTERS = {
+    "duplicates": {
+        "description": "a clip whose sound or picture is that of a clip of another split is not "
+        "kept; the other one is named",
+        "licence": "Apache-2.0",
+    }
+}
+"""What ``move_duplicates`` applies."""
+
 GIVES_WAY = ("train", "val", "test")
 """Of two twins the one in the earlier of these splits is moved out, other things being equal."""
 
