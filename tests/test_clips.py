@@ -131,7 +131,7 @@ def test_the_loudest_window_is_that_of_a_plain_search():
 
 @pytest.mark.parametrize("policy", ["loudest", "start", "centre"])
 def test_a_short_recording_lies_in_the_centre_of_zeros(policy):
-    settings = config(window=policy).clips
+    settings = config(min_seconds=0, window=policy).clips
     columns = cut.cut(raw(np.full(1001, 0.25, np.float32)), settings)
     sound = decoded_sound(columns)
     assert len(sound) == 6000
@@ -145,8 +145,26 @@ def test_a_short_recording_lies_in_the_centre_of_zeros(policy):
     ("rate", "shape"), [(8000, (8000,)), (44100, (44100, 2)), (96000, (96000,)), (24000, (1, 1))]
 )
 def test_every_window_has_the_same_length(rate, shape):
-    columns = cut.cut(raw(np.full(shape, 0.2, np.float32), rate), config().clips)
+    columns = cut.cut(raw(np.full(shape, 0.2, np.float32), rate), config(min_seconds=0).clips)
     assert len(decoded_sound(columns)) == 6000
+
+
+@pytest.mark.parametrize("samples", [1, 3, 1199])
+def test_a_recording_of_a_few_samples_is_refused(samples):
+    settings = ClipsConfig(window_seconds=0.25)
+    with pytest.raises(BadMedia, match=r"too short: 0\.0.* s, below min_seconds 0\.05 s"):
+        cut.cut(raw(np.full(samples, 0.5, np.float32)), settings)
+    kept = cut.cut(raw(np.full(1200, 0.5, np.float32)), settings)
+    assert "reason" not in kept
+    assert cut.cut(raw(np.full(3, 0.5, np.float32)), settings.model_copy(update={"min_seconds": 0}))
+
+
+def test_a_shift_as_long_as_the_window_is_refused():
+    with pytest.raises(ValueError, match="moves a view out of its window; it must be below"):
+        Config(
+            clips=ClipsConfig(window_seconds=0.5),
+            tokenizers={"sound": MelVQ(shift_seconds=0.5), "caption": Bpe()},
+        )
 
 
 def test_silence_gives_a_reason_and_its_level():
@@ -422,6 +440,30 @@ def test_a_build_counts_everything_and_names_every_fault(tmp_path, fake):
     assert set(table.licences) == {"CC0"}
 
 
+def test_files_that_were_left_out_and_classes_without_validation_are_told(tmp_path, fake, capsys):
+    def media(clip, settings):
+        number = int(clip.details["number"])
+        if number in (5, 15):  # the validation clips of one class
+            raise BadMedia(f"truncated file: {number}.wav")
+        found = media_of(clip)
+        bad = ("unreadable file: a.png (OSError: cut off)",) if number in (2, 3) else ()
+        return RawMedia(sound=found.sound, sample_rate=RATE, frames=found.frames, left_out=bad)
+
+    fake.media = media
+    fake.plans = [*fake.plans, plan(20, label="cat")]
+    counts = clips.build_clips(config(), None, tmp_path)
+    assert counts["files_left_out"] == {"unreadable file: a.png (OSError: cut off)": 2}
+    assert counts["by_label_and_split"] == {
+        "cat, train": [8, 8], "cat, val": [3, 3], "dog, train": [8, 8], "dog, val": [0, 2],
+    }  # fmt: skip
+    said = " ".join(capsys.readouterr().err.split())
+    assert "unreadable file: a.png (OSError: cut off); 2 clips have another one" in said
+    assert "class 'dog' has no validation clip, of 2 planned" in said and "'cat' has" not in said
+    with (tmp_path / "manifest.csv").open(newline="") as file:
+        told = {row["clip_id"]: row["left_out"] for row in csv.DictReader(file)}
+    assert [name for name, text in told.items() if "a.png" in text] == ["c002", "c003"]
+
+
 def test_the_window_start_is_counted_from_the_start_of_the_recording(tmp_path, fake):
     def late(clip, settings):
         sound = np.zeros(RATE, np.float32)
@@ -453,6 +495,8 @@ def test_a_table_of_other_settings_is_not_gone_on_with(tmp_path, fake):
     clips.build_clips(config(), None, tmp_path)
     with pytest.raises(UserError, match="other settings or data .*--overwrite"):
         clips.build_clips(config(picture_size=32), None, tmp_path)
+    with pytest.raises(UserError, match="other settings or data"):
+        clips.build_clips(config(), None, tmp_path, {"files": 3, "digest": "0"})
     fake.plans = fake.plans[:19]
     with pytest.raises(UserError, match="other settings or data"):
         clips.build_clips(config(), None, tmp_path)

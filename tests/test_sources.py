@@ -356,6 +356,81 @@ def test_folder_refuses_shares_that_leave_nothing_to_train_on(tmp_path):
         folder.plan(FolderSource(val_share=0.5, test_share=0.5), tmp_path, 0)
 
 
+def test_folder_draws_another_picture_for_one_that_is_cut_off(tmp_path):
+    data = class_folder(tmp_path, {"cat": 6}, {"cat": 8})
+    plans = folder.plan(FolderSource(val_share=0.2), data, 0)
+    asked = next(p for p in plans if p.split == "train")
+    victim = Path(asked.details["pictures"][1])
+    victim.write_bytes(victim.read_bytes()[:60])
+    assert asked.details["spare"] and not set(asked.details["spare"]) & set(
+        asked.details["pictures"]
+    )
+    raw = folder.load(asked, FolderSource())
+    assert len(raw.frames) == 4
+    assert [victim.name in reason for reason in raw.left_out] == [True]
+    stand_in = np.asarray(Image.open(asked.details["spare"][0]))
+    assert (raw.frames[3] == stand_in).all()
+    for path in (data / "images" / "cat").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(BadMedia, match="no picture of class 'cat' can be read: .*0 bytes"):
+        folder.load(asked, FolderSource())
+
+
+def pairs_of(root: Path, rows: list[tuple[str, str, str]], pictures: dict[str, str]) -> Path:
+    """A pairs.csv of (sound, its group, its pictures) and pictures with their groups."""
+    pairs = ["audio_id,class,audio,images,caption"]
+    metadata = ["id,class,kind,file,recording_group,license_note,quality"]
+    for name, group, images in rows:
+        tone(root / f"{name}.wav")
+        pairs.append(f"{name},cow,{name}.wav,{images},A cow.")
+        metadata.append(f"{name},cow,audio,{name}.wav,{group},CC0,ok")
+    for name, group in pictures.items():
+        picture(root / name)
+        metadata.append(f"{name},cow,image,{name},{group},CC0,ok")
+    (root / "pairs.csv").write_text("\n".join(pairs))
+    (root / "metadata.csv").write_text("\n".join(metadata))
+    return root
+
+
+def test_folder_keeps_pairings_of_which_one_picture_is_shared(tmp_path):
+    own = {f"p{i}.png": f"g{i}" for i in range(10)}
+    rows = [(f"s{i}", f"r{i}", f"p{i}.png") for i in range(10)]
+    rows[4] = ("s4", "r4", "p4.png;p7.png")
+    data = pairs_of(tmp_path, rows, own)
+    for seed in range(20):
+        plans = folder.plan(FolderSource(val_share=0.3), data, seed)
+        drawn = [[Path(n).name for n in p.details["pictures"]] for p in plans]
+        assert drawn == [row[2].split(";") for row in rows]
+        assert plans[4].video_id == plans[7].video_id and plans[4].split == plans[7].split
+        assert len({p.video_id for p in plans}) == 9
+        assert {p.split for p in plans} == {"train", "val"}
+
+
+def test_folder_gives_up_pairings_by_class_and_says_so(tmp_path, capsys):
+    plans = folder.plan(FolderSource(), pairs_folder(tmp_path), 0)
+    assert "pictures of cow are paired with so many" in capsys.readouterr().err
+    assert {p.split for p in plans} == {"train", "val"}
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_folder_never_parts_pictures_and_sounds_of_a_recording_group(tmp_path, paired):
+    # Every recording has two sounds and two pictures of one film; only some are paired.
+    rows = [(f"s{i}", f"film{i // 2}", f"p{i}.png" if paired and i % 2 else "") for i in range(20)]
+    pictures = {f"p{i}.png": f"film{i // 2}" for i in range(20)}
+    data = pairs_of(tmp_path, rows, pictures)
+    shared = 0
+    for seed in range(20):
+        plans = folder.plan(FolderSource(val_share=0.25, test_share=0.2), data, seed)
+        splits = {p.clip_id: p.split for p in plans}
+        of_film = {rows[i][1]: splits[f"s{i}"] for i in range(20)}
+        for p in plans:
+            for name in (*p.details["pictures"], *p.details["spare"]):
+                assert of_film[pictures[Path(name).name]] == p.split
+                shared += 1
+        assert set(splits.values()) == {"train", "val", "test"}
+    assert shared > 100
+
+
 @needs_animals
 def test_folder_of_the_real_animals():
     plans = folder.plan(FolderSource(), DATA / "animals", 0)

@@ -10,7 +10,10 @@ A folder of ``clips-00000.parquet``, ... written whole or not at all. Columns:
     normals    K 8-bit RGB PNG bytes of n * 0.5 + 0.5; or []
     crop       K boxes [left, top, size] in pixels of the source, one for all media of a frame
     rms_db, peak_db   level as recorded, of the window without its padding; null if unknown
-    kept, reason      reason is null where kept
+    sound_print, picture_prints   what duplicates are found by, see ``prints``
+    kept, reason      reason is null where kept; a duplicate of a clip of another split is not kept,
+                      but its media stay
+    left_out   files that could not be read and in whose place others stand, or null
 
 The file metadata says how many shards belong to the table, so that a missing one is noticed.
 """
@@ -32,7 +35,9 @@ from nano4m.errors import UserError, nearest
 from nano4m.modalities import Media
 from nano4m.sources.base import Split
 
-FORMAT = 1
+FORMAT = 2
+READABLE = {1, FORMAT}
+"""Format 1 has no prints: such a table can be read, but not gone on with."""
 
 TEXTS = ("clip_id", "source", "video_id", "label", "caption", "split", "licence")
 
@@ -45,8 +50,11 @@ SCHEMA = pa.schema(
         pa.field("crop", pa.list_(pa.list_(pa.int32(), 3))),
         pa.field("rms_db", pa.float32()),
         pa.field("peak_db", pa.float32()),
+        pa.field("sound_print", pa.binary()),
+        pa.field("picture_prints", pa.list_(pa.binary())),
         pa.field("kept", pa.bool_(), nullable=False),
         pa.field("reason", pa.string()),
+        pa.field("left_out", pa.string()),
     ]
 )
 
@@ -55,7 +63,9 @@ MANIFEST_COLUMNS = tuple(
 )
 """Columns without media and boxes, in the order of ``manifest.csv``."""
 
-_KEY = b"nano4m.clips"
+KEY = b"nano4m.clips"
+"""Of the metadata of a shard."""
+
 _MAKE = "make it with: nano4m clips PRESET"
 
 
@@ -102,7 +112,7 @@ def write_shard(
         "depth": all(row.get("depth") for row in kept),
         "normals": all(row.get("normals") for row in kept),
     }
-    schema = SCHEMA.with_metadata({_KEY: json.dumps(about).encode()})
+    schema = SCHEMA.with_metadata({KEY: json.dumps(about).encode()})
     columns = {name: [row.get(name) for row in rows] for name in SCHEMA.names}
     table = pa.table(columns, schema=schema)
     path = shard_path(folder, index)
@@ -127,8 +137,8 @@ def read_about(path: Path) -> dict[str, Any]:
         metadata = pq.read_schema(path).metadata or {}
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}); delete it and {_MAKE}") from error
-    about = json.loads(metadata.get(_KEY, b"{}"))
-    if about.get("format") != FORMAT:
+    about = json.loads(metadata.get(KEY, b"{}"))
+    if about.get("format") not in READABLE:
         raise UserError(
             f"{path} is not a shard of clips of format {FORMAT}; delete its folder and {_MAKE}"
         )

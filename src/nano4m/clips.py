@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -27,8 +27,9 @@ from nano4m.clip_table import (
 )
 from nano4m.config import ClipsConfig, Config
 from nano4m.cut import cut
+from nano4m.duplicates import move_duplicates
 from nano4m.errors import BadMedia, UserError
-from nano4m.progress import bar
+from nano4m.progress import bar, say
 from nano4m.sources import source
 from nano4m.sources.base import ClipPlan
 from nano4m.workers import worker_pool
@@ -60,15 +61,18 @@ def make_row(plan: ClipPlan, *, name: str, settings: object, clips: ClipsConfig)
         "licence": plan.licence,
         "kept": False,
         "reason": None,
+        "left_out": None,
     }
     try:
-        columns = cut(source(name).load(plan, settings), clips)
+        raw = source(name).load(plan, settings)
+        columns = cut(raw, clips)
     except UserError:
         raise
     except BadMedia as error:
         return row | {"reason": str(error)}
     except Exception as error:  # one clip among thousands: a named, counted row, not a crash
         return row | {"reason": f"{type(error).__name__}: {error}"}
+    row["left_out"] = "; ".join(raw.left_out) or None
     if "reason" in columns:
         return row | columns
     row["start_s"] += columns.pop("offset_s")
@@ -143,13 +147,16 @@ def _reasons(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
     return dict(found.most_common())
 
 
-def _fingerprint(config: Config, plans: Sequence[ClipPlan]) -> str:
-    """Hash all that decides what the rows hold: settings, seed and plan; not where the data lie."""
+def _fingerprint(
+    config: Config, plans: Sequence[ClipPlan], listing: Mapping[str, Any] | None
+) -> str:
+    """Hash all that decides what the rows hold: settings, seed, plan and files, not their place."""
     settings = {
         "format": FORMAT,
         "seed": config.seed,
         "source": config.source.model_dump(mode="json"),
         "clips": config.clips.model_dump(mode="json", exclude={"workers"}),
+        "files": listing,
         "plans": [[p.clip_id, p.video_id, p.label, p.caption, p.split] for p in plans],
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
@@ -188,13 +195,25 @@ def _write_manifest(out: Path, rows: Sequence[dict[str, Any]]) -> None:
         partial_path.unlink(missing_ok=True)
 
 
-def build_clips(config: Config, data: Path | None, out: Path) -> dict[str, Any]:
+def _say_duplicates(moved: dict[str, str]) -> None:
+    if moved:
+        clip, reason = next(iter(moved.items()))
+        say(
+            f"clips: {len(moved)} moved out, as they are also in another split (first {clip}: "
+            f"{reason}); all are in {MANIFEST}"
+        )
+
+
+def build_clips(
+    config: Config, data: Path | None, out: Path, listing: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Cut the clips of ``config.source`` into a clips table in ``out``; go on with one begun.
 
     Args:
         config: Of the run; the sections source, clips and seed decide what is written.
         data: Folder of the source's own media; None where it needs none.
         out: Folder of the table.
+        listing: What lies in ``data``, see ``sources.listing``; shards of another one do not mix.
 
     Returns:
         Counts: clips, kept, by_split and by_label ({name: [kept, planned]}), reasons
@@ -206,7 +225,7 @@ def build_clips(config: Config, data: Path | None, out: Path) -> dict[str, Any]:
     """
     plans = list(source(config.source.name).plan(config.source, data, config.seed))
     check_plans(plans)
-    fingerprint = _fingerprint(config, plans)
+    fingerprint = _fingerprint(config, plans, listing)
     count = -(-len(plans) // SHARD_CLIPS)
     todo = _to_do(out, count, fingerprint, config.preset)
     make = partial(make_row, name=config.source.name, settings=config.source, clips=config.clips)
@@ -229,6 +248,7 @@ def build_clips(config: Config, data: Path | None, out: Path) -> dict[str, Any]:
                     num_shards=count,
                     fingerprint=fingerprint,
                 )
+        _say_duplicates(move_duplicates(out))
         rows = read_manifest(out)
         _write_manifest(out, rows)
         for leftover in out.glob("clips-*.partial"):  # of a build that was killed while it wrote
@@ -239,17 +259,43 @@ def build_clips(config: Config, data: Path | None, out: Path) -> dict[str, Any]:
             "may write to, on a disk with some 50 kB free a clip"
         ) from error
     _check_kept(rows, config, out)
-    return {
+    counts = {
         "clips": len(rows),
         "kept": sum(row["kept"] for row in rows),
         "by_split": _counts(rows, "split"),
         "by_label": _counts(rows, "label"),
+        "by_label_and_split": _counts(rows, "label", "split"),
         "reasons": _reasons(rows),
+        "files_left_out": _left_out(rows),
     }
+    _say_what_is_missing(rows, counts, out)
+    return counts
 
 
-def _counts(rows: Sequence[dict[str, Any]], column: str) -> dict[str, list[int]]:
-    """Return [kept, planned] for each value of a column."""
-    planned = Counter(row[column] for row in rows)
-    kept = Counter(row[column] for row in rows if row["kept"])
+def _counts(rows: Sequence[dict[str, Any]], *columns: str) -> dict[str, list[int]]:
+    """Return [kept, planned] for each value of a column, or of several ("cat, val")."""
+    planned = Counter(", ".join(row[c] for c in columns) for row in rows)
+    kept = Counter(", ".join(row[c] for c in columns) for row in rows if row["kept"])
     return {name: [kept[name], planned[name]] for name in sorted(planned)}
+
+
+def _left_out(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Return how many clips do without each file that could not be read, by name and reason."""
+    found = Counter(part for row in rows for part in (row["left_out"] or "").split("; ") if part)
+    return dict(found.most_common())
+
+
+def _say_what_is_missing(
+    rows: Sequence[dict[str, Any]], counts: Mapping[str, Any], out: Path
+) -> None:
+    """Name the files that others stand in for, and the classes that no figure will be about."""
+    for file, clips in counts["files_left_out"].items():
+        say(f"clips: {file}; {clips} clips have another one in its place")
+    by_both = counts["by_label_and_split"]
+    for label in counts["by_label"]:
+        kept, planned = by_both.get(f"{label}, val", [0, 0])
+        if not kept:
+            say(
+                f"clips: class {label!r} has no validation clip, of {planned} planned; the reasons "
+                f"are in {out / MANIFEST}"
+            )

@@ -79,6 +79,9 @@ class ClipsConfig(Section):
         None,
         description="RMS level that every window is set to, in dB of full scale; none: untouched.",
     )
+    min_seconds: Annotated[float, Field(ge=0)] = Field(
+        0.05, description="A recording shorter than this is not kept."
+    )
     silence_db: float = Field(-60.0, description="A window quieter than this is not kept.")
     depth_near: Annotated[float, Field(gt=0)] = Field(
         1.0, description="Distance in metres that is stored as 1 (inverse depth, 0 is infinity)."
@@ -256,5 +259,11 @@ class Config(Section):
                 raise ValueError(
                     f"tokenizers.{name}.grid {tokenizer.grid} does not divide "
                     f"clips.picture_size {self.clips.picture_size}"
+                )
+            window = self.clips.window_seconds
+            if isinstance(tokenizer, MelVQ) and tokenizer.shift_seconds >= window:
+                raise ValueError(
+                    f"tokenizers.{name}.shift_seconds {tokenizer.shift_seconds} moves a view out "
+                    f"of its window; it must be below clips.window_seconds {window}"
                 )
         return self

@@ -11,6 +11,7 @@ from PIL import Image
 from nano4m.clip_media import depth_bytes, normals_bytes, picture_bytes, sound_bytes
 from nano4m.config import ClipsConfig
 from nano4m.errors import BadMedia
+from nano4m.prints import picture_print, sound_print
 from nano4m.sources.base import RawMedia
 
 PEAK_LIMIT = 0.99
@@ -18,6 +19,34 @@ PEAK_LIMIT = 0.99
 
 FLOOR_DB = -200.0
 """Level of digital silence."""
+
+FILTERS = {
+    "samples": {
+        "description": "a sound without samples, or with some that are not finite, is not kept",
+        "licence": "Apache-2.0",
+    },
+    "length": {
+        "description": "a sound shorter than clips.min_seconds is not kept",
+        "licence": "Apache-2.0",
+    },
+    "silence": {
+        "description": "a window quieter than clips.silence_db is not kept",
+        "licence": "Apache-2.0",
+    },
+    "frames": {
+        "description": "a clip with too few different frames inside its window is not kept",
+        "licence": "Apache-2.0",
+    },
+}
+"""What ``cut`` applies, in this order, and gives the reason of."""
+
+LABELLERS = {
+    "exact": {
+        "description": "depth and normals that the source makes from the rays of the picture",
+        "licence": "that of the source",
+    }
+}
+"""Who makes the depth and normals that ``cut`` crops."""
 
 Box = tuple[int, int, int]
 """Left, top and side of a square, in pixels."""
@@ -177,9 +206,13 @@ def cut_sound(
         settings: Rate and length of the window, where it lies, its loudness.
 
     Raises:
-        BadMedia: No samples, or a sample that is not finite.
+        BadMedia: Shorter than ``min_seconds``, or a sample that is not finite.
     """
-    sound = resample(to_mono(recorded), rate, settings.sample_rate)
+    sound = to_mono(recorded)
+    seconds = len(sound) / rate
+    if seconds < settings.min_seconds:
+        raise BadMedia(f"too short: {seconds:.4f} s, below min_seconds {settings.min_seconds:g} s")
+    sound = resample(sound, rate, settings.sample_rate)
     length = round(settings.window_seconds * settings.sample_rate)
     start = window_start(sound, length, settings.window)
     first, last = max(start, 0), min(start + length, len(sound))
@@ -203,7 +236,7 @@ def silent(rms_db: float, settings: ClipsConfig) -> str | None:
 
 
 def cut(raw: RawMedia, settings: ClipsConfig) -> dict[str, Any]:
-    """Return the columns audio, frames, depth, normals, crop, rms_db, peak_db and ``offset_s``.
+    """Return the columns of media, prints, crop and levels, and ``offset_s``.
 
     The level is that of the part of the window that is not padding: a short bark is as loud as a
     long howl. ``offset_s`` is where the window starts in the recording. A silent window gives its
@@ -219,6 +252,8 @@ def cut(raw: RawMedia, settings: ClipsConfig) -> dict[str, Any]:
     rate, size = settings.sample_rate, settings.picture_size
     columns: dict[str, Any] = {
         "audio": sound_bytes(window, rate),
+        "sound_print": sound_print(window, rate),
+        "picture_prints": [],
         "frames": [],
         "depth": [],
         "normals": [],
@@ -232,7 +267,9 @@ def cut(raw: RawMedia, settings: ClipsConfig) -> dict[str, Any]:
         picture = raw.frames[number]
         box = centre_box(*picture.shape[:2])
         columns["crop"].append(list(box))
-        columns["frames"].append(picture_bytes(crop_picture(picture, box, size)))
+        cropped = crop_picture(picture, box, size)
+        columns["frames"].append(picture_bytes(cropped))
+        columns["picture_prints"].append(picture_print(cropped))
         for kind, maps in (("depth", raw.depth), ("normals", raw.normals)):
             if maps and maps[number].shape[:2] != picture.shape[:2]:
                 raise BadMedia(

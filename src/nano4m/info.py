@@ -9,23 +9,6 @@ from nano4m.errors import UserError, nearest
 from nano4m.modalities import MODALITIES, Modality, modality
 from nano4m.presets import PRESETS, SIZE_FIELDS, SIZES, preset
 
-LABELLERS = {
-    "exact": {
-        "description": "depth and normals that the source makes from the rays of the picture",
-        "licence": "that of the source",
-    }
-}
-FILTERS = {
-    "silence": {
-        "description": "a window quieter than clips.silence_db is not kept",
-        "licence": "Apache-2.0",
-    },
-    "samples": {
-        "description": "a sound with samples that are not finite is not kept",
-        "licence": "Apache-2.0",
-    },
-}
-
 
 def _sources() -> dict[str, Any]:
     from nano4m.sources import SOURCES
@@ -37,6 +20,18 @@ def _tokenizers() -> dict[str, Any]:
     from nano4m.tokenizers import TOKENIZERS
 
     return {n: {"description": t.description, "licence": t.licence} for n, t in TOKENIZERS.items()}
+
+
+def _labellers() -> dict[str, Any]:
+    from nano4m.cut import LABELLERS
+
+    return LABELLERS
+
+
+def _filters() -> dict[str, Any]:
+    from nano4m import cut, duplicates
+
+    return cut.FILTERS | duplicates.FILTERS
 
 
 def _modalities() -> dict[str, Any]:
@@ -73,8 +68,8 @@ REGISTRIES = {
     "modalities": _modalities,
     "sources": _sources,
     "tokenizers": _tokenizers,
-    "labellers": lambda: LABELLERS,
-    "filters": lambda: FILTERS,
+    "labellers": _labellers,
+    "filters": _filters,
 }
 
 

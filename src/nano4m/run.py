@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,18 @@ class Run:
     data: Path | None = None
     world: "World | None" = None
 
+    @cached_property
+    def listing(self) -> dict[str, Any] | None:
+        """What lies in ``data``; what lay there when the clips were cut if it is gone by now."""
+        from nano4m.sources.listing import list_files
+
+        if self.data is None:
+            return None
+        if self.data.is_dir():
+            return dict(list_files(self.data, self.out))
+        owner = self.out / "clips" / "settings.json"
+        return settings_there(owner.parent).get("data_files") if owner.exists() else None
+
 
 def _tokenizers(run: Run) -> "dict[str, Tokenizer]":
     from nano4m.tokenizers import load_tokenizer
@@ -44,7 +57,7 @@ def _tokenizers(run: Run) -> "dict[str, Tokenizer]":
 def _clips(run: Run, folder: Path) -> dict[str, Any]:
     from nano4m.clips import build_clips
 
-    return build_clips(run.config, run.data, folder)
+    return build_clips(run.config, run.data, folder, run.listing)
 
 
 def _fit(run: Run, folder: Path) -> dict[str, Any]:
@@ -170,7 +183,10 @@ NOT_SETTINGS = {
 
 def settings_of(run: Run, name: str) -> dict[str, Any]:
     """Return the JSON of everything that stage ``name`` depends on."""
-    settings: dict[str, Any] = {"data": str(run.data.resolve()) if run.data else None}
+    settings: dict[str, Any] = {
+        "data": str(run.data.resolve()) if run.data else None,
+        "data_files": run.listing,
+    }
     for stage_name, stage in STAGES.items():
         for section in stage.sections:
             value = run.config.model_dump(mode="json", include={section})[section]

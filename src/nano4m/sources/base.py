@@ -50,6 +50,7 @@ class RawMedia:
         depth: float32 (H, W) exact distances along the ray in metres, one a frame; () if unknown.
         normals: float32 (H, W, 3) exact unit normals in camera axes (x right, y up, z to the
             viewer), one a frame; () if unknown.
+        left_out: Files that could not be read and in whose place others stand: name and reason.
     """
 
     sound: np.ndarray
@@ -58,6 +59,7 @@ class RawMedia:
     frame_times: tuple[float, ...] | None = None
     depth: tuple[np.ndarray, ...] = ()
     normals: tuple[np.ndarray, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 class Source(Protocol):

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,12 @@ from nano4m.config import FolderSource
 from nano4m.errors import BadMedia, UserError
 from nano4m.progress import say
 from nano4m.sources.base import ClipPlan, RawMedia, Split
-from nano4m.sources.folder_forms import Picture, Recording, find_contents
+from nano4m.sources.folder_forms import Contents, Picture, Recording, find_contents
+from nano4m.sources.folder_groups import join_groups
 from nano4m.sources.read import read_picture, read_sound, read_video
+
+SPARE = 4
+"""Pictures that a sound may draw beyond those it needs, where some cannot be read."""
 
 
 def _rng(seed: int, *names: str) -> np.random.Generator:
@@ -87,17 +91,18 @@ def prefer_full(pictures: Sequence[Picture], least: int) -> list[Picture]:
 
 
 def split_pictures(
-    pictures: Sequence[Picture], settings: FolderSource, seed: int
+    pictures: Sequence[Picture], settings: FolderSource, seed: int, dealt: Mapping[str, Split]
 ) -> dict[tuple[str, Split], list[Picture]]:
     """Return the pictures of each class and split; no group of pictures is in two splits.
 
-    A single picture of a class goes to train. Small and full pictures are dealt apart, so that
-    each split has some of both.
+    A group that also has recordings goes where they went (``dealt``: group -> split). A single
+    picture of a class goes to train. Small and full pictures are dealt apart, so that each split
+    has some of both.
     """
     strata: dict[tuple[str, bool], dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for picture in pictures:
         strata[picture.label, picture.is_lowres][picture.group] += 1
-    splits: dict[str, Split] = {}
+    splits = dict(dealt)
     for (label, is_lowres), sizes in sorted(strata.items()):
         free = {group: n for group, n in sizes.items() if group not in splits}
         splits |= _shares(free, settings, _rng(seed, "pictures", label, str(is_lowres)))
@@ -137,22 +142,24 @@ def plan(settings: FolderSource, data: Path | None, seed: int) -> Sequence[ClipP
             "train on; their sum must be below 1"
         )
     contents = find_contents(data)
-    recordings = _enough(contents.recordings, settings.min_per_class)
+    enough = _enough(contents.recordings, settings.min_per_class)
+    contents = join_groups(Contents(recordings=enough, pictures=contents.pictures), settings)
+    recordings = contents.recordings
     splits = split_recordings(recordings, settings, seed)
     # A picture that belongs to one sound alone goes where that sound goes.
     owned = {path for recording in recordings for path in recording.pictures}
     pictures = [picture for picture in contents.pictures if picture.path not in owned]
     count = settings.pictures_per_sound
-    pools = split_pictures(prefer_full(pictures, count), settings, seed)
+    pools = split_pictures(prefer_full(pictures, count), settings, seed, splits)
     with_pictures = {picture.label for picture in pictures}
     plans = []
     for recording in recordings:
         split = splits[recording.group]
-        drawn = [str(path) for path in recording.pictures[:count]]
-        if not drawn and not recording.is_video:
+        order = [str(path) for path in recording.pictures]
+        if not order and not recording.is_video:
             pool = pools.get((recording.label, split), [])
-            order = _rng(seed, "draw", recording.key).permutation(len(pool))
-            drawn = [str(pool[i].path) for i in order[:count]]
+            drawn = _rng(seed, "draw", recording.key).permutation(len(pool))
+            order = [str(pool[i].path) for i in drawn[: count + SPARE]]
         missing = f" left for {split}" if recording.label in with_pictures else ""
         plans.append(
             ClipPlan(
@@ -167,7 +174,8 @@ def plan(settings: FolderSource, data: Path | None, seed: int) -> Sequence[ClipP
                 details={
                     "file": str(recording.path),
                     "is_video": int(recording.is_video),
-                    "pictures": drawn,
+                    "pictures": order[:count],
+                    "spare": order[count : count + SPARE],
                     "missing": missing,
                 },
             )
@@ -176,19 +184,30 @@ def plan(settings: FolderSource, data: Path | None, seed: int) -> Sequence[ClipP
 
 
 def load(plan: ClipPlan, settings: FolderSource) -> RawMedia:
-    """Read one recording and its pictures.
+    """Read one recording and its pictures; a spare one stands in for one that cannot be read.
 
     Raises:
-        BadMedia: A file is missing, empty, truncated or unreadable, has no sound or no picture.
+        BadMedia: The recording is missing, empty, truncated or unreadable, has no sound, or no
+            picture that can be read.
     """
     path = Path(str(plan.details["file"]))
     if plan.details["is_video"]:
         sound, rate, frames, times = read_video(path)
         return RawMedia(sound=sound, sample_rate=rate, frames=frames, frame_times=times)
-    pictures = plan.details["pictures"]
-    assert isinstance(pictures, list)
+    pictures, spare = plan.details["pictures"], plan.details["spare"]
+    assert isinstance(pictures, list) and isinstance(spare, list)
     if not pictures:
         raise BadMedia(f"no picture of class {plan.label!r}{plan.details['missing']}")
     sound, rate = read_sound(path)
-    frames = tuple(read_picture(Path(name)) for name in pictures)
-    return RawMedia(sound=sound, sample_rate=rate, frames=frames)
+    read: list[np.ndarray] = []
+    left_out: list[str] = []
+    for name in [*pictures, *spare]:
+        if len(read) == len(pictures):
+            break
+        try:
+            read.append(read_picture(Path(name)))
+        except BadMedia as error:
+            left_out.append(str(error).replace("; ", ", "))
+    if not read:
+        raise BadMedia(f"no picture of class {plan.label!r} can be read: {'; '.join(left_out)}")
+    return RawMedia(sound=sound, sample_rate=rate, frames=tuple(read), left_out=tuple(left_out))

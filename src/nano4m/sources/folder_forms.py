@@ -7,7 +7,7 @@ import csv
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nano4m.errors import UserError
@@ -164,21 +164,7 @@ def _from_pairs(data: Path) -> Contents:
                     is_video=True,
                 )
             )
-    return Contents(recordings=_own_pictures(recordings), pictures=pictures)
-
-
-def _own_pictures(recordings: list[Recording]) -> list[Recording]:
-    """Keep the pictures of each sound only where no other group of recordings shares one of them.
-
-    A list that pairs by class gives one picture to many sounds: it would reach two splits.
-    """
-    groups: dict[Path, set[str]] = {}
-    for recording in recordings:
-        for path in recording.pictures:
-            groups.setdefault(path, set()).add(recording.group)
-    if all(len(found) == 1 for found in groups.values()):
-        return recordings
-    return [replace(recording, pictures=()) for recording in recordings]
+    return Contents(recordings=recordings, pictures=pictures)
 
 
 def _from_files(data: Path, entries: list[tuple[Path, str, str]]) -> Contents:
