@@ -2,8 +2,8 @@
 
 python benchmarks/sampling.py --run runs/digits --out studies/sampling
 
-One factor at a time around --base, on every direction between modalities that are no text, and from
-text to them; three seeds of the samples. Prints a Markdown table; --out/sampling.json has all
+One factor at a time around --base, on every direction to a modality that is no text, or on those of
+--directions "sound->rgb;rgb->sound"; three seeds of the samples. Prints a Markdown table; --out/sampling.json has all
 figures, --out/sampling.png shows them.
 """
 
@@ -35,7 +35,9 @@ FACTORS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def one(run: Path, split: str, clips: int, base: dict, change: dict, seed: int) -> dict[str, Any]:
+def one(
+    run: Path, split: str, clips: int, only: list[str], base: dict, change: dict, seed: int
+) -> dict[str, Any]:
     """Draw and judge every direction under one setting, with one seed of the samples."""
     from nano4m.config import GenerateConfig
     from nano4m.evaluate.coherence import real_ids
@@ -51,7 +53,7 @@ def one(run: Path, split: str, clips: int, base: dict, change: dict, seed: int) 
         if modality.is_text:
             continue
         for source in range(len(names)):
-            if source != target:
+            if source != target and (not only or f"{names[source]}->{names[target]}" in only):
                 hits, ids = study.coherent(desk, target, judge, source, settings, seed)
                 spread = diversity(ids, labels, real_ids(desk.bench, target), labels, modality)
                 within, real = spread.generated.within, spread.real.within
@@ -78,9 +80,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="of the samples, from 0")
     parser.add_argument("--workers", type=int, default=2, help="processes, one thread each")
     parser.add_argument("--factors", default=";".join(FACTORS), help="separated by ;")
+    parser.add_argument("--directions", default="", help="separated by ;")
     parser.add_argument("--base", default="", help="settings all share: guidance=2;noise=8")
     parser.add_argument("--out", type=Path, required=True, help="folder of the study")
     options = parser.parse_args()
+    only = [d for d in options.directions.replace(" ", "").split(";") if d]
     base: dict[str, Any] = {}
     for entry in filter(None, options.base.split(";")):
         name, value = entry.split("=")
@@ -95,12 +99,13 @@ def main() -> None:
         for factor, change in settings:
             for seed in range(options.seeds):
                 job = pool.submit(
-                    one, options.run, options.split, options.clips, base, change, seed
+                    one, options.run, options.split, options.clips, only, base, change, seed
                 )
                 jobs[job] = (factor, label(change))
         for number, job in enumerate(as_completed(jobs), 1):
             found[jobs[job]].append(job.result())
-            print(f"{number}/{len(jobs)} {': '.join(jobs[job])}", file=sys.stderr, flush=True)
+            shown = {d: round(100 * r["coherence"], 1) for d, r in job.result().items()}
+            print(f"{number}/{len(jobs)} {jobs[job]} {shown}", file=sys.stderr, flush=True)
     study.write(options.out / "sampling.json", {
         "run": str(options.run), "split": options.split, "base": base, "seeds": options.seeds,
         "figures": {f"{f}: {name}": runs for (f, name), runs in found.items()},
