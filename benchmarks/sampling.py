@@ -3,8 +3,8 @@
 python benchmarks/sampling.py --run runs/digits --out studies/sampling
 
 One factor at a time around --base, on every direction to a modality that is no text, or on those of
---directions "sound->rgb;rgb->sound"; three seeds of the samples. Prints a Markdown table; --out/sampling.json has all
-figures, --out/sampling.png shows them.
+--directions "sound->rgb;rgb->sound"; three seeds of the samples. Prints a Markdown table;
+--out/sampling.json has all figures, --out/sampling.png shows them.
 """
 
 import argparse
