@@ -32,6 +32,18 @@ def reference_budgets(tokens: int) -> dict[str, Any]:
             "masking.max_targets": high}  # fmt: skip
 
 
+PLAIN = {"generate.guidance": 1.0, "generate.modalities": {}}
+
+
+def unguided(settings: Any) -> Any:
+    """Return sampler settings without guidance, for any modality."""
+    own = {
+        name: {k: v for k, v in changed.items() if k != "guidance"}
+        for name, changed in settings.modalities.items()
+    }
+    return settings.model_copy(update={"guidance": 1.0, "modalities": own})
+
+
 def variants(name: str, tokens: int) -> dict[str, dict[str, Any]]:
     """Return the settings of each variant of a set, over those of the run."""
     sets: dict[str, dict[str, dict[str, Any]]] = {
@@ -49,8 +61,8 @@ def variants(name: str, tokens: int) -> dict[str, dict[str, Any]]:
         },
         "masking": {
             "ours": {},
-            "reference": REFERENCE_MASKS | reference_budgets(tokens),
-            "reference, any budget": REFERENCE_MASKS,
+            "reference": REFERENCE_MASKS | reference_budgets(tokens) | PLAIN,
+            "reference, any budget": REFERENCE_MASKS | PLAIN,
         },
         "mixtures": {"default": {}, "no continuation": BEFORE, "aligned": ALIGNED},
     }
@@ -75,24 +87,30 @@ def one(run: Path, out: Path, settings: dict[str, Any], seed: int, split: str) -
     out.mkdir(parents=True, exist_ok=True)
     summary = train_model(config, open_table(run / "table"), out)
     desk, judged = study.judges(run, out / "checkpoint", split, config.evaluate.clips)
+    samplers = {"as set": config.generate, "unguided": unguided(config.generate)}
     model = study.Opener(run, out / "checkpoint")().model
     desk = replace(desk, bench=replace(desk.bench, model=model, _pairs={}))
     names = desk.bench.names
-    cells, upper = {}, {}
+    cells: dict[str, dict[str, float]] = {name: {} for name in samplers}
+    upper = {}
     for target, (judge, result) in enumerate(judged):
         upper[names[target]] = result.accuracy.upper
         for source in range(len(names)):
-            if source != target:
-                hits, _ = study.coherent(desk, target, judge, source, config.generate, seed)
-                cells[f"{names[source]} -> {names[target]}"] = float(hits.mean())
+            if source == target:
+                continue
+            for kind, sampler in samplers.items():
+                if kind == "unguided" and sampler == config.generate:
+                    continue
+                hits, _ = study.coherent(desk, target, judge, source, sampler, seed)
+                cells[kind][f"{names[source]} -> {names[target]}"] = float(hits.mean())
     classes = {}
     if desk.text is not None:
         begun = caption_begun(desk.bench, desk.text, desk.candidates)
         for name in conditions(desk.bench, desk.text):
             probe = classify(desk.bench, desk.trie, begun, desk.text, name)
             classes[name] = probe.score.value
-    figures = {"coherence": cells, "upper": upper, "class": classes, "training": summary,
-               "n": len(desk.bench)}  # fmt: skip
+    figures = {"coherence": cells["as set"], "unguided": cells["unguided"], "upper": upper,
+               "class": classes, "training": summary, "n": len(desk.bench)}  # fmt: skip
     done.write_text(json.dumps(figures, indent=1))
     return figures
 
@@ -146,8 +164,11 @@ def print_table(found: dict[str, dict[int, Any]]) -> None:
     heads = [*directions, *(f"class from {c}" for c in classes)]
     print("| variant | " + " | ".join(heads) + " | mean of directions | validation loss |")
     print("|---|" + "---|" * (len(heads) + 2))
-    for name, seeds in found.items():
-        runs = list(seeds.values())
+    rows = {name: list(seeds.values()) for name, seeds in found.items()}
+    for name in list(rows):
+        if all(r["unguided"] for r in rows[name]):
+            rows[f"{name}, unguided"] = [r | {"coherence": r["unguided"]} for r in rows[name]]
+    for name, runs in rows.items():
         cells = [study.mean_and_spread([r["coherence"][d] for r in runs]) for d in directions]
         cells += [study.mean_and_spread([r["class"][c] for r in runs]) for c in classes]
         means = [sum(r["coherence"].values()) / len(directions) for r in runs]
