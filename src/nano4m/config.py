@@ -254,6 +254,13 @@ class Config(Section):
                 "train.codes starts the table of each modality, and with model.tables shared there "
                 "is one for all; add --train.no-codes"
             )
+        guided = [self.generate.for_modality(name).guidance for name in self.tokenizers]
+        if any(g != 1 for g in guided) and not self.masking.drops_all:
+            raise ValueError(
+                "generate.guidance compares with what is made from nothing, and this masking never "
+                "trains that; add --generate.guidance 1, or give masking.any_to_any and the first "
+                "of masking.sources a weight"
+            )
         for name, tokenizer in self.tokenizers.items():
             if isinstance(tokenizer, ImageVQ) and self.clips.picture_size % tokenizer.grid:
                 raise ValueError(

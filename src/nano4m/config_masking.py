@@ -113,6 +113,11 @@ class MaskingConfig(Section):
         both = zip(STRATEGY_NAMES, self.weights(0.0), self.weights(1.0), strict=True)
         return any(name in names and start + end > 0 for name, start, end in both)
 
+    @property
+    def drops_all(self) -> bool:
+        """Whether some samples are given nothing, which guidance compares with."""
+        return self.sources[0] > 0 and self.uses("any_to_any", "inference_aligned")
+
     @model_validator(mode="after")
     def _some_strategy(self) -> "MaskingConfig":
         for name in self.end_weights:

@@ -11,6 +11,7 @@ from nano4m.config import (
     EvaluateConfig,
     FarmSource,
     FolderSource,
+    GenerateConfig,
     ImageVQ,
     MaskingConfig,
     MelVQ,
@@ -118,6 +119,7 @@ REFERENCE = Config(
         max_targets=256,
     ),
     model=PUBLISHED_MODEL,
+    generate=GenerateConfig(guidance=1.0),
     train=TrainConfig(
         steps=18311,
         batch_size=64,
