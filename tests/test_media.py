@@ -189,7 +189,7 @@ def test_clips_of_the_run_and_a_chain(make, run):
     (chain,) = record["chains"]
     joined = [[(c["sources"], c["weight"]) for c in step["conditions"]] for step in chain]
     assert joined[0] == [(["sound"], 2.0)]
-    assert joined[2] == [(["sound"], 2.0), (["caption"], 1.0), (["rgb"], 1.0)]
+    assert joined[2] == [(["sound"], 2.0), (["caption"], 3.0), (["rgb"], 3.0)]
     named, _ = make("--clips", str(clips[1]), "--given", "sound", "--chain",
                     "caption,rgb,depth", "--conditions", "sound=2", folder="one")  # fmt: skip
     assert (ids_of(named)["depth"][0] == ids_of(out)["depth"][2]).all()

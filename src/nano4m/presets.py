@@ -52,9 +52,12 @@ PUBLISHED_MODEL = ModelConfig(
     init="normal",
 )
 
+# Chosen on validation clips: docs/GENERATION.md.
+GUIDED = GenerateConfig(guidance=3.0, temperature=0.8, modalities={"sound": {"temperature": 1.0}})
+
 FARM = Config(
     preset="farm",
-    source=FarmSource(),
+    source=FarmSource(train=5000),
     clips=ClipsConfig(window_seconds=1.024, picture_size=64),
     tokenizers={
         "rgb": ImageVQ(grid=8, vocab=512, width=64),
@@ -63,7 +66,8 @@ FARM = Config(
         "sound": MelVQ(downsample=4, vocab=512),
         "caption": Bpe(vocab=256, max_length=16),
     },
-    train=TrainConfig(steps=800),
+    train=TrainConfig(steps=1400),
+    generate=GUIDED,
 )
 
 DIGITS = Config(
@@ -76,6 +80,7 @@ DIGITS = Config(
         "caption": Bpe(vocab=64, max_length=4),
     },
     train=TrainConfig(steps=1800, dropout=0.1),
+    generate=GUIDED,
     evaluate=EvaluateConfig(split="val", clips=300),
 )
 
@@ -89,6 +94,7 @@ ANIMALS = Config(
         "caption": Bpe(vocab=512, max_length=24),
     },
     train=TrainConfig(steps=200, dropout=0.1, val_every=40),
+    generate=GUIDED,
     evaluate=EvaluateConfig(split="val"),
 )
 
