@@ -103,7 +103,8 @@ class Clips:
         for step in range(steps):
             draw = torch.Generator().manual_seed(self.seed + step)
             ids = self._ids(draw)
-            lengths = torch.randint(*CAPTION_TOKENS, (self.rows,), generator=draw).tolist()
+            low, high = CAPTION_TOKENS
+            lengths = torch.randint(low, high + 1, (self.rows,), generator=draw).tolist()
             for m, own in zip(self.modalities, ids, strict=True):
                 for row, length in enumerate(lengths if m.is_text else []):
                     own[row, length:] = PAD

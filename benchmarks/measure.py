@@ -1,6 +1,7 @@
 """What the benchmarks share: interleaved timing, figures with their spread, one form of report."""
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -28,13 +29,12 @@ REFERENCE: dict[str, tuple[tuple[int, ...], int]] = {
 
 
 def reference_modalities(scale: int = 1, caption_vocab: int = 50304) -> tuple[Modality, ...]:
-    """Return the reference's modalities; for tests, sides and vocabularies over ``scale``."""
-    sizes = dict(REFERENCE, caption=((64,), caption_vocab))
-    if scale > 1:
-        sizes = {
-            name: (tuple(max(2, n // scale) for n in shape), max(64, vocab // scale**2))
-            for name, (shape, vocab) in sizes.items()
-        }
+    """Return the reference's modalities; for tests, ``scale`` times smaller a side."""
+    sizes = {
+        name: (tuple(max(2, n // scale) for n in shape), max(64, vocab // scale**2))
+        for name, (shape, vocab) in REFERENCE.items()
+    }
+    sizes["caption"] = (sizes["caption"][0], caption_vocab)
     return tuple(modality(name).with_tokens(*size) for name, size in sizes.items())
 
 
@@ -61,6 +61,20 @@ def interleave(variants: dict[str, Callable[[], Any]], repeats: int) -> dict[str
         for name, call in variants.items():
             found[name].append(call())
     return found
+
+
+def reset_peak() -> None:
+    """Forget the most memory held so far, so that ``peak`` tells that of what follows (Linux)."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak() -> int:
+    """Return the most memory held since ``reset_peak``, in bytes (Linux)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return 1024 * int(line.split()[1])
+    raise RuntimeError("/proc/self/status names no VmHWM")
 
 
 def arguments(doc: str | None, threads: int = 2, repeats: int = 3) -> argparse.ArgumentParser:
@@ -116,7 +130,10 @@ class Report:
             },
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
-            "load_average": {"before": self.load, "after": os.getloadavg()},
+            "load_average": {
+                "before": [round(n, 2) for n in self.load],
+                "after": [round(n, 2) for n in os.getloadavg()],
+            },
             **results,
         }
         print(json.dumps(report, indent=1))

@@ -322,6 +322,6 @@ def maskgit(
         drawn_U1 = torch.multinomial(share_UV, 1, generator=generator)
         sure_U = share_UV.gather(1, drawn_U1)[:, 0]
         left = int(length * math.cos(math.pi / 2 * (step + 1) / steps))
-        kept = sure_U.topk(max(1, len(unknown_U) - left)).indices
+        kept = sure_U.topk(min(len(unknown_U), max(1, len(unknown_U) - left))).indices
         made_T[unknown_U[kept]] = drawn_U1[kept, 0]
     return made_T
