@@ -8,12 +8,11 @@ memory-mapped table and masks it at once, with the reference's masks and with th
 """
 
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from measure import Report, arguments, figures, interleave, ratio, reference_modalities, shown
+from measure import Report, arguments, figures, interleave, now, ratio, reference_modalities, shown
 from reference_data import CAPTIONS, COPIES, ClipFiles, write_clips
 
 from nano4m.config import MaskingConfig
@@ -49,10 +48,10 @@ def from_files(files: ClipFiles, batch: int, batches: int) -> Callable[[], float
 
     def call() -> float:
         picked = [order.choice(files.count, batch, replace=False).tolist() for _ in range(batches)]
-        start = time.perf_counter()
+        start = now()
         for clips in picked:
             files.batch(clips)
-        return batch * batches / (time.perf_counter() - start)
+        return batch * batches / (now() - start)
 
     return call
 
@@ -66,10 +65,10 @@ def from_table(
     order = SampleOrder(rows, table.text_lengths(rows), config.group_size, groups, seed=0)
 
     def call() -> float:
-        start = time.perf_counter()
+        start = now()
         for step, picked in enumerate(order.steps(0, batches)):
             masked_batches(table, picked, config, 0, MASKS, step, 0.5)
-        return batch * batches / (time.perf_counter() - start)
+        return batch * batches / (now() - start)
 
     return call
 

@@ -4,12 +4,12 @@ Sizes are those of the reference: five modalities, d6-6w512, captions of four to
 A real token is one that is given or asked for and is neither padding nor [PAD].
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from measure import now
 from reference_baseline import PAD, Baseline, PaddedBatch, Sizes, build_optimizer
 from reference_data import collate, mask_sample
 from torch import Tensor, nn
@@ -171,15 +171,15 @@ class BaselineEngine:
         """Take one step on each batch."""
         times = Times()
         for batch, useful in zip(self.batches, self.useful, strict=True):
-            marks = [time.perf_counter()]
+            marks = [now()]
             loss = self.model.losses(batch)[1]
-            marks.append(time.perf_counter())
+            marks.append(now())
             loss.backward()
-            marks.append(time.perf_counter())
+            marks.append(now())
             nn.utils.clip_grad_norm_(self.model.parameters(), RECIPE.clip_norm)
             self.optimizer.step()
             self.optimizer.zero_grad()
-            marks.append(time.perf_counter())
+            marks.append(now())
             times.losses.append(float(loss.detach()))
             times.forward += marks[1] - marks[0]
             times.backward += marks[2] - marks[1]
@@ -223,9 +223,9 @@ class OurEngine:
 
     def _timed(self, computing: Callable[[MaskedBatch], Tensor]) -> Any:
         def call(batch: MaskedBatch) -> Tensor:
-            start = time.perf_counter()
+            start = now()
             result = computing(batch)
-            self.times.forward += time.perf_counter() - start
+            self.times.forward += now() - start
             return result
 
         return call
@@ -242,19 +242,19 @@ class OurEngine:
         times = self.times = Times()
         self.replica.computing = self._timed(self.replica.module)
         for call in self.calls:
-            marks = [time.perf_counter()]
+            marks = [now()]
             batches = call()
-            marks.append(time.perf_counter())
+            marks.append(now())
             forward = times.forward
             sums, counts = self.replica.gradients(batches)
-            marks.append(time.perf_counter())
+            marks.append(now())
             gradient_norm(self.model, self.settings.clip_norm)
             for optimizer in self.optimizers:
                 optimizer.step()
             self.replica.refresh()
             for optimizer in self.optimizers:
                 optimizer.zero_grad(set_to_none=True)
-            marks.append(time.perf_counter())
+            marks.append(now())
             times.losses.append(float(sums.sum() / counts.sum()))
             times.masking += marks[1] - marks[0]
             times.backward += marks[2] - marks[1] - (times.forward - forward)

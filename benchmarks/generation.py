@@ -6,7 +6,6 @@ its captions with their [PAD]. Then ours by batch size, in time and memory.
     python benchmarks/generation.py --threads 2 --repeats 3
 """
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ from measure import (
     arguments,
     figures,
     interleave,
+    now,
     peak,
     ratio,
     reference_modalities,
@@ -60,9 +60,9 @@ def ours(
     config = GenerateConfig(steps=steps, batch_size=rows)
 
     def call() -> float:
-        start = time.perf_counter()
+        start = now()
         _, filled = generate(model, tokens, ids, known, [task[1]], config, list(range(rows)))
-        seconds = time.perf_counter() - start
+        seconds = now() - start
         if not bool(filled[:, tokens.slices[tokens.index(task[1])]].all()):
             raise RuntimeError("not every slot was filled")
         return rows / seconds
@@ -82,14 +82,14 @@ def baseline(
     def call() -> float:
         precision = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")
-        start = time.perf_counter()
+        start = now()
         for row in range(rows):
             own = ids[row, tokens.slices[source]].clone()
             if m.is_text:
                 count = int(known[row].sum())
                 own[0], own[count - 1], own[count:] = START, END, PAD
             maskgit(model, [(source, own)], target, out.length, out.vocab_size, steps, draw)
-        seconds = time.perf_counter() - start
+        seconds = now() - start
         torch.set_float32_matmul_precision(precision)
         return rows / seconds
 

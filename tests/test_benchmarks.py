@@ -105,6 +105,7 @@ def test_a_benchmark_prints_its_fields(name, monkeypatch, capsys, settings):
     assert report["benchmark"] == name
     assert name in report["command"] and "--quick" in report["command"]
     assert report["options"]["threads"] == report["threads"] == 1
+    assert report["clock"] == "wall"
     assert report["torch"] == torch.__version__
     assert report["machine"].keys() == {"cpu", "cores", "system", "python"}
     assert all(len(report["load_average"][when]) == 3 for when in ("before", "after"))

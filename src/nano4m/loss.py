@@ -69,8 +69,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         d_states, d_weight = ctx.saved_tensors
-        # In place: PyTorch refuses a second pass through a graph whose saved tensors have changed.
-        return d_states.mul_(grads[0]), d_weight.mul_(grads[0]), None, None
+        return d_states * grads[0].to(d_states), d_weight * grads[0].to(d_weight), None, None
 
 
 def linear_cross_entropy(
