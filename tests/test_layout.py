@@ -32,6 +32,7 @@ MEDIA_TO_IDS = {
 IDS_TO_IDS = (
     "batch", "masking", "model", "loss", "optim", "checkpoint", "train", "generate", "table",
     "published", "convert", "order", "precision", "devices", "replica", "state", "accounting",
+    "allocation",
     "tracking", 
     "config_generate", "guidance", "orders", "sampling", "schedules",
 )  # fmt: skip

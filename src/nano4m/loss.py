@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from nano4m.batch import MaskedBatch
 from nano4m.model.fourm import FourM
 
-MOST_LOGITS = 1 << 22
-"""Scores that exist at once: 16 MiB in float32."""
+MOST_LOGITS = 1 << 23
+"""Scores that exist at once: 32 MiB in float32."""
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -35,27 +35,29 @@ class _LinearCrossEntropy(torch.autograd.Function):
         total = states_TD.new_zeros((), dtype=exact)
         d_states, d_weight = [], None
         for own_TD, own_T in zip(states_TD.split(rows), ids_T.split(rows), strict=True):
-            score_TV = (own_TD @ weight_VD.T).to(exact)
+            score_TV = own_TD @ weight_VD.T
             slope_TV = None
             if cap:
-                score_TV = (score_TV / cap).tanh_()
+                score_TV = (score_TV.to(exact) / cap).tanh_()
                 slope_TV = 1 - score_TV.square() if wants else None
                 score_TV = score_TV * cap
-            norm_T1 = score_TV.logsumexp(1, keepdim=True)
-            total += (norm_T1 - score_TV.gather(1, own_T[:, None])).sum()
+            log_TV = score_TV.log_softmax(1, dtype=exact)
+            total -= log_TV.gather(1, own_T[:, None]).sum()
             if not wants:
                 continue
-            d_TV = (score_TV - norm_T1).exp_()
+            # Each pass over a chunk is time: what can be is done in place.
+            d_TV = log_TV.exp_()
             d_TV.scatter_add_(1, own_T[:, None], d_TV.new_full((len(own_T), 1), -1.0))
             if slope_TV is not None:
                 d_TV *= slope_TV
             d_TV = d_TV.to(own_TD.dtype)
             d_states.append(d_TV @ weight_VD)
-            part = d_TV.T @ own_TD
-            if single:
-                d_weight = part
+            if single or d_weight is None:
+                d_weight = (d_TV.T @ own_TD).to(own_TD.dtype if single else exact)
+            elif exact == own_TD.dtype:
+                d_weight.addmm_(d_TV.T, own_TD)
             else:
-                d_weight = part.to(exact) if d_weight is None else d_weight.add_(part)
+                d_weight += d_TV.T @ own_TD
         if wants:
             none = torch.zeros_like
             ctx.save_for_backward(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from nano4m.accounting import Operations, count_tokens, peak_memory
+from nano4m.allocation import keep_freed_memory
 from nano4m.batch import MaskedBatch, TokenSequence
 from nano4m.checkpoint import save_model, save_reproducer
 from nano4m.config import Config, MaskingConfig, TrainConfig
@@ -333,6 +334,7 @@ def train_model(
     """
     torch.set_flush_denormal(True)
     prepare_matmul()
+    keep_freed_memory()
     if world is None:
         world = train_world(config.train)
     return Trainer(config, table, folder, world).run(stop)
