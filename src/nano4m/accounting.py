@@ -36,6 +36,7 @@ class Operations:
     encoder: int
     decoder: int
     context: int
+    registers: int
     depths: tuple[int, int]
     width: int
     heads: tuple[int, ...]
@@ -48,6 +49,7 @@ class Operations:
             encoder=_matrices(model.encoder),
             decoder=_matrices(model.decoder) - keys,
             context=keys + _matrices(model.context),
+            registers=int(model.config.register_token),
             depths=(len(model.encoder), len(model.decoder)),
             width=model.config.dim,
             heads=tuple(
@@ -61,6 +63,7 @@ class Operations:
         total = 0
         for batch in batches:
             rows, given = batch.enc_ids_BN.shape
+            given += self.registers
             asked = batch.dec_ids_BM.shape[1]
             matrices = given * (self.encoder + self.context) + asked * self.decoder
             attention = self.depths[0] * given**2 + self.depths[1] * asked * (asked + given)
