@@ -142,7 +142,7 @@ STAGES: dict[str, Stage] = {
 NOT_SETTINGS = {
     "clips": {"workers"},
     "model": {"checkpointing"},
-    "train": {"device", "save_every"},
+    "train": {"device", "strategy", "compile", "tracker", "save_every"},
 }
 
 
