@@ -133,8 +133,7 @@ def test_a_run_killed_while_it_saves_ends_the_same(tmp_path, plant, kept):
     assert newest_state(tmp_path / "killed")[0] == kept
     train_model(config, tiny_table(), tmp_path / "killed")
     _assert_same(*(_finished(tmp_path / name) for name in ("killed", "whole")))
-    left = sorted(p.name for p in (tmp_path / "killed").iterdir() if p.is_dir())
-    assert left == ["checkpoint", "step-000008", "step-000012"]
+    assert not list((tmp_path / "killed").glob("part-*"))
 
 
 @pytest.mark.parametrize(
