@@ -21,9 +21,8 @@ from nano4m.errors import UserError
 from nano4m.launch import rank_of_process
 from nano4m.train import Trainer, train_model, train_world
 
-# Four groups a step: two for each of two processes. Muon multiplies in bf16 inside, where the last
-# bit of a gradient can turn another bit: its steps are few and short.
-STEPS = {"dropout": 0.0, "batch_size": 32, "steps": 8, "save_every": 3, "val_every": 4, "lr": 1e-3}
+# Four groups a step: two for each of two processes.
+STEPS = {"dropout": 0.0, "batch_size": 32, "steps": 6, "save_every": 3, "val_every": 3, "lr": 1e-3}
 SCENARIOS = {
     "ddp-adamw": {"strategy": "ddp", "optimizer": "adamw"},
     "ddp-muon": {"strategy": "ddp", "optimizer": "muon"},
@@ -33,7 +32,7 @@ SCENARIOS = {
     "fsdp-bf16": {"strategy": "fsdp", "optimizer": "adamw", "precision": "bf16"},
     "fsdp-fp16": {"strategy": "fsdp", "optimizer": "adamw", "precision": "fp16"},
 }
-STOPPED = {"ddp-muon": 4, "fsdp-adamw": 5, "fsdp-muon": 3}
+STOPPED = {"ddp-muon": 4, "fsdp-adamw": 5, "fsdp-muon": 2}
 
 
 def scenario(name: str, **train) -> Config:
@@ -59,7 +58,7 @@ def run_engine(folder: Path) -> dict:
                 told["refused"][name] = "was not stopped"
         train_model(scenario(name), tiny_table(96), here)
     told["peers"] = _same_weights(folder)
-    damaged = folder / "fsdp-adamw" / "step-000008" / ".metadata"
+    damaged = folder / "fsdp-adamw" / "step-000006" / ".metadata"
     if not rank_of_process():
         damaged.write_bytes(damaged.read_bytes()[:40])
     config = scenario("fsdp-adamw")

@@ -71,13 +71,14 @@ def newest_state(folder: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]] 
             return int(note["step"]), load_file(candidate / "state.safetensors"), note
         except (OSError, SafetensorError, ValueError, KeyError) as error:
             _tell(candidate, error)
+    if _folders(folder):
+        say(f"train: no state in {folder} can be read; training starts again")
     return None
 
 
 def _tell(candidate: Path, error: BaseException) -> None:
-    first = _folders(candidate.parent)[0] == candidate
-    rest = "training starts again" if first else "an earlier state is looked for"
-    say(f"train: {candidate} cannot be read ({error}); {rest}")
+    reason = str(error).strip().splitlines()[:1]
+    say(f"train: {candidate} cannot be read ({''.join(reason)}); an earlier state is looked for")
 
 
 def pack_optimizers(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
@@ -142,7 +143,7 @@ class TrainingState:
 
         Raises:
             UserError: The state was written by a run that shards its weights, or this one does and
-                the state was not.
+                the state was not; or no state of shards can be read.
         """
         there = _folders(self.folder)
         if there and self.world.sharded != (there[-1] / ".metadata").exists():
@@ -189,8 +190,12 @@ class TrainingState:
         from torch.distributed.checkpoint.state_dict import set_state_dict
         from torch.distributed.checkpoint.state_dict_loader import load
 
+        there = _folders(self.folder)
+        if not there:
+            return 0
+        # Not before: asking optimizers for the form of their state takes a step of nothing.
         tensors = self._shards()
-        for candidate in reversed(_folders(self.folder)):
+        for candidate in reversed(there):
             failed = True
             try:
                 saved = json.loads((candidate / "state.json").read_text())
@@ -209,4 +214,4 @@ class TrainingState:
             note.update({key: saved[key] for key in note})
             self.average.updates = int(saved["step"]) - int(note["skipped"])
             return int(saved["step"])
-        return 0
+        raise UserError(f"no state in {self.folder} can be read; start again with --overwrite")
