@@ -87,6 +87,9 @@ def linear_cross_entropy(
     return _LinearCrossEntropy.apply(states_TD, weight_VD, ids_T, cap)
 
 
+# How many targets a modality has is known from the data alone: a compiler would stop at every
+# modality and start again for every vocabulary, to speed up what is matrix products anyway.
+@torch.compiler.disable
 def token_cross_entropy(model: FourM, states_BMD: Tensor, batch: MaskedBatch) -> Tensor:
     """Return the summed cross-entropy of each modality, float32 (C,), in nats.
 
@@ -107,7 +110,7 @@ def token_cross_entropy(model: FourM, states_BMD: Tensor, batch: MaskedBatch) ->
 
 
 class MaskedLoss(nn.Module):
-    """The model with its loss: what a step calls, compiles and shards as one module."""
+    """The model with its loss: what a step calls and shards as one module."""
 
     def __init__(self, model: FourM) -> None:
         super().__init__()
