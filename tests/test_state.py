@@ -172,8 +172,10 @@ def test_a_run_without_a_readable_state_starts_again_and_forgets_the_damaged(tmp
 
 
 def test_steps_beyond_six_digits_are_numbers(tmp_path):
+    kept = {}
     for step in (999_998, 999_999, 1_000_000, 10_000_000):
         save_state(tmp_path, step, {"w": torch.tensor([float(step)])}, {})
-    assert newest_state(tmp_path)[0] == 10_000_000
-    names = {p.name for p in tmp_path.iterdir()}
-    assert names == {"step-1000000", "step-10000000"}
+        assert newest_state(tmp_path)[0] == step
+        kept[step] = {p.name for p in tmp_path.iterdir()}
+    assert kept[1_000_000] == {"step-999999", "step-1000000"}
+    assert kept[10_000_000] == {"step-1000000", "step-10000000"}
