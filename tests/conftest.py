@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from nano4m.config import Config, ImageVQ, MaskingConfig, MelVQ, ModelConfig, TrainConfig
 from nano4m.modalities import MODALITIES, Modality
 from nano4m.table import TokenTable, Vocabulary
 
@@ -64,3 +65,19 @@ def tiny_table(num_clips: int = 48, num_classes: int = 4, seed: int = 0) -> Toke
 def table() -> TokenTable:
     """See ``tiny_table``."""
     return tiny_table()
+
+
+def small_config(model: dict | None = None, **train) -> Config:
+    """Twelve steps of a one-block model, the same on every machine; ``train`` and ``model`` change
+    it."""
+    settings = {"steps": 12, "batch_size": 16, "warmup": 2, "val_every": 6, "val_samples": 16}
+    settings |= {"save_every": 4, "dropout": 0.1, "tracker": "none", "device": "cpu"}
+    settings["codes"] = (model or {}).get("tables") != "shared"
+    return Config(
+        tokenizers={"rgb": ImageVQ(), "sound": MelVQ()},
+        masking=MaskingConfig(group_size=8),
+        model=ModelConfig(
+            **{"encoder_depth": 1, "decoder_depth": 1, "dim": 16, "head_dim": 8} | (model or {})
+        ),
+        train=TrainConfig(**settings | {"precision": "fp32"} | train),
+    )

@@ -7,22 +7,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import tiny_table
+from conftest import small_config, tiny_table
 from nano4m.checkpoint import load_model, save_model
-from nano4m.config import Config, ImageVQ, MaskingConfig, MelVQ, ModelConfig, TrainConfig
+from nano4m.config import Config
 from nano4m.errors import UserError
 from nano4m.order import SampleOrder
 from nano4m.state import newest_state, save_state
 from nano4m.train import train_model
 
-SMALL = Config(
-    tokenizers={"rgb": ImageVQ(), "sound": MelVQ()},
-    masking=MaskingConfig(group_size=8),
-    model=ModelConfig(encoder_depth=1, decoder_depth=1, dim=16, head_dim=8),
-    train=TrainConfig(
-        steps=12, batch_size=16, warmup=2, val_every=6, val_samples=16, save_every=4, dropout=0.1
-    ),
-)
+SMALL = small_config()
 
 
 def _with(**train) -> Config:

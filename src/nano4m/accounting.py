@@ -7,6 +7,7 @@ import resource
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -36,6 +37,7 @@ class Operations:
     encoder: int
     decoder: int
     context: int
+    registers: int
     depths: tuple[int, int]
     width: int
     heads: tuple[int, ...]
@@ -48,6 +50,7 @@ class Operations:
             encoder=_matrices(model.encoder),
             decoder=_matrices(model.decoder) - keys,
             context=keys + _matrices(model.context),
+            registers=int(model.config.register_token),
             depths=(len(model.encoder), len(model.decoder)),
             width=model.config.dim,
             heads=tuple(
@@ -61,6 +64,7 @@ class Operations:
         total = 0
         for batch in batches:
             rows, given = batch.enc_ids_BN.shape
+            given += self.registers
             asked = batch.dec_ids_BM.shape[1]
             matrices = given * (self.encoder + self.context) + asked * self.decoder
             attention = self.depths[0] * given**2 + self.depths[1] * asked * (asked + given)
@@ -75,5 +79,10 @@ def peak_memory(device: torch.device) -> int:
     """Return the most memory held so far, in bytes: of the device, or of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    # On Linux getrusage starts from what the process that started this one had held.
+    status = Path("/proc/self/status")
+    if status.exists():
+        (line,) = (s for s in status.read_text().splitlines() if s.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -99,13 +99,17 @@ def save_reproducer(
     batches: list[MaskedBatch],
     clips: list[str],
     dtype: torch.dtype,
+    world: World | None = None,
 ) -> None:
     """Write what a step was computed from: weights, batches, and the clips they came from.
 
     ``load_model(folder)`` and ``load_batches(folder)`` give it back; to see the step again, take
-    ``token_cross_entropy`` of each batch with the model in the ``dtype`` of ``step.json``.
+    ``token_cross_entropy`` of each batch with the model in the ``dtype`` of ``step.json``. With a
+    ``world``, every process calls this.
     """
-    save_model(model, vocabulary, folder)
+    save_model(model, vocabulary, folder, world)
+    if world is not None and world.rank:
+        return
     tensors = {
         f"{number:03d}.{name}": tensor.contiguous()
         for number, batch in enumerate(batches)

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from nano4m import __version__
 from nano4m.errors import UserError, nearest
+from nano4m.launch import rank_of_process
 from nano4m.presets import PRESETS, preset, with_size
 from nano4m.run import STAGES
 
@@ -150,7 +151,7 @@ def _run(command: str, args: Sequence[str]) -> None:
             print((run.out / "results.json").read_text())
     else:
         manifests = {command: single(run, command, options.overwrite)}
-        if options.json:
+        if options.json and not rank_of_process():
             print(json.dumps(manifests[command], indent=1))
 
 

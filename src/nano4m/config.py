@@ -185,7 +185,7 @@ class TrainConfig(Section):
         "ddp",
         description="Of several processes started by torchrun: each holds all weights, or a shard.",
     )
-    compile: bool = Field(False, description="Compile model and loss (torch.compile).")
+    compile: bool = Field(False, description="Compile the model (torch.compile).")
     tracker: Literal["auto", "none", "tensorboard", "wandb"] = Field(
         "auto",
         description="Beside log.jsonl, which is always written; auto: tensorboard if installed.",

@@ -88,7 +88,8 @@ def open_world(config: TrainConfig, dtype: torch.dtype | None = None) -> World:
         dtype: Type to compute in, for sharded weights.
 
     Raises:
-        UserError: Several processes without the packages for it, or sharding without torchrun.
+        UserError: Several processes without the packages or the devices for it, or sharding without
+            torchrun.
     """
     size = size_of_world()
     if size == 1:
@@ -109,6 +110,12 @@ def open_world(config: TrainConfig, dtype: torch.dtype | None = None) -> World:
 
     kind = resolve_device(config.device).type
     local = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    if kind == "cuda" and local > torch.cuda.device_count():
+        raise UserError(
+            f"torchrun starts {local} processes on this machine, which has "
+            f"{torch.cuda.device_count()} CUDA devices; give --nproc-per-node at most that, or "
+            f"--train.device cpu"
+        )
     strategy: Any = DDPStrategy()
     if config.strategy == "fsdp":
         strategy = ModelParallelStrategy(

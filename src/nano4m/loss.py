@@ -69,7 +69,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         d_states, d_weight = ctx.saved_tensors
-        return d_states * grads[0].to(d_states), d_weight * grads[0].to(d_weight), None, None
+        # A scalar does not widen a matrix, and unrounded it scales a half-precision one exactly.
+        return d_states * grads[0], d_weight * grads[0], None, None
 
 
 def linear_cross_entropy(
@@ -88,6 +89,9 @@ def linear_cross_entropy(
     return _LinearCrossEntropy.apply(states_TD, weight_VD, ids_T, cap)
 
 
+# How many targets a modality has is known from the data alone: a compiler would stop at every
+# modality and start again for every vocabulary, to speed up what is matrix products anyway.
+@torch.compiler.disable
 def token_cross_entropy(model: FourM, states_BMD: Tensor, batch: MaskedBatch) -> Tensor:
     """Return the summed cross-entropy of each modality, float32 (C,), in nats.
 
@@ -108,7 +112,7 @@ def token_cross_entropy(model: FourM, states_BMD: Tensor, batch: MaskedBatch) ->
 
 
 class MaskedLoss(nn.Module):
-    """The model with its loss: what a step calls, compiles and shards as one module."""
+    """The model with its loss: what a step calls and shards as one module."""
 
     def __init__(self, model: FourM) -> None:
         super().__init__()

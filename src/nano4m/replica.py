@@ -64,10 +64,15 @@ class Replica:
         for master, own in zip(self.masters, self.copies, strict=True):
             assert own.grad is not None, "every parameter takes part in every pass"
             part = own.grad.float()
-            if self.scale != 1:
-                part /= self.scale
             master.grad = part if master.grad is None else master.grad.add_(part)
             own.grad = None
+
+    @torch.no_grad()
+    def _unscale(self) -> None:
+        if self.scale != 1:
+            for master in self.masters:
+                if master.grad is not None:
+                    master.grad.div_(self.scale)
 
     def gradients(self, batches: list[MaskedBatch]) -> tuple[Tensor, Tensor]:
         """Set the gradients of the loss over ``batches``, all of a step, on the model's weights.
@@ -96,6 +101,7 @@ class Replica:
         self.world.release(self.module)
         if not self.world.sharded:
             self.world.add_up([m.grad for m in self.masters if m.grad is not None])
+        self._unscale()
         self.world.add_up([total_C])
         return total_C.cpu(), counts_C
 

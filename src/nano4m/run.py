@@ -176,7 +176,7 @@ STAGES: dict[str, Stage] = {
 NOT_SETTINGS = {
     "clips": {"workers"},
     "model": {"checkpointing"},
-    "train": {"device", "save_every", "tracker", "strategy"},
+    "train": {"device", "strategy", "compile", "tracker", "save_every"},
     "evaluate": {"workers"},
 }
 

@@ -34,11 +34,16 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _commit(part: Path, target: Path) -> None:
-    """Give a finished state its name, and forget the oldest ones."""
+    """Give a finished state its name; forget older ones, and what is of no use any more."""
     shutil.rmtree(target, ignore_errors=True)
     os.replace(part, target)
-    for old in _folders(target.parent)[:-KEPT]:
-        shutil.rmtree(old)
+    states = _folders(target.parent)
+    newest = states.index(target) + 1
+    # A later state could not be read, or this run would have gone on from it; a part was killed.
+    for other in (*states[: max(0, newest - KEPT)], *states[newest:]):
+        shutil.rmtree(other)
+    for begun in target.parent.glob("part-*"):
+        shutil.rmtree(begun, ignore_errors=True)
 
 
 def _begin(folder: Path, step: int) -> tuple[Path, Path]:
@@ -64,9 +69,16 @@ def newest_state(folder: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]] 
         try:
             note = json.loads((candidate / "state.json").read_text())
             return int(note["step"]), load_file(candidate / "state.safetensors"), note
-        except (OSError, SafetensorError, json.JSONDecodeError, KeyError) as error:
-            say(f"train: {candidate} cannot be read ({error}); an earlier state is looked for")
+        except (OSError, SafetensorError, ValueError, KeyError) as error:
+            _tell(candidate, error)
+    if _folders(folder):
+        say(f"train: no state in {folder} can be read; training starts again")
     return None
+
+
+def _tell(candidate: Path, error: BaseException) -> None:
+    reason = str(error).strip().splitlines()[:1]
+    say(f"train: {candidate} cannot be read ({''.join(reason)}); an earlier state is looked for")
 
 
 def pack_optimizers(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
@@ -131,7 +143,7 @@ class TrainingState:
 
         Raises:
             UserError: The state was written by a run that shards its weights, or this one does and
-                the state was not.
+                the state was not; or no state of shards can be read.
         """
         there = _folders(self.folder)
         if there and self.world.sharded != (there[-1] / ".metadata").exists():
@@ -174,21 +186,32 @@ class TrainingState:
             _commit(part, target)
 
     def _resume_shards(self, note: dict[str, Any]) -> int:
+        from torch.distributed.checkpoint.api import CheckpointException
         from torch.distributed.checkpoint.state_dict import set_state_dict
         from torch.distributed.checkpoint.state_dict_loader import load
 
         there = _folders(self.folder)
         if not there:
             return 0
-        saved = json.loads((there[-1] / "state.json").read_text())
+        # Not before: asking optimizers for the form of their state takes a step of nothing.
         tensors = self._shards()
-        load(tensors, checkpoint_id=there[-1])
-        set_state_dict(
-            self.model,
-            list(self.optimizers),
-            model_state_dict=tensors["model"],
-            optim_state_dict=tensors["optimizers"],
-        )
-        note.update({key: saved[key] for key in note})
-        self.average.updates = int(saved["step"]) - int(note["skipped"])
-        return int(saved["step"])
+        for candidate in reversed(there):
+            failed = True
+            try:
+                saved = json.loads((candidate / "state.json").read_text())
+                load(tensors, checkpoint_id=candidate)
+                failed = False
+            except (OSError, ValueError, CheckpointException) as error:
+                _tell(candidate, error)
+            if self.world.any(failed):
+                continue
+            set_state_dict(
+                self.model,
+                list(self.optimizers),
+                model_state_dict=tensors["model"],
+                optim_state_dict=tensors["optimizers"],
+            )
+            note.update({key: saved[key] for key in note})
+            self.average.updates = int(saved["step"]) - int(note["skipped"])
+            return int(saved["step"])
+        raise UserError(f"no state in {self.folder} can be read; start again with --overwrite")

@@ -1,7 +1,9 @@
 """The record of a training run: JSON lines always, TensorBoard or Weights & Biases beside them."""
 
 import json
+import math
 import os
+import uuid
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,9 +32,16 @@ def _flat(entry: dict[str, Any], prefix: str = "") -> dict[str, float]:
     for key, value in entry.items():
         if isinstance(value, dict):
             found |= _flat(value, f"{prefix}{key}/")
-        elif key != "step":
+        elif key != "step" and value is not None:
             found[prefix + key] = float(value)
     return found
+
+
+def _finite(value: Any) -> Any:
+    """Return ``value`` with None for what JSON has no number for, as the norm of an overflow."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Tracker:
@@ -72,11 +81,24 @@ class Tracker:
                 )
             import wandb
 
-            self._run = wandb.init(project="nano4m", dir=folder, config=settings, resume="allow")
+            name = folder / "wandb-run"
+            if not step or not name.exists():
+                name.write_text(uuid.uuid4().hex)
+            self._run = wandb.init(
+                project="nano4m",
+                dir=folder,
+                config=settings,
+                id=name.read_text(),
+                resume="allow",
+            )
 
     def write(self, line: dict[str, Any]) -> None:
-        """Record one line; ``step`` is its place, every other number a curve."""
-        self._log.write(json.dumps(line) + "\n")
+        """Record one line; ``step`` is its place, every other number a curve.
+
+        A number that is not finite is null in the log and a gap in its curve.
+        """
+        line = _finite(line)
+        self._log.write(json.dumps(line, allow_nan=False) + "\n")
         self._log.flush()
         if self._board is not None:
             for name, value in _flat(line).items():
@@ -93,3 +115,19 @@ class Tracker:
             self._board.close()
         if self._run is not None:
             self._run.finish()
+
+
+class Silence:
+    """The tracker of processes that leave the record to the first one."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Record nothing."""
+
+    def __enter__(self) -> "Silence":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass

@@ -4,11 +4,8 @@ Everything random in a step (order of samples, views, masks, dropout) is drawn f
 number of the step alone, so weights, optimizers, average and running sums are all there is to save.
 """
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ from nano4m.checkpoint import save_model, save_reproducer
 from nano4m.config import Config, MaskingConfig, TrainConfig
 from nano4m.devices import World, open_world
 from nano4m.errors import UserError
+from nano4m.interrupt import Interrupt
 from nano4m.masking import mask
 from nano4m.masking.check import check_masking
 from nano4m.model.fourm import FourM
@@ -42,7 +40,7 @@ from nano4m.progress import bar, say
 from nano4m.replica import Replica
 from nano4m.state import TrainingState
 from nano4m.table import TokenTable
-from nano4m.tracking import Tracker
+from nano4m.tracking import Silence, Tracker
 
 
 def masked_batches(
@@ -59,32 +57,6 @@ def masked_batches(
     tokens = TokenSequence(table.modalities)
     draw = generator(seed, stream, index)
     return mask(torch.from_numpy(ids), torch.from_numpy(valid), tokens, config, draw, progress)
-
-
-class Interrupt:
-    """Ctrl-C or a termination asks training to stop after the running step; twice stops at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    @contextmanager
-    def watch(self) -> Iterator["Interrupt"]:
-        """Listen while training; elsewhere than in the main thread, do nothing."""
-        if threading.current_thread() is not threading.main_thread():
-            yield self
-            return
-
-        def ask(signum: int, frame: object) -> None:
-            if self.asked:
-                raise KeyboardInterrupt
-            self.asked = True
-
-        old = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield self
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
 
 
 class Trainer:
@@ -192,9 +164,8 @@ class Trainer:
         shown = dict(zip(self.names, sums.tolist(), strict=True))
         where = self.folder / f"nonfinite-{number + 1}"
         clips = [str(self.table.clip_ids[row]) for row in picked]
-        if not self.world.rank and not self.world.sharded:
-            vocabulary = self.table.vocabulary
-            save_reproducer(where, self.model, vocabulary, batches, clips, self.dtype)
+        vocabulary = self.table.vocabulary
+        save_reproducer(where, self.model, vocabulary, batches, clips, self.dtype, self.world)
         raise UserError(
             f"the loss is not finite at step {number + 1} ({shown}, gradient norm {norm}); "
             f"clips: {', '.join(clips[:8])}, ...; weights and batches of the step are in {where}; "
@@ -223,7 +194,7 @@ class Trainer:
         every = max(1, min(20, settings.steps // 50))
         val: dict[str, float] = {}
         note = self.note
-        tracker = Tracker if not self.world.rank else _Silent
+        tracker = Tracker if not self.world.rank else Silence
         with (
             bar("train", settings.steps, "steps", self.first) as progress,
             Interrupt().watch() as interrupt,
@@ -283,22 +254,6 @@ class Trainer:
             "epochs": round(self.epochs, 1),
             "val": val,
         }
-
-
-class _Silent:
-    """The tracker of processes that leave the record to the first one."""
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def write(self, line: dict[str, Any]) -> None:
-        pass
-
-    def __enter__(self) -> "_Silent":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
 
 
 def train_world(settings: TrainConfig) -> World:

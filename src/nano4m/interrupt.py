@@ -1,0 +1,32 @@
+"""Being asked to stop: a signal is remembered, and answered where stopping is safe."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Interrupt:
+    """Ctrl-C or a termination asks training to stop after the running step; twice stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    @contextmanager
+    def watch(self) -> Iterator["Interrupt"]:
+        """Listen while training; elsewhere than in the main thread, do nothing."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+
+        def ask(signum: int, frame: object) -> None:
+            if self.asked:
+                raise KeyboardInterrupt
+            self.asked = True
+
+        old = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
