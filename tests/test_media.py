@@ -250,7 +250,9 @@ def test_guidance_is_refused_where_nothing_was_ever_dropped(run, tmp_path, fails
     assert "guidance needs what the model says of 'rgb' when nothing is given" in said
     assert "--masking.any-to-any 0.9" in said
     assert "never asked" in fails(*sound, "--conditions", "sound=2", run=other)
-    assert "making something from nothing needs" in fails("--out", "rgb", run=other)
+    assert "making something from nothing needs" in fails(
+        "--out", "rgb", "--guidance", "1", run=other
+    )
 
 
 def test_settings_of_one_modality_are_an_option_of_every_run(capsys):
@@ -309,7 +311,7 @@ def test_settings_of_one_modality_are_an_option_of_every_run(capsys):
         ("--in dog.wav --out rgb --conditions depth=2", "'depth' is not given; given: sound"),
         ("--in dog.wav --out rgb --conditions sound=x", "MODALITY=WEIGHT, such as sound=2"),
         ("--in dog.wav --out rgb --negative depth", "it is not given; given: sound"),
-        ("--in dog.wav --out rgb --negative sound", "add --guidance above 1"),
+        ("--in dog.wav --out rgb --negative sound --guidance 1", "add --guidance above 1"),
     ],
 )
 def test_a_mistake_is_answered_with_a_sentence(fails, files, run, monkeypatch, line, message):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from importlib import util
 
 import pytest
@@ -58,6 +59,8 @@ def test_lines_behind_the_resumed_step_are_forgotten_everywhere(tmp_path):
     with Tracker(tmp_path, "tensorboard", 0, {}) as log:
         for step in range(1, 9):
             log.write({"step": step, "lr": 1.0})
+    # TensorBoard orders the files of a folder by the second in which they were begun.
+    time.sleep(1.1)
     with Tracker(tmp_path, "tensorboard", 5, {}) as log:
         log.write({"step": 6, "lr": 2.0})
     assert [(line["step"], line["lr"]) for line in _lines(tmp_path)] == [
