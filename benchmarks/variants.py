@@ -55,6 +55,7 @@ def variants(name: str, tokens: int) -> dict[str, dict[str, Any]]:
             "positions rope1d": {"model.positions": "rope1d"},
             "positions rope2d": {"model.positions": "rope2d"},
             "SwiGLU": {"model.mlp": "swiglu"},
+            "SwiGLU, rope1d": {"model.mlp": "swiglu", "model.positions": "rope1d"},
             "tied": {"model.tied": True},
             "QK-norm": {"model.qk_norm": True},
             "fp32": {"train.precision": "fp32"},
