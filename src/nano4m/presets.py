@@ -55,7 +55,11 @@ PUBLISHED_MODEL = ModelConfig(
 # Three seeds each on spoken digits: docs/RESULTS.md.
 SMALL = ModelConfig(positions="rope1d", mlp="swiglu")
 # Chosen on validation clips: docs/GENERATION.md.
-GUIDED = GenerateConfig(guidance=3.0, temperature=0.8, modalities={"sound": {"temperature": 1.0}})
+GUIDED = GenerateConfig(
+    guidance=3.0,
+    temperature=0.8,
+    modalities={"sound": {"temperature": 1.0}, "caption": {"guidance": 1.0}},
+)
 
 FARM = Config(
     preset="farm",
