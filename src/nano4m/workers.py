@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from typing import Any
 
 from nano4m.errors import UserError
 
@@ -53,6 +54,10 @@ def worker_pool(workers: int, option: str = "--clips.workers") -> Iterator[Proce
         # What is in work may take a minute; nothing half made is ever used, so it may end here.
         for child in multiprocessing.active_children():
             child.terminate()
+        # One that ends while it hands a result over leaves the reader waiting for the rest, for as
+        # long as this process itself holds the other end of the pipe.
+        results: Any = pool._result_queue
+        results._writer.close()
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
