@@ -52,7 +52,7 @@ PUBLISHED_MODEL = ModelConfig(
     init="normal",
 )
 
-# Three seeds each on spoken digits: docs/RESULTS.md.
+# Compared on spoken digits, two or three seeds each: docs/RESULTS.md.
 SMALL = ModelConfig(positions="rope1d", mlp="swiglu")
 # Chosen on validation clips: docs/GENERATION.md.
 GUIDED = GenerateConfig(
