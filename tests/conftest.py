@@ -23,6 +23,15 @@ def shared_data() -> Path:
     return SHARED
 
 
+@pytest.fixture
+def golden(shared_data: Path) -> Path:
+    """Weights of the reference's architecture, and what the reference computed with them."""
+    folder = shared_data / "golden" / "nano4m_seed"
+    if not folder.is_dir():
+        pytest.skip(f"the reference's outputs are not here ({folder})")
+    return folder
+
+
 def tiny_modalities() -> tuple[Modality, ...]:
     """Five modalities of unequal lengths and vocabularies."""
     sizes = {

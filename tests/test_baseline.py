@@ -20,15 +20,6 @@ from measure import reference_modalities  # noqa: E402
 BATCHES = ("tiny", "tiny_all")
 
 
-@pytest.fixture
-def golden(shared_data) -> Path:
-    """Weights of the reference's architecture, and what the reference computed with them."""
-    folder = shared_data / "golden" / "nano4m_seed"
-    if not folder.is_dir():
-        pytest.skip(f"the reference's outputs are not here ({folder})")
-    return folder
-
-
 def load(golden: Path, dtype: torch.dtype) -> reference.Baseline:
     """Build the baseline of the golden file; every name and shape must be the file's."""
     path = golden / "tiny.safetensors"

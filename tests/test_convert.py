@@ -25,15 +25,6 @@ from nano4m.table import Vocabulary
 BATCHES = ("tiny", "tiny_all")
 
 
-@pytest.fixture
-def golden(shared_data) -> Path:
-    """Weights of the reference's architecture, and what the reference computed with them."""
-    folder = shared_data / "golden" / "nano4m_seed"
-    if not folder.is_dir():
-        pytest.skip(f"the reference's outputs are not here ({folder})")
-    return folder
-
-
 def run(model: FourM, batch: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
     """Everything the fixture has, sample after sample without padding, losses with gradient."""
     modalities = len(model.modalities)
