@@ -594,7 +594,6 @@ if __name__ == "__main__":
 
 
 def start(tmp_path: Path, out: str, workers: int) -> subprocess.Popen:
-    (tmp_path / "build.py").write_text(SCRIPT)
     command = [sys.executable, "build.py", "data", out, str(workers)]
     source = str(Path(clips.__file__).parents[1])
     return subprocess.Popen(
@@ -630,6 +629,7 @@ def test_a_build_that_is_stopped_leaves_whole_shards_and_goes_on(tmp_path, how):
         picture = rng.integers(0, 255, (64, 64, 3), np.uint8)
         Image.fromarray(picture).save(tmp_path / f"data/images/cat/{i}.png")
     out = tmp_path / "out"
+    (tmp_path / "build.py").write_text(SCRIPT)  # once: a process that starts must not find it cut
     build = start(tmp_path, "out", 2)
     assert wait_for(lambda: len(shards(out)) >= 1, 60), build.stderr.read().decode()
     # Ctrl-C reaches every process of the terminal; a kill only the one that it is meant for.
