@@ -51,7 +51,24 @@ def main(run: Path) -> None:
         controls = ", ".join(f"{k} {percent(v)}" for k, v in s["controls"].items())
         print(f"| {p['name']} | {share(s)} | {percent(s['chance'])} | {percent(s['majority'])} | "
               f"{percent(s['balanced'])} | {controls} | {s['n']} |")  # fmt: skip
+    together(results)
     likelihoods(results)
+
+
+def together(results: dict) -> None:
+    """Print what all conditions together reach, and by how much it is above each one alone."""
+    if not results["together"]:
+        return
+    print("\nFrom all other modalities at once, and how many points it is above one alone.\n")
+    names = list(dict.fromkeys(d["source"] for d in results["matrix"]))
+    rows = []
+    for t in results["together"]:
+        over = [t["over"].get(name) for name in names]
+        rows.append([t["target"], share(t["coherence"])] + [
+            f"{100 * d['value']:+.1f} [{100 * d['low']:+.1f}, {100 * d['high']:+.1f}]" if d else ""
+            for d in over
+        ])  # fmt: skip
+    rows_of(["made", "from all others", *(f"above {n} alone" for n in names)], rows)
 
 
 BASELINES = ("uniform", "unigram", "bigram")
@@ -89,9 +106,10 @@ def likelihoods(results: dict) -> None:
     if results["continuation"]:
         print("\nContinuation: nats a token of the second half, given the first half alone.\n")
         rows_of(
-            ["modality", "value", *BASELINES, "controls", "n"],
+            ["modality", "frame by frame", "at once", *BASELINES, "controls", "n"],
             [
                 [c["modality"], f"{c['value']:.2f} [{c['low']:.2f}, {c['high']:.2f}]"]
+                + [f"{c['at_once']:.2f}"]
                 + [f"{c[k]:.2f}" for k in BASELINES]
                 + [", ".join(f"{k} {v:.2f}" for k, v in c["controls"].items()), str(c["n"])]
                 for c in results["continuation"]

@@ -25,6 +25,7 @@ from nano4m.evaluate.run import evaluate_run
 from nano4m.evaluate.stats import (
     balanced_accuracy,
     bootstrap,
+    bootstrap_difference,
     derangement,
     hits_at,
     recall_at,
@@ -173,6 +174,22 @@ def retrieval(bench: Bench):
 # -- statistics --------------------------------------------------------------------------------
 
 
+def test_the_interval_of_a_difference_is_of_pairs():
+    rng = np.random.default_rng(0)
+    fewer = rng.random(400) < 0.5
+    more = fewer | (rng.random(400) < 0.1)
+    found = bootstrap_difference(more, fewer, np.random.default_rng(1), 1000)
+    assert found["value"] == pytest.approx((more & ~fewer).mean())
+    assert 0 < found["low"] < found["value"] < found["high"] < 0.09
+    # Unpaired, the interval would be three times as wide and hold 0.
+    other = bootstrap_difference(more, rng.permutation(fewer), np.random.default_rng(1), 1000)
+    assert other["low"] < 0 < other["high"]
+    same = bootstrap_difference(more, more, rng, 100)
+    assert same["value"] == 0 and same["high"] == -same["low"] == pytest.approx(0.00918, abs=1e-4)
+    with pytest.raises(ValueError, match="no pairs"):
+        bootstrap_difference(more, fewer[:3], rng, 100)
+
+
 def test_bootstrap_is_seeded_and_agrees_with_the_normal_interval():
     values = np.arange(400) % 2
     interval = bootstrap(values, np.random.default_rng(0), 2000)
@@ -273,7 +290,7 @@ def test_trie_likelihood_is_the_chain_rule():
                 total += float(log_p[0, 0, token])
                 one[0, start + n], shown[0, start + n] = token, True
             assert found[clip, j] == pytest.approx(total, abs=1e-4)
-    assert bench.own_text(2, ids, given)[0] == pytest.approx(found[0, 0], abs=1e-4)
+    assert bench.own_in_order(2, ids, given)[0] == pytest.approx(found[0, 0], abs=1e-4)
 
 
 def test_the_best_class_is_that_of_all_captions():
@@ -483,11 +500,17 @@ def test_coherence_of_an_oracle_and_of_a_uniform_model():
     for model, value in ((Oracle(table), 1.0), (Stub(table), 0.25)):
         bench = make_bench(table, model)
         tokenizers = {"rgb": FakeTokenizer("rgb")}
-        cells, made = directions_into(bench, 0, config, tokenizers, TruthJudge(), 1.0)
+        cells, both, made = directions_into(bench, 0, config, tokenizers, TruthJudge(), 1.0)
+        assert both.target == "rgb" and set(both.over) == {"sound", "caption"}
+        assert both.coherence.value == pytest.approx(value, abs=0.25 * (value < 1))
+        for cell in cells:
+            gain = both.over[cell.source]
+            assert gain.value == pytest.approx(both.coherence.value - cell.coherence.value)
+            assert gain.low <= gain.value <= gain.high
         assert [(c.source, c.target) for c in cells] == [("sound", "rgb"), ("caption", "rgb")]
         assert set(made) == {"sound->rgb", "caption->rgb"} and made["sound->rgb"].shape == (36, 4)
-        none, made = directions_into(bench, 2, config, {}, None, None)
-        assert not none and set(made) == {"rgb->caption", "sound->caption"}
+        none, both, made = directions_into(bench, 2, config, {}, None, None)
+        assert not none and both is None and set(made) == {"rgb->caption", "sound->caption"}
         for cell in cells:
             assert cell.coherence.value == pytest.approx(value, abs=0.25 * (value < 1))
             assert cell.coherence.controls["shuffled"] == pytest.approx(1 / 3, abs=0.25)
@@ -526,6 +549,7 @@ def test_evaluate_run_writes_what_it_returns(tmp_path, names):
         (s, t) for s in names for t in names if s != t
     }
     assert all(d.coherence.n == 30 and d.coherence.value > 0.8 for d in results.matrix)
+    assert [t.target for t in results.together] == (list(names) if len(names) > 2 else [])
     assert all(j.accuracy.upper == j.accuracy.value > 0.8 for j in results.judges)
     with np.load(tmp_path / "generated.npz") as made:
         assert len(made["clip_ids"]) == 30 and len(made.files) == 1 + len(results.matrix)

@@ -166,23 +166,53 @@ def test_a_uniform_model_continues_at_ln_v_and_pictures_are_not_continued():
     for target, controls in ((1, {"shuffled", "nothing"}), (2, {"shuffled"})):
         found = continuation(bench, counts_of(table, target), target)
         vocab = bench.tokens.modalities[target].vocab_size
-        assert found.value == found.low == found.high == pytest.approx(math.log(vocab), abs=1e-5)
+        assert (
+            found.value
+            == found.low
+            == found.high
+            == found.at_once
+            == pytest.approx(math.log(vocab), abs=1e-5)
+        )
         assert found.uniform == pytest.approx(found.value, abs=1e-5)
         assert found.unigram < found.uniform and found.bigram < found.uniform
         assert set(found.controls) == controls
     assert continuation(bench, counts_of(table, 0), 0) is None
 
 
-def test_a_continuation_sees_its_own_beginning_alone():
+def test_a_continuation_sees_its_own_beginning_and_then_frame_by_frame():
     table = make_table(8)
     bench = make_bench(table, Recorder(table))
     continuation(bench, counts_of(table, 1), 1)
     start = bench.tokens.slices[1].start
-    shown = {tuple(given) for _, given, _ in bench.model.calls}
-    assert shown == {(), (start, start + 1)}
-    assert all(asked == [start + 2, start + 3] for _, _, asked in bench.model.calls)
-    clips = {tuple(row[start : start + 2].tolist()) for row in bench.ids_BL}
-    assert {tuple(ids) for ids, given, _ in bench.model.calls if given} == clips
+    shown = {(tuple(given), tuple(asked)) for _, given, asked in bench.model.calls}
+    rest = (start + 2, start + 3)
+    assert shown == {((), rest), (rest_before := (start, start + 1), rest),
+                     ((*rest_before, start + 2), (start + 3,))}  # fmt: skip
+    clips = {tuple(row[start : start + 4].tolist()) for row in bench.ids_BL}
+    for length in (2, 3):
+        begun = {tuple(ids) for ids, given, _ in bench.model.calls if len(given) == length}
+        assert begun == {clip[:length] for clip in clips}
+
+
+class Successor(Stub):
+    """Knows that a sound counts up, and is told by the frame before: at once it knows the first."""
+
+    def answer(self, ids, given, asked, vocab):
+        log_p = super().answer(ids, given, asked, vocab)
+        for row, shown in enumerate(given):
+            if len(shown) and shown[-1] + 1 == asked[row, 0]:
+                log_p[row, 0] = -1e9
+                log_p[row, 0, (ids[row, -1] + 1) % vocab] = 0.0
+        return log_p
+
+
+def test_the_chain_rule_uses_what_each_frame_tells_of_the_next():
+    table = make_table(32)
+    vocab = table.modalities[1].vocab_size
+    table.ids["sound"][:] = (table.ids["sound"][:, :, :1] + np.arange(4)) % vocab
+    found = continuation(make_bench(table, Successor(table)), counts_of(table, 1), 1)
+    assert found.value == pytest.approx(0, abs=1e-4)
+    assert found.at_once == pytest.approx(math.log(vocab) / 2, abs=1e-4)
 
 
 def test_the_interval_of_a_ratio():

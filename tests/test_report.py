@@ -22,6 +22,7 @@ from nano4m.config import Bpe, Config, ImageVQ, MelVQ, ReportConfig
 from nano4m.evaluate.results import (
     Continuation,
     CrossEntropy,
+    Difference,
     Direction,
     Diversity,
     Judge,
@@ -29,6 +30,7 @@ from nano4m.evaluate.results import (
     Results,
     Score,
     Spread,
+    Together,
 )
 from nano4m.modalities import MODALITIES
 from nano4m.report.overview import overview_png
@@ -143,8 +145,9 @@ def fake_results(names: list[str]) -> Results:
             for n in names
         ],
         continuation=[
-            Continuation(modality=names[-1], value=2.718, low=2.6, high=2.8, n=137, tokens=900,
-                         uniform=4.159, unigram=3.5, bigram=3.1, controls={"shuffled": 3.333})
+            Continuation(modality=names[-1], value=2.718, low=2.6, high=2.8, at_once=2.9, n=137,
+                         tokens=900, uniform=4.159, unigram=3.5, bigram=3.1,
+                         controls={"shuffled": 3.333})
         ],
         judges=[Judge(modality=n, accuracy=score(0.91, upper=0.844)) for n in names],
         probes=[
@@ -157,6 +160,10 @@ def fake_results(names: list[str]) -> Results:
             Direction(source=a, target=b, coherence=score(0.4 + i / 50, majority=None),
                       diversity=VARIED if i == 0 else None)
             for i, (a, b) in enumerate(pairs)
+        ],
+        together=[
+            Together(target=names[-1], coherence=score(0.777),
+                     over={names[0]: Difference(value=0.125, low=-0.031, high=0.252)})
         ],
         seconds={"clips": 12.3, "train": 431.2},
     )  # fmt: skip
@@ -296,11 +303,15 @@ def test_figures_are_those_of_the_results(run: Run, page: Reader) -> None:
         "2.718",
         "2.600",
         "2.800",
+        "2.900",
         "4.159",
         "3.500",
         "3.100",
         "3.333",
     ]
+    (both,) = run.results.together
+    row = " ".join(rows_of(page, "made")[titles[both.target]])
+    assert "77.7 %" in row and re.findall(r"[+-]\d+\.\d", row) == ["+12.5", "-3.1", "+25.2"]
     assert "21.7 dB" in rows_of(page, "modality")["picture"][1]
     assert "81.2 %" in " ".join(rows_of(page, "modality")["picture"])
     assert rows["silent <"][-1] == "1"
@@ -385,8 +396,8 @@ def test_page_stays_small(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_nothing_measured(run: Run, tmp_path: Path) -> None:
     bare = run.results.model_copy(update={
         "matrix": [], "probes": [], "judges": [], "cross_entropy": [], "continuation": [],
-        "tokenizers": {}, "training": {}, "clips": {}, "seconds": {}, "provenance": {},
-        "classes": [],
+        "together": [], "tokenizers": {}, "training": {}, "clips": {}, "seconds": {},
+        "provenance": {}, "classes": [],
     })  # fmt: skip
     empty = dataclasses.replace(
         run, results=bare, train_log=tmp_path / "none", generated={"clip_ids": np.array([], str)}

@@ -15,7 +15,7 @@ from nano4m.config_generate import Sampling, onex, parse_overrides
 from nano4m.modalities import MODALITIES
 from nano4m.orders import halton_ranks, radical_inverse, slot_order
 from nano4m.presets import FARM
-from nano4m.sampling import confidence, draw, truncate
+from nano4m.sampling import _pick, confidence, draw, truncate
 from nano4m.schedules import (
     condition_weights,
     guidance_factor,
@@ -135,7 +135,10 @@ def test_the_nucleus_is_of_the_tempered_distribution():
     assert len(drawn) == 2
 
 
-@pytest.mark.parametrize("temperature, top_k, top_p", [(1, 0, 1.0), (0.5, 0, 1.0), (2, 4, 0.9)])
+@pytest.mark.parametrize(
+    "temperature, top_k, top_p",
+    [(1, 0, 1.0), (0.5, 0, 1.0), (2, 4, 0.9), (1, 0, 0.8), (3, 5, 0.5)],
+)
 def test_draws_follow_the_distribution(temperature, top_k, top_p):
     logits = torch.tensor([1.0, 0.2, -0.3, 2.0, 0.0, -1.0])
     many = logits.expand(20000, -1)[None]
@@ -149,6 +152,19 @@ def test_draws_follow_the_distribution(temperature, top_k, top_p):
     moved = wanted.copy()
     moved[3], moved[0] = moved[3] - 0.02, moved[0] + 0.02
     assert chisquare(seen[some], moved[some] * 20000).pvalue < 1e-4
+
+
+def test_a_row_is_drawn_from_its_own_numbers_alone():
+    logits = torch.randn(4, 50, 30, generator=seeded(3)[0])
+    four = draw(logits, 1.0, 0, 0.5, [g for s in range(4) for g in seeded(s)])
+    assert torch.equal(draw(logits[2:3], 1.0, 0, 0.5, seeded(2))[0], four[2])
+
+
+def test_no_noise_points_behind_the_last_id():
+    shares = torch.tensor([[0.3, 0.7, 0.0], [0.0, 0.0, 1.0]]).repeat(500, 1)
+    for noise in (1e-20, 1 - 2**-24):
+        wanted = [0, 2] if noise < 0.5 else [1, 2]
+        assert _pick(shares, torch.full((1000,), noise)).tolist() == wanted * 500
 
 
 def test_temperature_zero_takes_the_likeliest_and_never_the_forbidden():

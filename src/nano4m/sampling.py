@@ -46,6 +46,16 @@ def truncate(scaled_RTW: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
     return scaled_RTW.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), -math.inf)
 
 
+def _pick(shares_TW: Tensor, noise_T: Tensor) -> Tensor:
+    """Return the id in whose part of the cumulated shares the noise in (0, 1) falls, int64 (T,)."""
+    edges_TW = shares_TW.cumsum(-1)
+    total_T1 = edges_TW[..., -1:]
+    # Strictly below the total, or rounding could point behind the last id.
+    below_T1 = total_T1.nextafter(torch.zeros_like(total_T1))
+    place_T1 = torch.minimum(noise_T[..., None].to(edges_TW.dtype) * total_T1, below_T1)
+    return torch.searchsorted(edges_TW, place_T1, right=True)[..., 0]
+
+
 def draw(
     logits_RTW: Tensor,
     temperature: float,
@@ -53,17 +63,36 @@ def draw(
     top_p: float,
     generators: Sequence[torch.Generator],
 ) -> Tensor:
-    """Draw one id a slot, int64 (R, T), by the Gumbel-max trick; temperature 0 takes the likeliest.
+    """Draw one id a slot, int64 (R, T); temperature 0 takes the likeliest.
+
+    The nucleus is drawn from without sorting: an id is drawn from all, and lies in the nucleus if
+    those that are likelier hold less than ``top_p``. Only where it does not is the nucleus made and
+    drawn from, so what comes out is distributed as the nucleus is.
 
     Args:
         logits_RTW: Unnormalised; -inf never comes out.
         temperature: Divides the logits, before ``top_k`` and ``top_p``.
+        top_k: Ids drawn from, the likeliest ones; 0: all.
+        top_p: Least probability of those drawn from, in (0, 1].
         generators: One a row.
     """
     if temperature == 0:
         return logits_RTW.argmax(-1)
-    scaled = truncate(logits_RTW / temperature, top_k, top_p)
-    return (scaled + gumbel(scaled.shape[1:], generators)).argmax(-1)
+    scaled_RTW = truncate(logits_RTW / temperature, top_k)
+    shares_RTW = scaled_RTW.softmax(-1)
+    drawn_RT = _pick(shares_RTW, uniform(shares_RTW.shape[1:2], generators))
+    if top_p < 1:
+        own_RT1 = shares_RTW.gather(-1, drawn_RT[..., None])
+        likelier_RT = torch.where(shares_RTW > own_RT1, shares_RTW, 0).sum(-1)
+        outside_RT = likelier_RT >= top_p
+        if bool(outside_RT.any()):
+            again = [
+                torch.rand(count, generator=generator)
+                for count, generator in zip(outside_RT.sum(1).tolist(), generators, strict=True)
+            ]
+            nucleus = truncate(scaled_RTW[outside_RT], 0, top_p).softmax(-1)
+            drawn_RT[outside_RT] = _pick(nucleus, torch.cat(again))
+    return drawn_RT
 
 
 def confidence(logits_RTW: Tensor, drawn_RT: Tensor) -> Tensor:

@@ -140,32 +140,38 @@ class Bench:
             parts.append(picked.double().sum(1))
         return torch.cat(parts).numpy()
 
-    def own_text(
+    def own_in_order(
         self, target: int, ids: Tensor, given: Tensor, asked_BT: Tensor | None = None
     ) -> np.ndarray:
-        """Return log p of each clip's own text by the chain rule, float64 (B,).
+        """Return log p of each clip's own tokens by the chain rule in time, float64 (B,).
 
-        Every token is asked for alone, given the ones before it, which is how a text is written.
+        A text token by token, each asked for alone, which is how a text is written. A sound frame
+        by frame, each given the ones before it; all that is still to come is asked for beside it,
+        as in training, and its own codebooks at once.
 
         Args:
-            target: Index of a text modality.
-            ids, given: What the model is shown.
-            asked_BT: bool, tokens that are rated, the last ones of each text; None: all.
+            target: Index of a modality that runs in time.
+            ids, given: What the model is shown before the first frame.
+            asked_BT: bool, tokens that are rated, whole frames at the end; None: all.
         """
-        span = self.tokens.slices[target]
+        span, is_text = self.tokens.slices[target], self.tokens.modalities[target].is_text
         ids, given = ids.clone(), given.clone()
         asked_BT = self.valid_BL[:, span] if asked_BT is None else asked_BT
         total = np.zeros(len(self))
-        for slot in range(span.start, span.stop):
-            rows = asked_BT[:, slot - span.start].nonzero()[:, 0]
+        frames, size = self.tokens.units[target]
+        for first in range(0, frames * size, size):
+            rows = asked_BT[:, first].nonzero()[:, 0]
             if not len(rows):
                 continue
+            start = span.start + first
+            slots = torch.arange(start, start + 1 if is_text else span.stop)
+            frame = slots[:size]
             for part in rows.split(16 * self.batch_size):
-                log_p = self.ask(ids[part], given[part], torch.full((len(part), 1), slot))[:, 0]
-                picked = log_p.gather(1, self.ids_BL[part, slot, None])[:, 0]
-                total[part.numpy()] += picked.double().numpy()
-            ids[rows, slot] = self.ids_BL[rows, slot]
-            given[rows, slot] = True
+                log_p = self.ask(ids[part], given[part], slots.expand(len(part), -1))[:, :size]
+                picked = log_p.gather(2, self.ids_BL[part][:, frame, None])[..., 0]
+                total[part.numpy()] += picked.double().sum(1).numpy()
+            ids[rows[:, None], frame] = self.ids_BL[rows[:, None], frame]
+            given[rows[:, None], frame] = True
         return total
 
     def own(
@@ -173,4 +179,4 @@ class Bench:
     ) -> np.ndarray:
         """Return log p of each clip's own tokens of ``target``, (B,), in the way it is trained."""
         is_text = self.tokens.modalities[target].is_text
-        return (self.own_text if is_text else self.own_whole)(target, ids, given, asked_BT)
+        return (self.own_in_order if is_text else self.own_whole)(target, ids, given, asked_BT)

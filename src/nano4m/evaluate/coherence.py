@@ -1,10 +1,10 @@
 """The any-to-any matrix: is what the model makes from one modality of the clip's class?
 
-Each target is generated from the whole of one source alone, decoded by its tokenizer and shown to a
-judge that was trained on real media.
+Each target is generated from the whole of one source alone, and once from all of them together,
+decoded by its tokenizer and shown to a judge that was trained on real media.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,8 @@ from nano4m.config import GenerateConfig
 from nano4m.evaluate.bench import GENERATE, RESAMPLE, SHUFFLE, Bench
 from nano4m.evaluate.diversity import diversity
 from nano4m.evaluate.judges import Judge
-from nano4m.evaluate.results import Direction
-from nano4m.evaluate.stats import derangement, score
+from nano4m.evaluate.results import Difference, Direction, Score, Together
+from nano4m.evaluate.stats import bootstrap_difference, derangement, score
 from nano4m.generate import generate
 from nano4m.modalities import TEXT_END, Modality
 from nano4m.precision import multiplies_bf16
@@ -36,14 +36,16 @@ def predict(judge: Judge, parts: list[Any]) -> np.ndarray:
     return np.concatenate([judge.predict(part) for part in parts])
 
 
-def generate_from(bench: Bench, source: int, target: int, config: GenerateConfig) -> Tensor:
-    """Return ids of ``target`` made from each clip's ``source`` alone, int64 (B, length)."""
+def generate_from(
+    bench: Bench, sources: Sequence[int], target: int, config: GenerateConfig
+) -> Tensor:
+    """Return ids of ``target`` made from each clip's ``sources`` alone, int64 (B, length)."""
     span = bench.tokens.slices[target]
-    seeds = np.random.SeedSequence([bench.seed, GENERATE, source, target])
+    seeds = np.random.SeedSequence([bench.seed, GENERATE, *sources, target])
     ids, given = generate(
         bench.model,
         bench.tokens,
-        *bench.given([source]),
+        *bench.given(sources),
         [bench.names[target]],
         config,
         (seeds.generate_state(len(bench), np.uint64) >> 1).tolist(),
@@ -73,8 +75,8 @@ def directions_into(
     tokenizers: Mapping[str, Tokenizer],
     judge: Judge | None,
     upper: float | None,
-) -> tuple[list[Direction], dict[str, np.ndarray]]:
-    """Fill one column of the matrix: one target from each source.
+) -> tuple[list[Direction], Together | None, dict[str, np.ndarray]]:
+    """Fill one column of the matrix: one target from each source, and from all of them.
 
     Args:
         bench: Model and clips.
@@ -85,30 +87,49 @@ def directions_into(
         upper: How often the judge is right on round trips of real media.
 
     Returns:
-        The cells, and "<source>-><target>" -> uint16 ids (B, length) of what was made.
+        The cells, what all sources together reach (with two or more), and
+        "<source>-><target>" -> uint16 ids (B, length) of what was made.
     """
     cells, made = [], {}
     name, modality = bench.names[target], bench.tokens.modalities[target]
     labels, real = bench.labels.tolist(), real_ids(bench, target)
-    for source in (i for i in range(len(bench.names)) if i != target):
-        with sampling_precision(bench.model.device):
-            ids = generate_from(bench, source, target, config)
-        made[f"{bench.names[source]}->{name}"] = ids.numpy().astype(np.uint16)
-        if judge is None:
-            continue
+    alone: dict[str, np.ndarray] = {}
+    sources = [i for i in range(len(bench.names)) if i != target]
+
+    def judged(given: Sequence[int], ids: Tensor) -> tuple[np.ndarray, Score]:
+        assert judge is not None
         found = predict(judge, decode(tokenizers[name], modality, ids))
-        others = derangement(len(bench), bench.rng(SHUFFLE, GENERATE, source, target))
-        cell = score(
+        others = derangement(len(bench), bench.rng(SHUFFLE, GENERATE, *given, target))
+        return found == bench.labels, score(
             found == bench.labels,
             bench.labels,
             len(bench.classes),
-            bench.rng(RESAMPLE, GENERATE, source, target),
+            bench.rng(RESAMPLE, GENERATE, *given, target),
             bench.resamples,
             upper=upper,
             controls={"shuffled": float((found == bench.labels[others]).mean())},
         )
+
+    def drawn(given: Sequence[int]) -> Tensor:
+        with sampling_precision(bench.model.device):
+            return generate_from(bench, given, target, config)
+
+    for source in sources:
+        ids = drawn([source])
+        made[f"{bench.names[source]}->{name}"] = ids.numpy().astype(np.uint16)
+        if judge is None:
+            continue
+        alone[bench.names[source]], cell = judged([source], ids)
         varied = diversity(ids.numpy(), labels, real, labels, modality)
         cells.append(
             Direction(source=bench.names[source], target=name, coherence=cell, diversity=varied)
         )
-    return cells, made
+    if judge is None or len(sources) < 2:
+        return cells, None, made
+    hits, cell = judged(sources, drawn(sources))
+    rng = bench.rng(RESAMPLE, GENERATE, len(bench.names), target)
+    over = {
+        source: Difference(**bootstrap_difference(hits, fewer, rng, bench.resamples))
+        for source, fewer in alone.items()
+    }
+    return cells, Together(target=name, coherence=cell, over=over), made

@@ -1,8 +1,8 @@
 """Continuation: how likely is the rest of a sound, or of a text, when its beginning is given?
 
-The first half of the frames is given and nothing else; the rest is asked for at once, as in
-training. A text goes on token by token. The bigram it is compared with is told every true token
-before the one it predicts, so it knows more than the model does beyond the first frame.
+The first half of the frames is given and nothing else. The value goes on frame by frame (a text
+token by token), each one told the true ones before it: a bigram is told as much, so the two
+compare. The rest asked for at once is harder and is given beside it; the controls are of that.
 """
 
 import math
@@ -57,7 +57,9 @@ def continuation(bench: Bench, counts: Counts, target: int) -> Continuation | No
         asked = bench.own(target, bench.ids_BL[rows] * shown_BL, shown_BL, rest_BT)
         return -asked[usable.numpy()]
 
-    own = nats(torch.arange(len(bench)), given_BL)
+    shown_BL = given_BL & bench.valid_BL
+    own = -bench.own_in_order(target, bench.ids_BL * shown_BL, shown_BL, rest_BT)[usable.numpy()]
+    at_once = own if modality.is_text else nats(torch.arange(len(bench)), given_BL)
     tokens = rest_BT.sum(1)[usable].numpy()
     baselines = counts.log_probs(bench.ids_BL[:, span].numpy(), valid_BT.numpy())
     rng = bench.rng(RESAMPLE, BEGINNING, target)
@@ -73,6 +75,7 @@ def continuation(bench: Bench, counts: Counts, target: int) -> Continuation | No
         value=float(own.sum() / total),
         low=low,
         high=high,
+        at_once=float(at_once.sum() / total),
         n=int(usable.sum()),
         tokens=total,
         uniform=math.log(counts.choices),

@@ -60,19 +60,25 @@ class Continuation(Part):
     """Nats a token of the second half of a sound or text, given its first half and nothing else."""
 
     modality: str
-    value: float
+    value: float = Field(
+        description="By the chain rule: each frame (of a text each token) given all before it."
+    )
     low: float = Field(description="Lower end of the 95 % bootstrap interval over clips.")
     high: float = Field(description="Upper end of the 95 % bootstrap interval over clips.")
+    at_once: float = Field(
+        description="All of the second half asked for at once, as in training; of a text the value."
+    )
     n: int = Field(description="Clips that it was measured on.")
     tokens: int = Field(description="Tokens measured.")
     uniform: float = Field(description="ln of the ids that a position may hold.")
     unigram: float = Field(description="Of the same tokens, see CrossEntropy.")
     bigram: float = Field(
-        description="Of the same tokens: told each true token before the one it predicts, it knows "
-        "more than the model does."
+        description="Of the same tokens: told each true token before the one it predicts, as the "
+        "value is."
     )
     controls: dict[str, float] = Field(
-        description="Given the beginning of another clip (shuffled), or none (nothing; not texts)."
+        description="As at_once, given the beginning of another clip (shuffled), or none (nothing; "
+        "not texts)."
     )
 
 
@@ -104,6 +110,24 @@ class Direction(Part):
     diversity: Diversity | None = Field(None, description="How varied what is made is.")
 
 
+class Difference(Part):
+    """One share minus another of the same clips."""
+
+    value: float
+    low: float = Field(description="Lower end of the 95 % bootstrap interval over pairs.")
+    high: float = Field(description="Upper end of the 95 % bootstrap interval over pairs.")
+
+
+class Together(Part):
+    """What is generated as ``target`` from all other modalities at once: more must not hurt."""
+
+    target: str
+    coherence: Score = Field(description="As in Direction.")
+    over: dict[str, Difference] = Field(
+        description="Coherence from all minus that from this source alone, by source."
+    )
+
+
 class Judge(Part):
     """A classifier of real media of the train split that judges what the model makes."""
 
@@ -126,7 +150,7 @@ class Probe(Part):
 class Results(Part):
     """Everything that the report shows as a number."""
 
-    schema_version: int = 2
+    schema_version: int = 3
     preset: str
     config: dict[str, Any]
     provenance: dict[str, Any]
@@ -140,6 +164,7 @@ class Results(Part):
     judges: list[Judge]
     probes: list[Probe]
     matrix: list[Direction]
+    together: list[Together] = Field(description="One a target, with three modalities or more.")
     seconds: dict[str, float] = Field(description="Wall time of each stage.")
 
 
@@ -153,7 +178,8 @@ def schema_markdown() -> str:
         "`src/nano4m/evaluate/results.py`; a test keeps the two equal.",
     ]
     parts = (
-        Results, CrossEntropy, Continuation, Judge, Probe, Direction, Diversity, Spread, Score,
+        Results, CrossEntropy, Continuation, Judge, Probe, Direction, Together, Difference,
+        Diversity, Spread, Score,
     )  # fmt: skip
     for part in parts:
         summary = (part.__doc__ or "").strip().splitlines()[0]

@@ -72,6 +72,7 @@ def evaluate_run(
         judges=[own.judge for own in made if own.judge],
         probes=asked[::-1] + [probe for own in rated for probe in own.retrieval],
         matrix=[cells[pair] for pair in pairs if pair in cells],
+        together=[own.together for own in made if own.together],
         seconds=dict(context["seconds"]) | {"evaluate": round(time.perf_counter() - started, 1)},
     )
     part = folder / "results.json.part"

@@ -33,6 +33,28 @@ def bootstrap(values: np.ndarray, rng: np.random.Generator, resamples: int) -> t
     return float(low), float(high)
 
 
+def bootstrap_difference(
+    more: np.ndarray, fewer: np.ndarray, rng: np.random.Generator, resamples: int
+) -> dict[str, float]:
+    """Return value, low and high of mean(more) - mean(fewer), bool (n,) of the same clips.
+
+    Clips are resampled in pairs, so what is hard for both does not widen the interval. Where no
+    clip differs there is no spread, which would claim certainty: the bound of ``bootstrap`` for a
+    share of 0 stands in on both sides.
+
+    Raises:
+        ValueError: Not as many of each, or none.
+    """
+    if len(more) != len(fewer):
+        raise ValueError(f"{len(more)} and {len(fewer)} values are no pairs")
+    change = more.astype(np.float64) - fewer.astype(np.float64)
+    if len(change) and not change.any():
+        bound = bootstrap(change, rng, resamples)[1]
+        return {"value": 0.0, "low": -bound, "high": bound}
+    low, high = bootstrap(change, rng, resamples)
+    return {"value": float(change.mean()), "low": low, "high": high}
+
+
 def bootstrap_ratio(
     sums: np.ndarray, counts: np.ndarray, rng: np.random.Generator, resamples: int
 ) -> tuple[float, float]:

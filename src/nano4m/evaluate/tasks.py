@@ -22,7 +22,7 @@ from nano4m.evaluate.counting import Counts, count_tokens
 from nano4m.evaluate.cross_entropy import cross_entropy
 from nano4m.evaluate.desk import Desk, Opener, clip_rows, open_desk
 from nano4m.evaluate.judges import Judge, train_judge
-from nano4m.evaluate.results import Continuation, CrossEntropy, Direction, Probe
+from nano4m.evaluate.results import Continuation, CrossEntropy, Direction, Probe, Together
 from nano4m.evaluate.results import Judge as JudgeResult
 from nano4m.evaluate.retrieval import retrieval_of
 from nano4m.evaluate.stats import score
@@ -36,6 +36,7 @@ class Made(NamedTuple):
 
     judge: JudgeResult | None
     cells: list[Direction]
+    together: Together | None
     ids: dict[str, np.ndarray]
 
 
@@ -74,11 +75,11 @@ def judge_of(desk: Desk, target: int) -> tuple[Judge, JudgeResult]:
 def make(desk: Desk, target: int) -> Made:
     """Generate a modality from each other one and judge it; a run of one class has no judge."""
     judge, result = judge_of(desk, target) if len(desk.bench.classes) > 1 else (None, None)
-    cells, ids = directions_into(
+    cells, together, ids = directions_into(
         desk.bench, target, desk.config.generate, desk.tokenizers, judge,
         result.accuracy.upper if result else None,
     )  # fmt: skip
-    return Made(result, cells, ids)
+    return Made(result, cells, together, ids)
 
 
 def _counts(desk: Desk, target: int) -> Counts:

@@ -95,6 +95,34 @@ def variety(results: Results, titles: Mapping[str, str]) -> list[Html]:
     ]  # fmt: skip
 
 
+def together(results: Results, titles: Mapping[str, str]) -> list[Html]:
+    """Return the table of what is made from all other modalities, against from each one alone."""
+    if not results.together:
+        return []
+    sources = [name for name in titles if any(name in t.over for t in results.together)]
+    rows: list[list[object]] = []
+    for entry in results.together:
+        cells: list[object] = [
+            titles.get(entry.target, entry.target),
+            *score_cells(entry.coherence)[:1],
+        ]
+        for source in sources:
+            less = entry.over.get(source)
+            cells.append("" if less is None else join([
+                f"{100 * less.value:+.1f}",
+                tag("small", Html(f"[{100 * less.low:+.1f}&ndash;{100 * less.high:+.1f}]")),
+            ], " "))  # fmt: skip
+        rows.append(cells)
+    how = tag(
+        "p",
+        "Coherence of what is made from all other modalities at once, and by how many points of "
+        "percent it is above that from one of them alone, over the same clips. An interval wholly "
+        "below 0 would say that more conditions hurt.",
+    )
+    heads = ["made", "from all others", *(f"above {titles[name]} alone" for name in sources)]
+    return [tag("h3", "More conditions"), how, table(heads, rows, label="More conditions")]
+
+
 def _share(key: str, value: float | None) -> Html:
     return Html(f"{value:.2f}") if key == "entropy" and value is not None else percent(value)
 
@@ -124,6 +152,7 @@ def matrix_section(results: Results, titles: Mapping[str, str]) -> Html | None:
             tag("h3", "The judges on real media"),
             table(("judge of", *SCORE_HEAD), judges, label="Accuracy of the judges"),
         ]
+    parts += together(results, titles)
     parts += variety(results, titles)
     more = tag("details", tag("summary", "All figures, with baselines and controls"), *parts,
                class_="more")  # fmt: skip

@@ -73,13 +73,15 @@ def _continuations(results: Results, titles: Mapping[str, str]) -> list[Html]:
         controls = [join([tag("small", words(k)), f"{v:.3f}"], " ") for k, v in c.controls.items()]
         rows.append([
             titles.get(c.modality, c.modality), join([f"{c.value:.3f}", ends], " "),
-            *(f"{getattr(c, name):.3f}" for name in BASELINES), join(controls, "<br>"), short(c.n),
+            *(f"{getattr(c, name):.3f}" for name in ("at_once", *BASELINES)),
+            join(controls, "<br>"), short(c.n),
         ])  # fmt: skip
     how = (
-        "Nats a token of the second half, given the first half and nothing else. The model is told "
-        "no more; the bigram is told every true token before the one it predicts."
+        "Nats a token of the second half, given the first half and nothing else. The value goes on "
+        "frame by frame and is told each true frame before, as the bigram is; at once, the model "
+        "is told no more than the first half, and the controls are of that."
     )
-    head = ("continued", "value [95 % interval]", *BASELINES, "controls", "n")
+    head = ("continued", "value [95 % interval]", "at once", *BASELINES, "controls", "n")
     return [
         tag("h3", "Continuation"), tag("p", how), table(head, rows, label="Continuation"),
     ]  # fmt: skip
