@@ -1,5 +1,6 @@
 """Probes: perfect answers score 1, shuffled or uniform ones chance, and every sum is checked."""
 
+import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from nano4m.evaluate.counting import count_tokens
 from nano4m.evaluate.cross_entropy import cross_entropy
 from nano4m.evaluate.desk import Materials, build_bench, choose_clips
 from nano4m.evaluate.judges import UNKNOWN, train_judge
-from nano4m.evaluate.results import Results
+from nano4m.evaluate.results import read_results
 from nano4m.evaluate.retrieval import information, retrieval_of
 from nano4m.evaluate.run import evaluate_run
 from nano4m.evaluate.stats import (
@@ -543,7 +544,13 @@ def test_evaluate_run_writes_what_it_returns(tmp_path, names):
     context["seconds"] = {"train": 1.0}
     materials = Materials(clips, clips.tokenizers, table, Oracle(table))
     results = evaluate_run(config, lambda: materials, tmp_path, context)
-    assert Results.model_validate_json((tmp_path / "results.json").read_text()) == results
+    written = tmp_path / "results.json"
+    assert read_results(written) == results
+    old = json.loads(written.read_text()) | {"schema_version": 2}
+    del old["together"]
+    written.write_text(json.dumps(old))
+    with pytest.raises(UserError, match="version 2, this nano4m reads 3.*evaluate PRESET"):
+        read_results(written)
     assert [row.modality for row in results.cross_entropy] == list(names)
     assert {(d.source, d.target) for d in results.matrix} == {
         (s, t) for s in names for t in names if s != t

@@ -131,12 +131,12 @@ def _report(run: Run, folder: Path) -> dict[str, Any]:
     import numpy as np
 
     from nano4m.clip_table import open_clips
-    from nano4m.evaluate.results import Results
+    from nano4m.evaluate.results import read_results
     from nano4m.report.overview import overview_png
     from nano4m.report.page import write_report
     from nano4m.table import open_table
 
-    results = Results.model_validate_json((run.out / "evaluate" / "results.json").read_text())
+    results = read_results(run.out / "evaluate" / "results.json")
     with np.load(run.out / "evaluate" / "generated.npz") as archive:
         generated = dict(archive)
     clips, table = open_clips(run.out / "clips"), open_table(run.out / "table")

@@ -4,9 +4,13 @@ A score is never alone: it stands with what chance and the majority class reach,
 and upper bound, the number of clips and a bootstrap interval.
 """
 
+import json
+from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nano4m.errors import UserError
 
 
 class Part(BaseModel):
@@ -166,6 +170,23 @@ class Results(Part):
     matrix: list[Direction]
     together: list[Together] = Field(description="One a target, with three modalities or more.")
     seconds: dict[str, float] = Field(description="Wall time of each stage.")
+
+
+def read_results(path: Path) -> Results:
+    """Read ``results.json``.
+
+    Raises:
+        UserError: It was written by a version of this project that measured other things.
+    """
+    text = path.read_text()
+    try:
+        return Results.model_validate_json(text)
+    except ValidationError as error:
+        there, here = json.loads(text).get("schema_version"), Results.model_fields["schema_version"]
+        raise UserError(
+            f"{path} has schema version {there}, this nano4m reads {here.default}; measure the run "
+            "again: nano4m evaluate PRESET --out OUT --overwrite"
+        ) from error
 
 
 def schema_markdown() -> str:
