@@ -549,7 +549,7 @@ def test_evaluate_run_writes_what_it_returns(tmp_path, names):
     old = json.loads(written.read_text()) | {"schema_version": 2}
     del old["together"]
     written.write_text(json.dumps(old))
-    with pytest.raises(UserError, match="version 2, this nano4m reads 3.*evaluate PRESET"):
+    with pytest.raises(UserError, match="version 2, not 3.*evaluate PRESET"):
         read_results(written)
     assert [row.modality for row in results.cross_entropy] == list(names)
     assert {(d.source, d.target) for d in results.matrix} == {

@@ -184,7 +184,7 @@ def read_results(path: Path) -> Results:
     except ValidationError as error:
         there, here = json.loads(text).get("schema_version"), Results.model_fields["schema_version"]
         raise UserError(
-            f"{path} has schema version {there}, this nano4m reads {here.default}; measure the run "
+            f"{path} has schema version {there}, not {here.default}; measure the run "
             "again: nano4m evaluate PRESET --out OUT --overwrite"
         ) from error
 
