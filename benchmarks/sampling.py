@@ -54,7 +54,7 @@ def one(
             continue
         for source in range(len(names)):
             if source != target and (not only or f"{names[source]}->{names[target]}" in only):
-                hits, ids = study.coherent(desk, target, judge, [source], settings, seed)
+                hits, ids = study.coherent(desk, target, judge, source, settings, seed)
                 spread = diversity(ids, labels, real_ids(desk.bench, target), labels, modality)
                 within, real = spread.generated.within, spread.real.within
                 found[f"{names[source]} -> {names[target]}"] = {

@@ -75,13 +75,13 @@ def judges(run: Path, checkpoint: Path, split: str, clips: int) -> tuple[Desk, l
 
 
 def coherent(
-    desk: Desk, target: int, judge: Any, sources: list[int], settings: GenerateConfig, seed: int
+    desk: Desk, target: int, judge: Any, source: int, settings: GenerateConfig, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return which samples of ``target`` from ``sources`` alone are of their class, and their ids.
+    """Return which samples of ``target`` from ``source`` alone are of their class, and their ids.
 
     Args:
         desk: Of the run; the model of its bench draws.
-        target, sources: Indices of modalities.
+        target, source: Indices of modalities.
         judge: Of the target.
         settings: Of the sampler.
         seed: Of the samples.
@@ -89,7 +89,7 @@ def coherent(
     bench = replace(desk.bench, seed=seed)
     name, modality = bench.names[target], bench.tokens.modalities[target]
     with sampling_precision(bench.model.device):
-        ids = generate_from(bench, sources, target, settings)
+        ids = generate_from(bench, [source], target, settings)
     found = predict(judge, decode(desk.tokenizers[name], modality, ids))
     return found == bench.labels, ids.numpy()
 

@@ -102,7 +102,7 @@ def one(run: Path, out: Path, settings: dict[str, Any], seed: int, split: str) -
             for kind, sampler in samplers.items():
                 if kind == "unguided" and sampler == config.generate:
                     continue
-                hits, _ = study.coherent(desk, target, judge, [source], sampler, seed)
+                hits, _ = study.coherent(desk, target, judge, source, sampler, seed)
                 cells[kind][f"{names[source]} -> {names[target]}"] = float(hits.mean())
     classes = {}
     if desk.text is not None:

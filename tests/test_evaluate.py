@@ -187,6 +187,10 @@ def test_the_interval_of_a_difference_is_of_pairs():
     assert other["low"] < 0 < other["high"]
     same = bootstrap_difference(more, more, rng, 100)
     assert same["value"] == 0 and same["high"] == -same["low"] == pytest.approx(0.00918, abs=1e-4)
+    for sign, pair in ((1, (True, False)), (-1, (False, True))):
+        all_alike = bootstrap_difference(*(np.full(400, v) for v in pair), rng, 100)
+        ends = sorted((sign, sign * (1 - same["high"])))
+        assert [all_alike["low"], all_alike["high"]] == pytest.approx(ends)
     with pytest.raises(ValueError, match="no pairs"):
         bootstrap_difference(more, fewer[:3], rng, 100)
 
@@ -520,6 +524,25 @@ def test_coherence_of_an_oracle_and_of_a_uniform_model():
     assert (made["rgb->caption"].dtype, made["rgb->caption"].shape) == (np.uint16, (36, 4))
 
 
+def test_together_is_made_from_all_sources_and_each_cell_from_its_own():
+    table = make_table(8)
+
+    class Seen(Oracle):
+        """Keeps which modalities it was shown."""
+
+        shown: set[tuple[int, ...]] = set()
+
+        def answer(self, ids, given, asked, vocab):
+            for row in given:
+                self.shown.add(tuple(sorted({int(self.tokens.modality_L[s]) for s in row} - {0})))
+            return super().answer(ids, given, asked, vocab)
+
+    config = Config(tokenizers=Config.model_validate(PRESET).tokenizers).generate
+    bench = make_bench(table, Seen(table))
+    directions_into(bench, 0, config, {"rgb": FakeTokenizer("rgb")}, TruthJudge(), 1.0)
+    assert Seen.shown == {(1,), (2,), (1, 2)}
+
+
 PRESET = {
     "tokenizers": {
         "rgb": {"kind": "image_vq"},
@@ -549,7 +572,10 @@ def test_evaluate_run_writes_what_it_returns(tmp_path, names):
     old = json.loads(written.read_text()) | {"schema_version": 2}
     del old["together"]
     written.write_text(json.dumps(old))
-    with pytest.raises(UserError, match="version 2, not 3.*evaluate PRESET"):
+    with pytest.raises(UserError, match=r"\(together: Field required\); measure.*evaluate PRESET"):
+        read_results(written)
+    written.write_text(written.read_text()[:-9])
+    with pytest.raises(UserError, match="damaged or of another version .Invalid JSON"):
         read_results(written)
     assert [row.modality for row in results.cross_entropy] == list(names)
     assert {(d.source, d.target) for d in results.matrix} == {

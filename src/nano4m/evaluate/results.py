@@ -4,7 +4,6 @@ A score is never alone: it stands with what chance and the majority class reach,
 and upper bound, the number of clips and a bootstrap interval.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -176,16 +175,16 @@ def read_results(path: Path) -> Results:
     """Read ``results.json``.
 
     Raises:
-        UserError: It was written by a version of this project that measured other things.
+        UserError: It is damaged, or another version of this project measured other things.
     """
-    text = path.read_text()
     try:
-        return Results.model_validate_json(text)
+        return Results.model_validate_json(path.read_text())
     except ValidationError as error:
-        there, here = json.loads(text).get("schema_version"), Results.model_fields["schema_version"]
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
         raise UserError(
-            f"{path} has schema version {there}, not {here.default}; measure the run "
-            "again: nano4m evaluate PRESET --out OUT --overwrite"
+            f"{path} is damaged or of another version ({place}{': ' * bool(place)}{first['msg']}); "
+            "measure the run again: nano4m evaluate PRESET --out OUT --overwrite"
         ) from error
 
 

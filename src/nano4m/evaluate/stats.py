@@ -38,9 +38,9 @@ def bootstrap_difference(
 ) -> dict[str, float]:
     """Return value, low and high of mean(more) - mean(fewer), bool (n,) of the same clips.
 
-    Clips are resampled in pairs, so what is hard for both does not widen the interval. Where no
-    clip differs there is no spread, which would claim certainty: the bound of ``bootstrap`` for a
-    share of 0 stands in on both sides.
+    Clips are resampled in pairs, so what is hard for both does not widen the interval. Where all
+    pairs are alike there is no spread, which would claim certainty: the bound of ``bootstrap`` for
+    a share of 0 stands in on both sides.
 
     Raises:
         ValueError: Not as many of each, or none.
@@ -48,11 +48,11 @@ def bootstrap_difference(
     if len(more) != len(fewer):
         raise ValueError(f"{len(more)} and {len(fewer)} values are no pairs")
     change = more.astype(np.float64) - fewer.astype(np.float64)
-    if len(change) and not change.any():
-        bound = bootstrap(change, rng, resamples)[1]
-        return {"value": 0.0, "low": -bound, "high": bound}
     low, high = bootstrap(change, rng, resamples)
-    return {"value": float(change.mean()), "low": low, "high": high}
+    if (change == change[0]).all():
+        slack = bootstrap(np.zeros(len(change)), rng, resamples)[1]
+        low, high = max(-1.0, change[0] - slack), min(1.0, change[0] + slack)
+    return {"value": float(change.mean()), "low": float(low), "high": float(high)}
 
 
 def bootstrap_ratio(

@@ -110,7 +110,7 @@ def together(results: Results, titles: Mapping[str, str]) -> list[Html]:
             less = entry.over.get(source)
             cells.append("" if less is None else join([
                 f"{100 * less.value:+.1f}",
-                tag("small", Html(f"[{100 * less.low:+.1f}&ndash;{100 * less.high:+.1f}]")),
+                tag("small", f"[{100 * less.low:+.1f}, {100 * less.high:+.1f}]"),
             ], " "))  # fmt: skip
         rows.append(cells)
     how = tag(
