@@ -16,7 +16,7 @@ from nano4m.evaluate.desk import Materials, open_desk
 from nano4m.evaluate.stats import bootstrap_ratio
 from nano4m.evaluate.tasks import run_tasks, tasks_of
 from nano4m.modalities import MODALITIES
-from test_evaluate import FakeClips, Oracle, Stub, make_bench, make_table, random_model
+from test_evaluate import SIZES, FakeClips, Oracle, Stub, make_bench, make_table, random_model
 
 # -- counting ----------------------------------------------------------------------------------
 
@@ -213,6 +213,17 @@ def test_the_chain_rule_uses_what_each_frame_tells_of_the_next():
     found = continuation(make_bench(table, Successor(table)), counts_of(table, 1), 1)
     assert found.value == pytest.approx(0, abs=1e-4)
     assert found.at_once == pytest.approx(math.log(vocab) / 2, abs=1e-4)
+
+
+def test_all_codebooks_of_a_frame_count(monkeypatch):
+    monkeypatch.setitem(SIZES, "sound", ((2, 2), 18))
+    table = make_table(8)
+    bench = make_bench(table, Recorder(table))
+    found = continuation(bench, counts_of(table, 1), 1)
+    assert found.value == found.at_once == pytest.approx(math.log(18), abs=1e-5)
+    start = bench.tokens.slices[1].start
+    asked = {tuple(asked) for _, given, asked in bench.model.calls if len(given) == 2}
+    assert asked == {(start + 2, start + 3)}
 
 
 def test_the_interval_of_a_ratio():

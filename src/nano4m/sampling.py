@@ -47,12 +47,13 @@ def truncate(scaled_RTW: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
 
 
 def _pick(shares_TW: Tensor, noise_T: Tensor) -> Tensor:
-    """Return the id in whose part of the cumulated shares the noise in (0, 1) falls, int64 (T,)."""
+    """Return the id in whose part of the cumulated shares the noise in [0, 1) falls, int64 (T,).
+
+    Noise is a multiple of 2 ** -24, so its product with the total stays below the total; and an
+    edge belongs to what follows it, so that a share of 0 is not drawn by a noise of 0.
+    """
     edges_TW = shares_TW.cumsum(-1)
-    total_T1 = edges_TW[..., -1:]
-    # Strictly below the total, or rounding could point behind the last id.
-    below_T1 = total_T1.nextafter(torch.zeros_like(total_T1))
-    place_T1 = torch.minimum(noise_T[..., None].to(edges_TW.dtype) * total_T1, below_T1)
+    place_T1 = noise_T[..., None] * edges_TW[..., -1:]
     return torch.searchsorted(edges_TW, place_T1, right=True)[..., 0]
 
 
