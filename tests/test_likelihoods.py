@@ -16,7 +16,8 @@ from nano4m.evaluate.desk import Materials, open_desk
 from nano4m.evaluate.stats import bootstrap_ratio
 from nano4m.evaluate.tasks import run_tasks, tasks_of
 from nano4m.modalities import MODALITIES
-from test_evaluate import SIZES, FakeClips, Oracle, Stub, make_bench, make_table, random_model
+from test_coherence import FakeClips
+from test_evaluate import SIZES, Oracle, Stub, make_bench, make_table, random_model
 
 # -- counting ----------------------------------------------------------------------------------
 
