@@ -4,6 +4,7 @@ Alone, nothing is imported and nothing launched. Under torchrun, Lightning Fabri
 process group, picks the device and moves data between processes.
 """
 
+import atexit
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -125,9 +126,21 @@ def open_world(config: TrainConfig, dtype: torch.dtype | None = None) -> World:
         accelerator=kind, devices=local, num_nodes=size // local, strategy=strategy, precision=None
     )
     fabric.launch()
+    atexit.unregister(_leave)
+    atexit.register(_leave)
     return World(
         fabric.device, fabric.global_rank, fabric.world_size, config.strategy == "fsdp", fabric
     )
+
+
+def _leave() -> None:
+    """Leave the process group while there is an interpreter: its threads may still call back.
+
+    Fabric does so for NCCL alone; a thread of Gloo that comes back to an interpreter that is gone
+    aborts a process whose work is done.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @dataclass(frozen=True)
