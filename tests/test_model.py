@@ -1,4 +1,4 @@
-"""The model against independent references: naive attention, hand-made loss, overfitting."""
+"""The model against independent references: hand-made loss, overfitting."""
 
 import math
 
@@ -12,7 +12,6 @@ from nano4m.config import MaskingConfig, ModelConfig, TrainConfig
 from nano4m.loss import count_targets, modality_weights, token_cross_entropy
 from nano4m.masking import mask
 from nano4m.model.fourm import FourM
-from nano4m.model.layers import CrossAttention, SelfAttention
 from nano4m.model.positions import sincos2d
 from nano4m.optim import WeightAverage, build_optimizers, learning_rate
 
@@ -34,34 +33,6 @@ def _batches(seed=0, group=16):
     ids, valid = (torch.from_numpy(a) for a in tiny_table().gather(np.arange(16), None))
     config = MaskingConfig(group_size=group, any_to_any=0, dirichlet=1, alphas=(1.0,))
     return mask(ids, valid, TOKENS, config, torch.Generator().manual_seed(seed))
-
-
-def _naive_attention(q, k, v):
-    """Attention of one head by loops, in float64: q (M, K), k and v (N, K)."""
-    out = np.zeros((len(q), v.shape[1]))
-    for i in range(len(q)):
-        scores = np.array([q[i] @ k[j] / math.sqrt(q.shape[1]) for j in range(len(k))])
-        weights = np.exp(scores - scores.max())
-        out[i] = (weights / weights.sum()) @ v
-    return out
-
-
-def test_attention_equals_a_loop_over_heads():
-    draw = torch.Generator().manual_seed(0)
-    x, c = (torch.randn(2, n, 12, generator=draw, dtype=torch.float64) for n in (3, 5))
-    own, cross = SelfAttention(12, 4).double(), CrossAttention(12, 4).double()
-    for module, context in ((own, x), (cross, c)):
-        got = module(x) if module is own else module(x, c)
-        for b in range(2):
-            if module is own:
-                q, k, v = np.split((x[b] @ own.qkv.weight.T).detach().numpy(), 3, axis=1)
-            else:
-                q = (x[b] @ cross.q.weight.T).detach().numpy()
-                k, v = np.split((context[b] @ cross.kv.weight.T).detach().numpy(), 2, axis=1)
-            spans = [slice(h * 4, h * 4 + 4) for h in range(3)]
-            heads = [_naive_attention(q[:, s], k[:, s], v[:, s]) for s in spans]
-            expected = np.concatenate(heads, axis=1) @ module.out.weight.detach().numpy().T
-            np.testing.assert_allclose(got[b].detach().numpy(), expected, atol=1e-12)
 
 
 def test_positions_equal_the_formula_and_tell_rows_from_columns():

@@ -17,6 +17,9 @@ from nano4m.errors import UserError
 from nano4m.launch import size_of_world
 from nano4m.precision import resolve_device
 
+LARGE = 1 << 16
+"""Numbers from which a tensor is exchanged by itself."""
+
 
 @dataclass(frozen=True)
 class World:
@@ -40,13 +43,22 @@ class World:
         return items[self.rank :: self.size]
 
     def add_up(self, tensors: list[Tensor]) -> None:
-        """Replace ``tensors`` in place by their sums over all processes, in one exchange."""
+        """Replace ``tensors`` in place by their sums over all processes.
+
+        Large ones are exchanged as they lie, all at once; small ones side by side in one exchange.
+        """
         if self.size == 1 or not tensors:
             return
-        flat = torch.cat([t.reshape(-1) for t in tensors])
-        flat = self._fabric.all_reduce(flat, reduce_op="sum")
-        parts = flat.split([t.numel() for t in tensors])
-        torch._foreach_copy_(tensors, [p.view_as(t) for p, t in zip(parts, tensors, strict=True)])
+        large = [t for t in tensors if t.numel() >= LARGE and t.is_contiguous()]
+        small = [t for t in tensors if t.numel() < LARGE or not t.is_contiguous()]
+        flat = torch.cat([t.reshape(-1) for t in small]) if small else None
+        exchanged = [*large, *([] if flat is None else [flat])]
+        under_way = [torch.distributed.all_reduce(t, async_op=True) for t in exchanged]
+        for one in under_way:
+            one.wait()
+        if flat is not None:
+            parts = flat.split([t.numel() for t in small])
+            torch._foreach_copy_(small, [p.view_as(t) for p, t in zip(parts, small, strict=True)])
 
     def any(self, flag: bool) -> bool:
         """Return whether ``flag`` is true in any process."""

@@ -3,6 +3,10 @@
 Shapes: B batch, N encoder tokens, M decoder tokens, D width, H heads, K head width.
 """
 
+from functools import cache
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -11,23 +15,72 @@ from nano4m.model.positions import Rotation, rotate
 
 MOST_KEYS = 1024
 """Keys up to which attention on a CPU keeps its scores."""
+MOST_SCORES = 1 << 15
+"""Scores of a head up to which they are kept for the backward pass, and not made anew in it."""
 
 
 def _norm(dim: int) -> nn.LayerNorm:
     return nn.LayerNorm(dim, eps=1e-6, bias=False)
 
 
+@cache
+def _has_tiles() -> bool:
+    """Return whether this CPU has AMX, on which fused attention is fast in its forward pass."""
+    return torch.cpu._is_amx_tile_supported()
+
+
+class _Attend(torch.autograd.Function):
+    """Attention that keeps queries, keys and values alone and makes the scores anew."""
+
+    @staticmethod
+    def forward(ctx: Any, q_BHMK: Tensor, k_BHNK: Tensor, v_BHNK: Tensor) -> Tensor:
+        ctx.save_for_backward(q_BHMK, k_BHNK, v_BHNK)
+        if _has_tiles():
+            return F.scaled_dot_product_attention(q_BHMK, k_BHNK, v_BHNK)
+        return _plain(q_BHMK, k_BHNK, v_BHNK)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, d_BHMK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q_BHMK, k_BHNK, v_BHNK = ctx.saved_tensors
+        scale = q_BHMK.shape[-1] ** -0.5
+        q_BHMK = q_BHMK * scale
+        weight_BHMN = (q_BHMK @ k_BHNK.transpose(-1, -2)).softmax(-1)
+        d_weight_BHMN = d_BHMK @ v_BHNK.transpose(-1, -2)
+        d_v_BHNK = weight_BHMN.transpose(-1, -2) @ d_BHMK
+        d_score_BHMN = torch.ops.aten._softmax_backward_data(
+            d_weight_BHMN, weight_BHMN, -1, weight_BHMN.dtype
+        )
+        d_k_BHNK = d_score_BHMN.transpose(-1, -2) @ q_BHMK
+        return (d_score_BHMN @ k_BHNK).mul_(scale), d_k_BHNK, d_v_BHNK
+
+
+def _plain(q_BHMK: Tensor, k_BHNK: Tensor, v_BHNK: Tensor) -> Tensor:
+    scores_BHMN = (q_BHMK * q_BHMK.shape[-1] ** -0.5) @ k_BHNK.transpose(-1, -2)
+    return scores_BHMN.softmax(-1) @ v_BHNK
+
+
 def attention(q_BHMK: Tensor, k_BHNK: Tensor, v_BHNK: Tensor) -> Tensor:
     """Return softmax(q k' / sqrt(K)) v, (B, H, M, K), by the way that is fast on the device.
 
-    PyTorch's fused attention for CPUs multiplies in tiles too small for these lengths: forward and
-    backward in bf16 take 5 to 9 times as long as three plain steps (docs/PERFORMANCE.md). Those
-    keep the (M, N) scores, which at a few hundred tokens is little; longer ones go the fused way.
+    PyTorch's fused attention for CPUs multiplies in tiles too small for these lengths: backward in
+    half precision takes 4 to 9 times as long as plain steps (docs/PERFORMANCE.md). It is used
+    where AMX makes its forward pass the faster one and no such backward pass follows. Plain steps
+    keep the (M, N) scores if they are few and make them anew for the backward pass if they are
+    many; very long ones go the fused way.
     """
-    if q_BHMK.device.type != "cpu" or k_BHNK.shape[2] > MOST_KEYS:
-        return F.scaled_dot_product_attention(q_BHMK, k_BHNK, v_BHNK)
-    scores_BHMN = (q_BHMK * q_BHMK.shape[-1] ** -0.5) @ k_BHNK.transpose(-1, -2)
-    return scores_BHMN.softmax(-1) @ v_BHNK
+    fused = F.scaled_dot_product_attention
+    length, keys = q_BHMK.shape[2], k_BHNK.shape[2]
+    if q_BHMK.device.type != "cpu" or keys > MOST_KEYS:
+        return fused(q_BHMK, k_BHNK, v_BHNK)
+    if torch.compiler.is_compiling():
+        return _plain(q_BHMK, k_BHNK, v_BHNK)
+    learns = torch.is_grad_enabled() and (q_BHMK.requires_grad or v_BHNK.requires_grad)
+    if _has_tiles() and (not learns or q_BHMK.dtype.itemsize >= 4):
+        return fused(q_BHMK, k_BHNK, v_BHNK)
+    if learns and length * keys > MOST_SCORES:
+        return _Attend.apply(q_BHMK, k_BHNK, v_BHNK)
+    return _plain(q_BHMK, k_BHNK, v_BHNK)
 
 
 class _Attention(nn.Module):
