@@ -1,4 +1,4 @@
-"""Attention by each of its ways against loops, and what is held for the backward pass."""
+"""Attention and MLP by each of their ways, and what is held for the backward pass."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nano4m.model import layers
-from nano4m.model.layers import CrossAttention, SelfAttention, attention
+from nano4m.model.layers import CrossAttention, Mlp, SelfAttention, attention
 
 WAYS = {
     "plain": (False, 1 << 15),
@@ -81,14 +81,14 @@ def test_gradients_agree_with_float64(way, dtype, tolerance):
         assert float((got - wanted).abs().max()) < tolerance * float(wanted.abs().max())
 
 
-def _held(call):
-    """Return how many numbers the largest tensor has that a graph holds."""
+def _held(call, total=False):
+    """Return how many numbers the largest tensor has that a graph holds, or all of them."""
     sizes = [0]
     with torch.autograd.graph.saved_tensors_hooks(
         lambda t: sizes.append(t.numel()) or t, lambda t: t
     ):
         call()
-    return max(sizes)
+    return sum(sizes) if total else max(sizes)
 
 
 def test_many_scores_are_not_held_and_few_are(monkeypatch):
@@ -105,3 +105,20 @@ def test_nothing_is_held_where_nothing_learns(way):
     assert not attention(*inputs).requires_grad
     with torch.no_grad():
         assert _held(lambda: attention(*_inputs(torch.float32))) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_an_mlp_that_makes_its_gelu_anew_computes_the_same(monkeypatch, dtype):
+    draw = torch.Generator().manual_seed(0)
+    mlp = Mlp(8, 32).to(dtype)
+    x = torch.randn(2, 5, 8, generator=draw, dtype=torch.float64).to(dtype).requires_grad_()
+    found, held = [], []
+    for most in (1 << 22, 2 * 5 * 32 - 1):
+        monkeypatch.setattr(layers, "MOST_HIDDEN", most)
+        graph = []
+        held.append(_held(lambda graph=graph: graph.append(mlp(x)), total=True))
+        grads = torch.autograd.grad(graph[0].square().sum(), [x, *mlp.parameters()])
+        found.append([graph[0], *grads])
+    for kept, anew in zip(*found, strict=True):
+        assert torch.equal(kept, anew)
+    assert held[0] - held[1] == 2 * 5 * 32

@@ -1,6 +1,7 @@
 """Pre-norm transformer blocks without biases.
 
-Shapes: B batch, N encoder tokens, M decoder tokens, D width, H heads, K head width.
+Shapes: B batch, N encoder tokens, M decoder tokens, D width, E width inside an MLP, H heads, K head
+width.
 """
 
 from functools import cache
@@ -17,6 +18,9 @@ MOST_KEYS = 1024
 """Keys up to which attention on a CPU keeps its scores."""
 MOST_SCORES = 1 << 15
 """Scores of a head up to which they are kept for the backward pass, and not made anew in it."""
+
+MOST_HIDDEN = 1 << 22
+"""Numbers inside an MLP up to which its GELU is kept for the backward pass."""
 
 
 def _norm(dim: int) -> nn.LayerNorm:
@@ -149,6 +153,22 @@ class CrossAttention(_Attention):
         return self.out(self.attend(self.q(x_BMD), k, v, target, source))
 
 
+class _DownOfGelu(torch.autograd.Function):
+    """gelu(up) @ weight', with the GELU made anew for the backward pass and not kept."""
+
+    @staticmethod
+    def forward(ctx: Any, up_BNE: Tensor, weight_DE: Tensor) -> Tensor:
+        ctx.save_for_backward(up_BNE, weight_DE)
+        return F.linear(F.gelu(up_BNE), weight_DE)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, d_BND: Tensor) -> tuple[Tensor, Tensor]:
+        up_BNE, weight_DE = ctx.saved_tensors
+        d_weight_DE = d_BND.flatten(0, -2).T @ F.gelu(up_BNE).flatten(0, -2)
+        return torch.ops.aten.gelu_backward(d_BND @ weight_DE, up_BNE), d_weight_DE
+
+
 class Mlp(nn.Module):
     """Two linear layers with a GELU between."""
 
@@ -159,7 +179,11 @@ class Mlp(nn.Module):
 
     def forward(self, x_BND: Tensor) -> Tensor:
         """Return (B, N, D)."""
-        return self.down(F.gelu(self.up(x_BND)))
+        up_BNE = self.up(x_BND)
+        learns = torch.is_grad_enabled() and up_BNE.requires_grad
+        if learns and up_BNE.numel() > MOST_HIDDEN and not torch.compiler.is_compiling():
+            return _DownOfGelu.apply(up_BNE, self.down.weight)
+        return self.down(F.gelu(up_BNE))
 
 
 class SwiGlu(nn.Module):
