@@ -15,6 +15,7 @@ from nano4m.cli import _parse, main
 from nano4m.clip_table import open_clips
 from nano4m.config_generate import GenerateConfig
 from nano4m.errors import UserError
+from nano4m.masking import STRATEGIES
 from nano4m.media.inputs import read_files
 from nano4m.media.opened import DRAWS, open_run, times_unconditional
 from nano4m.media.plan import merge_settings
@@ -242,7 +243,8 @@ def test_guidance_is_refused_where_nothing_was_ever_dropped(run, tmp_path, fails
     assert min(times_unconditional(open_run(run, "cpu")).values()) > 0.002 * DRAWS
     other = Path(shutil.copytree(run, tmp_path / "other"))
     config = json.loads((other / "config.json").read_text())
-    config["masking"] |= {"any_to_any": 0.0, "dirichlet": 1.0}
+    config["masking"] |= dict.fromkeys(STRATEGIES.keys() & config["masking"].keys(), 0.0)
+    config["masking"]["dirichlet"] = 1.0
     (other / "config.json").write_text(json.dumps(config))
     assert times_unconditional(open_run(other, "cpu")) == dict.fromkeys(MODALITIES, 0)
     sound = ["--in", str(files / "dog.wav"), "--out", "rgb"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -104,7 +105,8 @@ class TokenSequence:
 
     def count(self, valid_BL: Tensor) -> Tensor:
         """Return how many valid tokens each modality has, int64 (B, C)."""
-        return torch.stack([valid_BL[:, s].sum(1) for s in self.slices], dim=1)
+        starts = [s.start for s in self.slices]
+        return torch.from_numpy(np.add.reduceat(valid_BL.numpy(), starts, axis=1, dtype=np.int64))
 
 
 def pack(
@@ -117,14 +119,20 @@ def pack(
     """
     if bool((input_BL & target_BL).any()):
         raise ValueError("a token is given and asked for at once")
-    sides = []
+    sides: list[Tensor] = []
     for name, chosen_BL in (("inputs", input_BL), ("targets", target_BL)):
-        totals = chosen_BL.sum(1)
-        if bool((totals != totals[0]).any()):
+        chosen = chosen_BL.numpy()
+        totals = np.count_nonzero(chosen, axis=1)
+        if (totals != totals[0]).any():
             raise ValueError(f"rows with different numbers of {name}: {totals.tolist()}")
-        index_BN = chosen_BL.nonzero()[:, 1].view(len(ids_BL), -1)
-        modality = sequence.modality_L[index_BN]
-        sides += [ids_BL.gather(1, index_BN), modality, sequence.coords_L2[index_BN]]
+        flat_BN = np.flatnonzero(chosen).reshape(len(ids_BL), -1)
+        index_BN = flat_BN - np.arange(0, chosen.size, sequence.length)[:, None]
+        for values, where in (
+            (ids_BL.reshape(-1), flat_BN),
+            (sequence.modality_L, index_BN),
+            (sequence.coords_L2, index_BN),
+        ):
+            sides.append(torch.from_numpy(values.numpy().take(where, axis=0)))
     if not sides[3].shape[1]:
         raise ValueError("nothing is asked for")
     return MaskedBatch(*sides)

@@ -22,7 +22,7 @@ from nano4m.masking.any_to_any import any_to_any
 from nano4m.masking.continuation import infill, suffix
 from nano4m.masking.dirichlet import dirichlet
 from nano4m.masking.inference_aligned import inference_aligned
-from nano4m.masking.plan import Strategy, place
+from nano4m.masking.plan import Strategy, join, pick_weighted, place
 from nano4m.masking.span import reference_span, span
 
 STRATEGIES: dict[str, Strategy] = {
@@ -61,19 +61,24 @@ def draw_masks(
     """
     if not 0.0 <= progress <= 1.0:
         raise ValueError(f"progress {progress} is not in [0, 1]")
-    weights = torch.tensor(config.weights(progress), dtype=torch.float64)
+    weights = config.weights(progress)
     names = list(strategies)
     counts_BC = sequence.count(valid_BL)
+    parts, plans = [], []
     for rows in torch.arange(len(valid_BL)).split(config.group_size):
-        name = names[int(torch.multinomial(weights, 1, generator=generator))]
+        name = names[pick_weighted(weights, generator)]
         counts_bC = counts_BC[rows]
-        parts = [rows]
+        own = [rows]
         if name not in OWN_BUDGETS and bool((counts_bC != counts_bC[0]).any()):
             _, kind = torch.unique(counts_bC, dim=0, return_inverse=True)
-            parts = [rows[kind == k] for k in range(int(kind.max()) + 1)]
-        for part in parts:
-            plan = strategies[name](counts_BC[part], sequence, config, generator)
-            yield part, *place(plan, valid_BL[part], sequence, generator)
+            own = [rows[kind == k] for k in range(int(kind.max()) + 1)]
+        for part in own:
+            parts.append(part)
+            plans.append(strategies[name](counts_BC[part], sequence, config, generator))
+    order = torch.cat(parts)
+    given_BL, asked_BL = place(join(plans), valid_BL[order], sequence, generator)
+    sizes = [len(part) for part in parts]
+    yield from zip(parts, given_BL.split(sizes), asked_BL.split(sizes), strict=True)
 
 
 def mask(

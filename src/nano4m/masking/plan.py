@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -46,6 +47,23 @@ def same_for_all(
     )
 
 
+def join(plans: Sequence[Plan]) -> Plan:
+    """Return one plan for the samples of several, in their order."""
+    if len(plans) == 1:
+        return plans[0]
+    inputs_BC = torch.cat([plan.inputs_BC for plan in plans])
+    targets_BC = torch.cat([plan.targets_BC for plan in plans])
+    known = [own_BL for plan in plans if (own_BL := plan.priority_BL) is not None]
+    if not known:
+        return Plan(inputs_BC, targets_BC)
+    parts = []
+    for plan in plans:
+        own_BL = plan.priority_BL
+        equal_BL = known[0].new_zeros(len(plan.inputs_BC), known[0].shape[1])
+        parts.append(equal_BL if own_BL is None else own_BL)
+    return Plan(inputs_BC, targets_BC, torch.cat(parts))
+
+
 def place(
     plan: Plan, valid_BL: Tensor, sequence: TokenSequence, generator: Generator
 ) -> tuple[Tensor, Tensor]:
@@ -56,27 +74,50 @@ def place(
     """
     if bool((plan.inputs_BC + plan.targets_BC > sequence.count(valid_BL)).any()):
         raise ValueError("a plan asks for more tokens of a modality than there are")
+    shape = valid_BL.shape
+    random_BL = torch.empty(shape, dtype=torch.int32).random_(generator=generator).numpy()
+    # From here on NumPy, which sorts rows of this length several times faster than torch.
+    modality_L, index_L, is_text_L, valid = (
+        t.numpy() for t in (sequence.modality_L, sequence.index_L, sequence.is_text_L, valid_BL)
+    )
     behind = 2 * max(m.length for m in sequence.modalities)
-    priority_BL = sequence.index_L * sequence.is_text_L
+    first_L = modality_L * (behind + 1)
+    key_BL = first_L + index_L * is_text_L
     if plan.priority_BL is not None:
-        priority_BL = torch.where(sequence.is_text_L, priority_BL, plan.priority_BL)
-    first_L = sequence.modality_L * (behind + 1)
-    # One sort for all modalities: whole parts are modality and priority, the fraction is the tie.
-    key_BL = first_L + torch.where(valid_BL, priority_BL, behind)
-    key_BL = key_BL + torch.rand(valid_BL.shape, generator=generator, dtype=torch.float64)
-    # NumPy sorts rows of this length several times faster than torch.
-    slots_BL = torch.from_numpy(key_BL.numpy().argsort(1))
+        key_BL = np.where(is_text_L, key_BL, first_L + plan.priority_BL.numpy())
+    if not valid.all():
+        key_BL = np.where(valid, key_BL, first_L + behind)
+    # One sort for all modalities: modality and priority, then the tie, then which slot it is.
+    bits = sequence.length.bit_length()
+    key_BL = (key_BL << (31 + bits)) + (random_BL.astype(np.int64) << bits)
+    key_BL += np.arange(sequence.length)
+    key_BL.sort(axis=1)
+    slots_BL = key_BL & ((1 << bits) - 1)
+    slots_BL += np.arange(0, valid.size, sequence.length)[:, None]
     # Slot i of the sorted row belongs to the modality of slot i of the sequence.
-    rank_BL = torch.empty_like(slots_BL).scatter_(1, slots_BL, sequence.index_L.expand_as(slots_BL))
-    inputs_BL = plan.inputs_BC[:, sequence.modality_L]
-    targets_BL = plan.targets_BC[:, sequence.modality_L]
-    is_input_BL = rank_BL < inputs_BL
-    return is_input_BL, (rank_BL < inputs_BL + targets_BL) & ~is_input_BL
+    ends_BC = (plan.inputs_BC.numpy(), (plan.inputs_BC + plan.targets_BC).numpy())
+    is_first_BL, is_either_BL = (index_L < end_BC[:, modality_L] for end_BC in ends_BC)
+    is_input_BL, is_target_BL = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
+    is_input_BL.reshape(-1)[slots_BL[is_first_BL]] = True
+    is_target_BL.reshape(-1)[slots_BL[is_either_BL & ~is_first_BL]] = True
+    return torch.from_numpy(is_input_BL), torch.from_numpy(is_target_BL)
 
 
 def uniform(low: int, high: int, generator: Generator) -> int:
     """Draw an integer in [low, high]."""
     return int(torch.randint(low, high + 1, (), generator=generator))
+
+
+def pick_weighted(weights: Sequence[float], generator: Generator) -> int:
+    """Draw a position with probability in proportion to its weight."""
+    drawn = float(torch.rand((), generator=generator, dtype=torch.float64)) * sum(weights)
+    last = 0
+    for position, weight in enumerate(weights):
+        if weight:
+            last, drawn = position, drawn - weight
+            if drawn < 0:
+                break
+    return last
 
 
 def chance(probability: float, generator: Generator) -> bool:
@@ -104,12 +145,12 @@ def draw_sources(
         UserError: ``config.sources`` has no number that is possible here.
     """
     present = [c for c, n in enumerate(counts_C) if n]
-    weights = torch.tensor(config.sources[: len(present)], dtype=torch.float64)
-    if not float(weights.sum()):
+    weights = config.sources[: len(present)]
+    if not sum(weights):
         raise UserError(
             f"masking.sources {config.sources}: a clip with {len(present)} modalities has at most "
             f"{len(present) - 1} sources; give a smaller number a weight"
         )
-    number = int(torch.multinomial(weights, 1, generator=generator))
+    number = pick_weighted(weights, generator)
     order = [present[i] for i in torch.randperm(len(present), generator=generator).tolist()]
     return order[:number], order[number:]

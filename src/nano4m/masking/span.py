@@ -5,6 +5,7 @@ Only modalities of layout "codes" are meant by "sound" here; a frame is one toke
 Shapes: B samples, L slots, C modalities, F frames of a sound, R runs.
 """
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -14,14 +15,14 @@ from nano4m.masking.dirichlet import Limits, allocate, draw_shares, draw_totals,
 from nano4m.masking.plan import Plan
 
 
-def _frame_sizes(sequence: TokenSequence) -> list[int]:
+def _frame_sizes(sequence: TokenSequence) -> tuple[int, ...]:
     """Return the tokens of a frame for sounds, 1 for others."""
     pairs = zip(sequence.modalities, sequence.units, strict=True)
-    return [size if m.layout == "codes" else 1 for m, (_, size) in pairs]
+    return tuple(size if m.layout == "codes" else 1 for m, (_, size) in pairs)
 
 
-def _is_sound(sequence: TokenSequence) -> Tensor:
-    return torch.tensor([m.layout == "codes" for m in sequence.modalities])
+def _is_sound(sequence: TokenSequence) -> np.ndarray:
+    return np.array([m.layout == "codes" for m in sequence.modalities])
 
 
 def reference_span(
@@ -83,11 +84,10 @@ def span(
         UserError: The smallest sample cannot hold the minima.
     """
     found = limits(counts_BC, sequence, config, _frame_sizes(sequence))
-    is_silent_B = torch.rand(len(counts_BC), generator=generator) < config.unheard
-    silent_BC = is_silent_B[:, None] & _is_sound(sequence)
+    is_silent_B = (torch.rand(len(counts_BC), generator=generator) < config.unheard).numpy()
+    is_heard_BC = ~(is_silent_B[:, None] & _is_sound(sequence))
     found = found._replace(
-        in_low_BC=found.in_low_BC.masked_fill(silent_BC, 0),
-        in_high_BC=found.in_high_BC.masked_fill(silent_BC, 0),
+        in_low_BC=found.in_low_BC * is_heard_BC, in_high_BC=found.in_high_BC * is_heard_BC
     )
     inputs_BC, targets_BC = _budgets(found, sequence, config, generator, lead_in=False)
     priority_BL = torch.zeros(len(counts_BC), sequence.length, dtype=torch.int64)
@@ -118,7 +118,7 @@ def _budgets(
         lead_in: Let sounds begin with given frames, see ``reference_span``.
     """
     is_sound_C = _is_sound(sequence)
-    size_C = torch.tensor(_frame_sizes(sequence))
+    size_C = np.array(_frame_sizes(sequence))
     others = found.without(is_sound_C)
     low_in_B, low_out_B = found.in_low_BC.sum(1), found.out_low_BC.sum(1)
     forced = int(size_C[is_sound_C].sum()) if lead_in else 0
@@ -126,16 +126,18 @@ def _budgets(
     total_in, total_out = draw_totals(others, config, generator, fewest)
     shares = draw_shares(len(low_in_B), sequence, config, generator)
 
-    def whole_frames(share_BC: Tensor, low_BC: Tensor, rest_B: Tensor, high_BC: Tensor) -> Tensor:
-        part_BC = (share_BC * rest_B[:, None]).long() // size_C * size_C
-        return torch.minimum(low_BC + part_BC, high_BC).masked_fill(~is_sound_C, 0)
+    def whole_frames(
+        share_BC: np.ndarray, low_BC: np.ndarray, rest_B: np.ndarray, high_BC: np.ndarray
+    ) -> np.ndarray:
+        part_BC = (share_BC * rest_B[:, None]).astype(np.int64) // size_C * size_C
+        return np.minimum(low_BC + part_BC, high_BC) * is_sound_C
 
     inputs_BC = whole_frames(shares[0], found.in_low_BC, total_in - low_in_B, found.in_high_BC)
-    room_BC = torch.minimum(found.out_high_BC, found.counts_BC - inputs_BC)
+    room_BC = np.minimum(found.out_high_BC, found.counts_BC - inputs_BC)
     targets_BC = whole_frames(shares[1], found.out_low_BC, total_out - low_out_B, room_BC)
     if lead_in:
-        for c in is_sound_C.nonzero()[:, 0].tolist():
-            size = int(size_C[c])
+        for c in np.flatnonzero(is_sound_C):
+            size = size_C[c]
             spare_B = total_in - inputs_BC.sum(1) - others.in_low_BC.sum(1)
             is_mute_B = (inputs_BC[:, c] == 0) & (found.in_high_BC[:, c] >= size)
             is_mute_B &= spare_B >= size
@@ -146,7 +148,7 @@ def _budgets(
             targets_BC[:, c] -= size * is_led_B
     totals = (total_in - inputs_BC.sum(1), total_out - targets_BC.sum(1))
     more_in_BC, more_out_BC = allocate(totals, shares, others, generator)
-    return inputs_BC + more_in_BC, targets_BC + more_out_BC
+    return torch.from_numpy(inputs_BC + more_in_BC), torch.from_numpy(targets_BC + more_out_BC)
 
 
 def _lengths(total_B: Tensor, runs: int, generator: Generator) -> Tensor:
