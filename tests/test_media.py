@@ -243,8 +243,8 @@ def test_guidance_is_refused_where_nothing_was_ever_dropped(run, tmp_path, fails
     assert min(times_unconditional(open_run(run, "cpu")).values()) > 0.002 * DRAWS
     other = Path(shutil.copytree(run, tmp_path / "other"))
     config = json.loads((other / "config.json").read_text())
-    config["masking"] |= dict.fromkeys(STRATEGIES.keys() & config["masking"].keys(), 0.0)
-    config["masking"]["dirichlet"] = 1.0
+    config["masking"] |= dict.fromkeys(STRATEGIES, 0.0) | {"dirichlet": 1.0}
+    config["generate"]["guidance"] = 1.0
     (other / "config.json").write_text(json.dumps(config))
     assert times_unconditional(open_run(other, "cpu")) == dict.fromkeys(MODALITIES, 0)
     sound = ["--in", str(files / "dog.wav"), "--out", "rgb"]
