@@ -17,6 +17,7 @@ import torch
 from conftest import small_config, tiny_table
 from nano4m.cli import main
 from nano4m.config import Config
+from nano4m.devices import LARGE
 from nano4m.errors import UserError
 from nano4m.launch import rank_of_process
 from nano4m.train import Trainer, train_model, train_world
@@ -57,7 +58,7 @@ def run_engine(folder: Path) -> dict:
                 )
                 told["refused"][name] = "was not stopped"
         train_model(scenario(name), tiny_table(96), here)
-    told["peers"] = _same_weights(folder)
+    told["peers"], told["sums"] = _same_weights(folder), _sums()
     damaged = folder / "fsdp-adamw" / "step-000006" / ".metadata"
     if not rank_of_process():
         damaged.write_bytes(damaged.read_bytes()[:40])
@@ -77,6 +78,19 @@ def run_engine(folder: Path) -> dict:
         except UserError as error:
             told["refused"][title] = str(error)
     return told
+
+
+def _sums() -> list[float]:
+    """Return the largest errors of sums over processes: large, small and strided tensors."""
+    world = train_world(scenario("ddp-adamw").train)
+    draws = [torch.Generator().manual_seed(rank) for rank in range(world.size)]
+    shapes = [(2, LARGE), (7,), (LARGE // 8, 16), (3, 5)]
+    parts = [[torch.randn(shape, generator=draw) for shape in shapes] for draw in draws]
+    own = [t.clone() for t in parts[world.rank]]
+    given = [own[0], own[1], own[2].T, own[3].T]
+    world.add_up(given)
+    wanted = [sum(part[i] for part in parts) for i in range(len(shapes))]
+    return [float((t - w).abs().max()) for t, w in zip(own, wanted, strict=True)]
 
 
 def _same_weights(folder: Path) -> dict[str, float]:

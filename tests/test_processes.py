@@ -102,6 +102,11 @@ def test_the_processes_hold_the_same_bits(engine):
     assert engine[1][0]["peers"] and not any(engine[1][0]["peers"].values())
 
 
+def test_tensors_of_any_size_and_layout_are_added_up(engine):
+    for told in engine[1]:
+        assert told["sums"] == [0.0] * 4
+
+
 def test_they_stop_and_go_on_together(engine):
     assert not {*STOPPED} & {*engine[1][0]["refused"]}
 
