@@ -32,6 +32,7 @@ FACTORS: dict[str, list[dict[str, Any]]] = {
     "guidance": [{"guidance": g} for g in (1.0, 1.5, 2.0, 3.0, 5.0)],
     "top_p": [{"top_p": p} for p in (0.8, 0.9, 0.95, 1.0)],
     "schedule": [{"schedule": s} for s in ("cosine", "linear", "constant")],
+    "remask": [{"remask_rounds": n} for n in (0, 1, 2, 4)],
 }
 
 
