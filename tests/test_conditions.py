@@ -133,7 +133,8 @@ def test_the_reference_never_saw_what_it_was_judged_by():
     assert one_to_one.sum() == 0
     assert ((given[:, c] == 0) & (asked[:, c] > 2)).sum() == 0
     assert (asked[:, c] == 512).sum() == 0
-    assert given.sum(1).max() == 256 and abs(given.sum(1).double().mean() - 136) < 6
+    # 1,250 groups draw one total each from 16 to 256: three standard errors are 5.9.
+    assert given.sum(1).max() == 256 and abs(given.sum(1).double().mean() - 136) < 5.9
     # A sound that is asked for without any of it given: 0.5 % in the reference, one frame each.
     assert 0 < ((given[:, c] == 0) & (asked[:, c] > 0)).double().mean() < 0.02
     inputs, targets, valid = (torch.cat(parts) for parts in zip(*groups, strict=True))
