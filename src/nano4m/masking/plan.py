@@ -89,7 +89,10 @@ def place(
         key_BL = np.where(valid, key_BL, first_L + behind)
     # One sort for all modalities: modality and priority, then the tie, then which slot it is.
     bits = sequence.length.bit_length()
-    key_BL = (key_BL << (31 + bits)) + (random_BL.astype(np.int64) << bits)
+    # 63 bits for all three: of very long sequences ties have fewer than their 31.
+    ties = min(31, 63 - bits - (len(sequence.modalities) * (behind + 1)).bit_length())
+    random_BL = random_BL.astype(np.int64) >> (31 - ties)
+    key_BL = (key_BL << (ties + bits)) + (random_BL << bits)
     key_BL += np.arange(sequence.length)
     key_BL.sort(axis=1)
     slots_BL = key_BL & ((1 << bits) - 1)
