@@ -16,7 +16,7 @@ from nano4m.config_masking import STRATEGY_NAMES
 from nano4m.errors import UserError
 from nano4m.masking import STRATEGIES, draw_masks, mask, place
 from nano4m.masking.check import check_masking
-from nano4m.masking.plan import Plan
+from nano4m.masking.plan import Plan, join
 from nano4m.modalities import MODALITIES
 
 TOKENS = TokenSequence(tiny_modalities())
@@ -552,3 +552,18 @@ def test_strategies_that_need_what_is_not_there_are_refused():
         check_masking(_config("suffix"), TokenSequence(one))
     for name in STRATEGIES:
         check_masking(_config(name), TOKENS)
+
+
+def test_joined_plans_keep_their_own_priorities():
+    c = TOKENS.index("rgb")
+    span, length = TOKENS.slices[c], TOKENS.modalities[c].length
+    inputs, targets = torch.zeros(2, 16, len(TOKENS.modalities), dtype=torch.int64)
+    inputs[:, c], targets[:, c] = 1, length - 1
+    last_first = torch.zeros(16, TOKENS.length, dtype=torch.int64)
+    last_first[:, span] = torch.arange(length).flip(0)
+    plans = [Plan(inputs, targets, own) for own in (None, last_first, None)]
+    valid = torch.ones(48, TOKENS.length, dtype=torch.bool)
+    given, _ = place(join(plans), valid, TOKENS, torch.Generator().manual_seed(0))
+    chosen = given[:, span].int().argmax(1)
+    assert (chosen[16:32] == length - 1).all()
+    assert len(chosen[:16].unique()) > 1 and len(chosen[32:].unique()) > 1
