@@ -28,7 +28,7 @@ def work(threads: int, batch: int, group: int, steps: int, tiny: bool) -> None:
     torch.set_flush_denormal(True)
     prepare_matmul()
     keep_freed_memory()
-    world = open_world(RECIPE.model_copy(update={"device": "cpu"}))
+    world = open_world(RECIPE, "cpu")
     modalities = reference_modalities(4 if tiny else 1)
     totals = (4, 12) if tiny else (16, 256)
     clips = Clips(modalities=modalities, rows=batch, seed=0, totals=totals)

@@ -76,13 +76,14 @@ def table() -> TokenTable:
     return tiny_table()
 
 
-def small_config(model: dict | None = None, **train) -> Config:
+def small_config(model: dict | None = None, device: str = "cpu", **train) -> Config:
     """Twelve steps of a one-block model, the same on every machine; ``train`` and ``model`` change
     it."""
     settings = {"steps": 12, "batch_size": 16, "warmup": 2, "val_every": 6, "val_samples": 16}
-    settings |= {"save_every": 4, "dropout": 0.1, "tracker": "none", "device": "cpu"}
+    settings |= {"save_every": 4, "dropout": 0.1, "tracker": "none"}
     settings["codes"] = (model or {}).get("tables") != "shared"
     return Config(
+        device=device,
         tokenizers={"rgb": ImageVQ(), "sound": MelVQ()},
         masking=MaskingConfig(group_size=8),
         model=ModelConfig(

@@ -63,7 +63,7 @@ def run_engine(folder: Path) -> dict:
     if not rank_of_process():
         damaged.write_bytes(damaged.read_bytes()[:40])
     config = scenario("fsdp-adamw")
-    world = train_world(config.train)
+    world = train_world(config)
     world.wait()
     told["fallen back to"] = Trainer(config, tiny_table(96), folder / "fsdp-adamw", world).first
     for title, name, where, change in (
@@ -82,7 +82,7 @@ def run_engine(folder: Path) -> dict:
 
 def _sums() -> list[float]:
     """Return the largest errors of sums over processes: large, small and strided tensors."""
-    world = train_world(scenario("ddp-adamw").train)
+    world = train_world(scenario("ddp-adamw"))
     draws = [torch.Generator().manual_seed(rank) for rank in range(world.size)]
     shapes = [(2, LARGE), (7,), (LARGE // 8, 16), (3, 5)]
     parts = [[torch.randn(shape, generator=draw) for shape in shapes] for draw in draws]
@@ -96,7 +96,7 @@ def _sums() -> list[float]:
 def _same_weights(folder: Path) -> dict[str, float]:
     """Return the largest difference between the weights of two processes after ddp steps."""
     config = scenario("ddp-adamw")
-    world = train_world(config.train)
+    world = train_world(config)
     trainer = Trainer(config, tiny_table(96), folder / "nothing", world)
     for number, rows in enumerate(trainer.order.steps(0, 2)):
         trainer.step(number, rows)

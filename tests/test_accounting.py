@@ -159,7 +159,12 @@ def test_auto_computes_in_bf16_where_the_machine_multiplies_it(monkeypatch, avx,
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     assert _resolved("auto") == (torch.bfloat16 if avx or amx else torch.float32)
-    assert _resolved("auto", "cuda") == torch.bfloat16
+    for native, chosen in ((True, torch.bfloat16), (False, torch.float16)):
+        # T4 and V100 emulate bf16: slower than float32.
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation, native=native: native
+        )
+        assert _resolved("auto", "cuda") == chosen
     # What is asked for is what is taken.
     assert [_resolved(n) for n in ("fp32", "bf16", "fp16")] == [
         torch.float32,
@@ -171,10 +176,14 @@ def test_auto_computes_in_bf16_where_the_machine_multiplies_it(monkeypatch, avx,
 def test_a_device_that_is_not_there_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert resolve_device("auto") == resolve_device("cpu") == CPU
-    with pytest.raises(UserError, match="--train.device cuda: .* no CUDA device; use auto or cpu"):
+    with pytest.raises(UserError, match="--device cuda: .* CUDA.*; use auto or cpu"):
         train_model(small_config(device="cuda"), tiny_table(), tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert resolve_device("auto").type == resolve_device("cuda").type == "cuda"
+    assert resolve_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(UserError, match="--device cuda:2: this machine has cuda:0, cuda:1"):
+        resolve_device("cuda:2")
     assert resolve_device("cpu") == CPU
 
 

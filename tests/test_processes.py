@@ -152,7 +152,7 @@ def test_the_reproducer_of_a_sharded_run_is_whole(engine):
 def commands(tmp_path_factory):
     """Return the folder of a run and what each process told of each command on it."""
     out = tmp_path_factory.mktemp("cli") / "run"
-    arguments = ["farm", "--out", str(out), *TINY, "--train.device", "cpu"]
+    arguments = ["farm", "--out", str(out), *TINY, "--device", "cpu"]
     for stage in ("clips", "tokenizers", "table"):
         main([stage, *arguments])
     shutil.copytree(out, out.with_name("alone"))

@@ -32,6 +32,10 @@ A command that was stopped goes on where it was when it is run again.
 """
 
 
+RENAMED = {"--train.device": "--device"}
+"""Options of before, and what they are called now."""
+
+
 @dataclass(frozen=True)
 class Options:
     """Where to read and write.
@@ -74,6 +78,9 @@ def _parse(command: str, args: Sequence[str]) -> tuple[Any, Options]:
             f"the preset comes first: nano4m {command} PRESET {' '.join(args)}; "
             f"choose from {', '.join(PRESETS)}"
         )
+    for old, new in RENAMED.items():
+        if any(word == old or word.startswith(f"{old}=") for word in args):
+            raise UserError(f"{old} is {new} now")
     base = preset(args[0])
     # A size is one of the defaults that other options change, so it is read before them.
     before = argparse.ArgumentParser(add_help=False, allow_abbrev=False)

@@ -4,7 +4,7 @@ Every field is an option of the command line (``--clips.window-seconds 2``), its
 help text, an unknown field is an error. Presets are objects of this type, in ``presets.py``.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -180,7 +180,6 @@ class TrainConfig(Section):
         description="Of activations and of the weights that compute; what is updated, averaged and "
         "summed is always fp32. auto: bf16 on a GPU and on a CPU that multiplies it natively.",
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute.")
     strategy: Literal["ddp", "fsdp"] = Field(
         "ddp",
         description="Of several processes started by torchrun: each holds all weights, or a shard.",
@@ -223,6 +222,11 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
         0, description="Random seed of every stage."
     )
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = Field(
+        "auto",
+        description="Where every stage computes: cpu, cuda, cuda:N or mps (untested); auto: the "
+        "GPU if there is one.",
+    )
     source: SourceConfig = FarmSource()
     clips: ClipsConfig = ClipsConfig()
     tokenizers: dict[str, TokenizerConfig] = Field(
@@ -234,6 +238,16 @@ class Config(Section):
     generate: GenerateConfig = GenerateConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     report: ReportConfig = ReportConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_names(cls, given: Any) -> Any:
+        # A run of before has the device in its train section.
+        if isinstance(given, dict) and isinstance(given.get("train"), dict):
+            train = dict(given["train"])
+            if "device" in train:
+                given = {"device": train.pop("device"), **given, "train": train}
+        return given
 
     @model_validator(mode="after")
     def _belongs_together(self) -> "Config":

@@ -93,11 +93,14 @@ class World:
                     part.reshard()
 
 
-def open_world(config: TrainConfig, dtype: torch.dtype | None = None) -> World:
+def open_world(
+    config: TrainConfig, device: str = "auto", dtype: torch.dtype | None = None
+) -> World:
     """Join the processes that torchrun started, or be alone.
 
     Args:
-        config: ``device`` and ``strategy``.
+        config: ``strategy`` is used.
+        device: Of the configuration, see ``resolve_device``.
         dtype: Type to compute in, for sharded weights.
 
     Raises:
@@ -111,7 +114,7 @@ def open_world(config: TrainConfig, dtype: torch.dtype | None = None) -> World:
                 "--train.strategy fsdp shards weights over processes and there is one; run: "
                 "torchrun --nproc-per-node N -m nano4m train PRESET --train.strategy fsdp"
             )
-        return World(resolve_device(config.device))
+        return World(resolve_device(device))
     try:
         from lightning_fabric import Fabric
     except ImportError as error:
@@ -121,13 +124,13 @@ def open_world(config: TrainConfig, dtype: torch.dtype | None = None) -> World:
     from lightning_fabric.strategies.ddp import DDPStrategy
     from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 
-    kind = resolve_device(config.device).type
+    kind = resolve_device(device).type
     local = int(os.environ.get("LOCAL_WORLD_SIZE", size))
     if kind == "cuda" and local > torch.cuda.device_count():
         raise UserError(
             f"torchrun starts {local} processes on this machine, which has "
             f"{torch.cuda.device_count()} CUDA devices; give --nproc-per-node at most that, or "
-            f"--train.device cpu"
+            f"--device cpu"
         )
     strategy: Any = DDPStrategy()
     if config.strategy == "fsdp":

@@ -4,6 +4,7 @@ Weights, their averages, optimizer states, gradient sums and losses are float32 
 here: the choice is that of activations and of the copy of the weights that computes.
 """
 
+import os
 import time
 from functools import cache
 
@@ -17,32 +18,67 @@ EXACT = 1e-5
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device to compute on: ``cuda``, ``cpu``, or ``auto`` for the better one there is.
+    """Return the device to compute on: ``cpu``, ``cuda``, ``cuda:N``, ``mps``, or ``auto`` for the
+    GPU if there is one.
 
     Processes of torchrun are given their own card by ``open_world``.
 
     Raises:
-        UserError: ``cuda`` is asked for and there is none.
+        UserError: A device that is not there; the message says why, and what is.
     """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--train.device cuda: this machine has no CUDA device; use auto or cpu")
-    if name == "cuda" or (name == "auto" and torch.cuda.is_available()):
-        return torch.device("cuda", 0)
-    return torch.device("cpu")
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda", 0) if found else torch.device("cpu")
+    kind, _, number = name.partition(":")
+    if kind == "cuda":
+        if not found:
+            raise UserError(f"--device {name}: {_why_no_cuda()}; use auto or cpu")
+        if int(number or 0) >= found:
+            cards = ", ".join(f"cuda:{i}" for i in range(found))
+            raise UserError(f"--device {name}: this machine has {cards}")
+        return torch.device("cuda", int(number or 0))
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise UserError("--device mps: this machine has no Metal device; use auto or cpu")
+    return torch.device(kind)
+
+
+def _why_no_cuda() -> str:
+    """Return why PyTorch sees no CUDA device."""
+    if torch.version.cuda is None:
+        return (
+            f"PyTorch {torch.__version__} is a build without CUDA; install one with it into this "
+            "environment (README, A GPU)"
+        )
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return f"CUDA_VISIBLE_DEVICES is {visible!r} and leaves no CUDA device to be seen"
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        # The first line names an old driver and its version.
+        return f"no CUDA device can be used ({str(error).strip().splitlines()[0]})"
+    return "this machine has no CUDA device"
 
 
 def multiplies_bf16(device: torch.device) -> bool:
     """Return whether products of bf16 matrices are native to the device, and so the faster ones."""
+    if device.type == "cuda":
+        # T4 and V100 emulate it, which is slower than float32.
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
-        return True
+        return False
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def resolve_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
-    """Return the type to compute in; ``auto`` is bf16 where the machine multiplies it natively."""
+    """Return the type to compute in; ``auto`` is bf16 where the machine multiplies it natively,
+    fp16 on an older CUDA card, else fp32.
+    """
     if config.precision != "auto":
         return DTYPES[config.precision]
-    return torch.bfloat16 if multiplies_bf16(device) else torch.float32
+    if multiplies_bf16(device):
+        return torch.bfloat16
+    return torch.float16 if device.type == "cuda" else torch.float32
 
 
 @cache

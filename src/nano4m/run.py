@@ -176,7 +176,7 @@ STAGES: dict[str, Stage] = {
 NOT_SETTINGS = {
     "clips": {"workers"},
     "model": {"checkpointing"},
-    "train": {"device", "strategy", "compile", "tracker", "save_every"},
+    "train": {"strategy", "compile", "tracker", "save_every"},
     "evaluate": {"workers"},
 }
 
@@ -260,7 +260,7 @@ def _together(run: Run, name: str, overwrite: bool) -> dict[str, Any]:
         )
     from nano4m.train import train_world
 
-    world = train_world(run.config.train)
+    world = train_world(run.config)
     run = replace(run, world=world)
     # The first process looks after the folder; the others train when it does.
     if world.rank:

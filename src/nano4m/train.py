@@ -17,7 +17,7 @@ from nano4m.accounting import Operations, count_tokens, peak_memory
 from nano4m.allocation import keep_freed_memory
 from nano4m.batch import MaskedBatch, TokenSequence
 from nano4m.checkpoint import save_model, save_reproducer
-from nano4m.config import Config, MaskingConfig, TrainConfig
+from nano4m.config import Config, MaskingConfig
 from nano4m.devices import World, open_world
 from nano4m.errors import UserError
 from nano4m.interrupt import Interrupt
@@ -256,9 +256,10 @@ class Trainer:
         }
 
 
-def train_world(settings: TrainConfig) -> World:
+def train_world(config: Config) -> World:
     """Join the processes that torchrun started, or be alone."""
-    return open_world(settings, resolve_dtype(settings, resolve_device(settings.device)))
+    dtype = resolve_dtype(config.train, resolve_device(config.device))
+    return open_world(config.train, config.device, dtype)
 
 
 def train_model(
@@ -291,7 +292,7 @@ def train_model(
     prepare_matmul()
     keep_freed_memory()
     if world is None:
-        world = train_world(config.train)
+        world = train_world(config)
     return Trainer(config, table, folder, world).run(stop)
 
 

@@ -171,6 +171,6 @@ def open_desk(config: Config, opener: Opener) -> Desk:
     """
     materials = opener()
     prepare_matmul()
-    model = materials.model.to(resolve_device(config.train.device)).eval()
+    model = materials.model.to(resolve_device(config.device)).eval()
     bench = build_bench(config, materials.clips, materials.table, model)
     return Desk(config, materials.clips, materials.tokenizers, materials.table, bench)

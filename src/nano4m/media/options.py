@@ -91,7 +91,7 @@ class Options:
         overwrite: Write into a folder that is not empty; what this command left there is replaced,
             other files stay.
         sheet: Also write sheet.png, inputs beside samples, and sounds.png, their spectrograms.
-        device: Where to compute.
+        device: Where to compute: cpu, cuda, cuda:N or mps; auto: the GPU if there is one.
     """
 
     run: Path
@@ -111,7 +111,7 @@ class Options:
     seed: int = 0
     overwrite: bool = False
     sheet: bool = False
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: str = "auto"
 
 
 def parse_options(args: Sequence[str]) -> tuple[Options, dict[str, Any]]:
