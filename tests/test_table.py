@@ -1,13 +1,16 @@
 """The token table: round trip, views, and everything that contradicts itself is refused."""
 
 import dataclasses
+import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from nano4m.errors import UserError
 from nano4m.table import TokenTable, Vocabulary, open_table, write_table
+from nano4m.table_shards import Sharded, strings
 
 
 def test_round_trip_is_exact(table, tmp_path):
@@ -21,6 +24,88 @@ def test_round_trip_is_exact(table, tmp_path):
     np.testing.assert_array_equal(read.codes["rgb"], table.codes["rgb"])
     for name in ("clip_ids", "labels", "splits"):
         np.testing.assert_array_equal(getattr(read, name), getattr(table, name))
+
+
+def files(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_several_shards_are_one_table(table, tmp_path):
+    write_table(table, tmp_path, shard_rows=7)
+    assert len(list(tmp_path.glob("tokens*.arrow"))) == len(list(tmp_path.glob("*.parquet"))) == 7
+    read = open_table(tmp_path)
+    rng = np.random.default_rng(0)
+    for name, ids in table.ids.items():
+        several = read.ids[name]
+        assert isinstance(several, Sharded) and not isinstance(several, np.ndarray)
+        assert (several.shape, several.size, several.ndim) == (ids.shape, ids.size, 3)
+        assert several.dtype == np.uint16 and len(several) == 48 and several.max() == ids.max()
+        np.testing.assert_array_equal(several, ids)
+        rows = rng.integers(-48, 48, 25)
+        views = rng.integers(0, ids.shape[1], 25)
+        for key in (3, -1, rows, rows.tolist(), slice(5, 30, 4), rows[:0], rows > 0, (rows, views)):
+            if isinstance(key, np.ndarray) and key.dtype == bool:
+                key = np.resize(key, 48)
+            np.testing.assert_array_equal(several[key], ids[key])
+        for key in ((rows, 0), (9, 0), (rows, views, 1), (slice(None), 0, slice(1, 3))):
+            np.testing.assert_array_equal(several[key], ids[key])
+        with pytest.raises(IndexError):
+            several[[0, 48]]
+    for name in ("clip_ids", "labels", "splits"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(table, name))
+    rows = rng.permutation(48)
+    for got, expected in zip(
+        read.gather(rows, np.random.default_rng(1)),
+        table.gather(rows, np.random.default_rng(1)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(got, expected)
+    assert sum(pq.read_table(p).num_rows for p in tmp_path.glob("*.parquet")) == 48
+    write_table(table, tmp_path)
+    expected = ["codes.safetensors", "tokens.arrow", "tokens.json", "tokens.parquet"]
+    assert files(tmp_path) == expected, "shards of the table of before are still there"
+
+
+def test_a_table_of_before_opens_and_all_its_ids_are_looked_at(table, tmp_path):
+    write_table(table, tmp_path)
+    (tmp_path / "tokens.json").unlink()
+    np.testing.assert_array_equal(open_table(tmp_path).ids["sound"], table.ids["sound"])
+    arrow = pa.ipc.open_file(tmp_path / "tokens.arrow").read_all()
+    place = arrow.schema.get_field_index("rgb")
+    wrong = table.ids["rgb"].reshape(-1).copy()
+    wrong[0] = 11
+    column = pa.FixedSizeListArray.from_arrays(pa.array(wrong), len(wrong) // 48)
+    arrow = arrow.set_column(place, "rgb", column)
+    with pa.ipc.new_file(tmp_path / "tokens.arrow", arrow.schema) as writer:
+        writer.write_table(arrow)
+    with pytest.raises(UserError, match="rgb of clip 'clip000' has id 11"):
+        open_table(tmp_path)
+
+
+def test_shards_that_do_not_belong_together_are_refused(table, tmp_path):
+    write_table(table, tmp_path, shard_rows=25)
+    (tmp_path / "tokens-00001.arrow").rename(tmp_path / "away")
+    with pytest.raises(UserError, match="no token table at .*tokens-00001.arrow.*nano4m table"):
+        open_table(tmp_path)
+    (tmp_path / "tokens-00001.arrow").write_bytes((tmp_path / "tokens.arrow").read_bytes())
+    with pytest.raises(UserError, match="has 25 clips, its index says 23"):
+        open_table(tmp_path)
+    (tmp_path / "away").rename(tmp_path / "tokens-00001.arrow")
+    index = json.loads((tmp_path / "tokens.json").read_text())
+    assert index["highest"]["rgb"] == table.ids["rgb"].max() and index["rows"] == 48
+    (tmp_path / "tokens.json").write_text("{")
+    with pytest.raises(UserError, match="tokens.json is damaged.*--overwrite"):
+        open_table(tmp_path)
+
+
+@pytest.mark.parametrize("count", [0, 3, 5000])
+@pytest.mark.parametrize("words", ["cat", "a clip {i} of its own", "\u00e9t\u00e9 {i}", ""])
+def test_strings_of_a_column(count, words):
+    expected = [words.format(i=i) for i in range(count)]
+    parts = (expected[: count // 2], expected[count // 2 :])
+    halves = [pa.array(part, pa.string()) for part in parts]
+    found = strings(pa.chunked_array(halves, pa.string()))
+    assert found.dtype.kind == "U" and found.tolist() == expected
 
 
 def test_parquet_is_one_row_a_clip_with_fixed_size_uint16_lists(table, tmp_path):

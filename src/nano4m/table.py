@@ -4,26 +4,38 @@
 fixed-size uint16 list a modality ([views * length], row-major) and, for text, ``<name>_length``,
 the true length with its end token. The file's metadata carry the modalities and the fingerprint of
 each tokenizer; ``codes.safetensors`` holds their codebooks. Training maps ``tokens.arrow`` (Arrow
-IPC, the same rows) into memory.
+IPC, the same rows) into memory. A table larger than one shard goes on in further files, see
+``table_shards``.
 """
 
 import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from nano4m.errors import UserError
 from nano4m.modalities import TEXT_END, Modality
+from nano4m.table_shards import (
+    INDEX,
+    SHARD_BYTES,
+    Sharded,
+    finish,
+    read_index,
+    shard_name,
+    strings,
+    write_shard,
+)
 
 _META = b"nano4m"
+_MAKE_AGAIN = "run: nano4m table PRESET --out OUT --overwrite"
 
 
 @dataclass(frozen=True)
@@ -82,10 +94,12 @@ class TokenTable:
     Attributes:
         vocabulary: Modalities and tokenizer fingerprints.
         clip_ids, labels, splits: String arrays (n,).
-        ids: Modality name -> uint16 (n, views, length).
+        ids: Modality name -> uint16 (n, views, length); of a table of several shards a
+            ``Sharded``, which is asked by rows like an array.
         lengths: Name of a text modality -> int64 (n, views), true lengths with the end token.
         codes: Name -> float32 (vocab_size, width), the vector that each id stands for, where its
             tokenizer has one: what a model's table may start from.
+        highest: Modality name -> highest id, where it is known; None: all ids are looked at.
     """
 
     vocabulary: Vocabulary
@@ -95,8 +109,9 @@ class TokenTable:
     ids: Mapping[str, np.ndarray]
     lengths: Mapping[str, np.ndarray]
     codes: Mapping[str, np.ndarray] = field(default_factory=dict)
+    highest: InitVar[Mapping[str, int] | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, highest: Mapping[str, int] | None) -> None:
         for modality in self.vocabulary.modalities:
             ids = self.ids[modality.name]
             if (
@@ -108,7 +123,10 @@ class TokenTable:
                     f"token table: {modality.name} has shape {ids.shape}, expected "
                     f"({len(self.clip_ids)}, views, {modality.length})"
                 )
+            if highest and highest.get(modality.name, modality.vocab_size) < modality.vocab_size:
+                continue
             if ids.size and int(ids.max()) >= modality.vocab_size:
+                ids = np.asarray(ids)
                 clip = int(np.argmax((ids >= modality.vocab_size).any(axis=(1, 2))))
                 raise UserError(
                     f"token table: {modality.name} of clip {str(self.clip_ids[clip])!r} has id "
@@ -116,10 +134,10 @@ class TokenTable:
                     f"tokenise again: nano4m table PRESET --out OUT --overwrite"
                 )
         for name, lengths in self.lengths.items():
-            ends = np.take_along_axis(self.ids[name], (lengths - 1)[..., None].clip(0), axis=2)[
-                ..., 0
-            ]
-            bad = (lengths < 1) | (lengths > self.ids[name].shape[2]) | (ends != TEXT_END)
+            bad = (lengths < 1) | (lengths > self.ids[name].shape[2])
+            row, view = np.indices(lengths.shape).reshape(2, -1)
+            last = (lengths.reshape(-1) - 1).clip(0, self.ids[name].shape[2] - 1)
+            bad |= (self.ids[name][row, view, last] != TEXT_END).reshape(lengths.shape)
             if bad.any():
                 clip = int(np.argmax(bad.any(axis=1)))
                 raise UserError(
@@ -178,76 +196,126 @@ class TokenTable:
         return np.concatenate(parts, axis=1), np.concatenate(valids, axis=1)
 
 
-def write_table(table: TokenTable, folder: Path) -> None:
-    """Write ``tokens.parquet`` and ``tokens.arrow``, each whole or not at all."""
-    columns: dict[str, pa.Array] = {
-        "clip_id": pa.array(table.clip_ids.tolist(), pa.string()),
-        "label": pa.array(table.labels.tolist(), pa.string()),
-        "split": pa.array(table.splits.tolist(), pa.string()),
-    }
-    views = {}
-    for name, ids in table.ids.items():
-        views[name] = ids.shape[1]
-        flat = pa.array(np.ascontiguousarray(ids, dtype=np.uint16).reshape(-1))
-        columns[name] = pa.FixedSizeListArray.from_arrays(flat, ids.shape[1] * ids.shape[2])
-    for name, lengths in table.lengths.items():
-        flat = pa.array(np.ascontiguousarray(lengths, dtype=np.uint16).reshape(-1))
-        columns[f"{name}_length"] = pa.FixedSizeListArray.from_arrays(flat, lengths.shape[1])
-    meta = table.vocabulary.to_json() | {"views": views}
-    arrow = pa.table(columns).replace_schema_metadata({_META: json.dumps(meta).encode()})
+def write_table(table: TokenTable, folder: Path, shard_rows: int | None = None) -> None:
+    """Write the shards of a table in both forms, and their index last.
+
+    Beside the table itself one shard is in memory at a time.
+
+    Args:
+        table: What to write.
+        folder: Where to; made if missing.
+        shard_rows: Clips a shard; None: as many as SHARD_BYTES of ids.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    count = len(table.clip_ids)
+    row_bytes = sum(2 * ids.shape[1] * ids.shape[2] for ids in table.ids.values())
+    step = shard_rows or max(1, SHARD_BYTES // row_bytes)
+    views = {name: ids.shape[1] for name, ids in table.ids.items()}
+    meta = json.dumps(table.vocabulary.to_json() | {"views": views}).encode()
     folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(arrow, folder / "tokens.parquet.part")
-    with pa.ipc.new_file(folder / "tokens.arrow.part", arrow.schema) as writer:
-        writer.write_table(arrow.combine_chunks())
+    shards = []
+    for number, start in enumerate(range(0, max(count, 1), step)):
+        own = slice(start, min(start + step, count))
+        write_shard(folder, number, _columns(table, own), meta)
+        shards.append({"name": shard_name(number), "rows": own.stop - own.start})
     save_file({n: np.ascontiguousarray(c) for n, c in table.codes.items()}, folder / "codes.part")
     os.replace(folder / "codes.part", folder / "codes.safetensors")
-    for name in ("tokens.parquet", "tokens.arrow"):
-        os.replace(folder / f"{name}.part", folder / name)
+    highest = {name: int(ids.max()) if ids.size else 0 for name, ids in table.ids.items()}
+    finish(folder, {"rows": count, "shards": shards, "highest": highest})
+
+
+def _columns(table: TokenTable, own: slice) -> dict[str, pa.Array]:
+    columns: dict[str, pa.Array] = {
+        "clip_id": pa.array(table.clip_ids[own], pa.string()),
+        "label": pa.array(table.labels[own], pa.string()),
+        "split": pa.array(table.splits[own], pa.string()),
+    }
+
+    def lists(cells: np.ndarray) -> pa.Array:
+        flat = np.ascontiguousarray(cells, dtype=np.uint16).reshape(-1)
+        return pa.FixedSizeListArray.from_arrays(pa.array(flat), int(np.prod(cells.shape[1:])))
+
+    columns |= {name: lists(ids[own]) for name, ids in table.ids.items()}
+    columns |= {f"{name}_length": lists(found[own]) for name, found in table.lengths.items()}
+    return columns
 
 
 def open_table(folder: Path) -> TokenTable:
-    """Map the table of ``folder`` into memory.
+    """Map the shards of ``folder`` into memory; ids are read when they are asked for.
+
+    Whether ids are inside their vocabularies was seen when they were written, and the index says
+    the highest ones; of a table of before, without an index, all ids are looked at.
 
     Raises:
-        UserError: No table there, or one that contradicts itself (an id out of range, a caption
-            without an end); the message names the clip.
+        UserError: No table there, a shard that is missing or damaged, or a table that contradicts
+            itself (an id out of range, a caption without an end); the message names the clip.
     """
-    path = folder / "tokens.arrow"
-    if not path.exists():
-        raise UserError(
-            f"no token table at {folder} (tokens.arrow); run: nano4m table PRESET --out OUT"
-        )
-    try:
-        arrow = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    except pa.ArrowInvalid as error:
-        raise UserError(
-            f"{path} is not a whole Arrow file ({error}); run: nano4m table PRESET --out OUT "
-            f"--overwrite"
-        ) from error
-    if _META not in (arrow.schema.metadata or {}):
-        raise UserError(f"{path} is an Arrow file, but no token table of nano4m")
-    meta = json.loads(arrow.schema.metadata[_META])
+    index = _index(folder)
+    mapped = [_map_shard(folder / f"{shard['name']}.arrow", shard) for shard in index["shards"]]
+    if any(shard.schema.metadata[_META] != mapped[0].schema.metadata[_META] for shard in mapped):
+        raise UserError(f"the shards in {folder} are not of one token table; {_MAKE_AGAIN}")
+    meta = json.loads(mapped[0].schema.metadata[_META])
     vocabulary = Vocabulary.from_json(meta)
 
     def column(name: str, *shape: int) -> np.ndarray:
-        chunks = [c.values.to_numpy(zero_copy_only=True) for c in arrow.column(name).chunks]
-        flat = chunks[0] if len(chunks) == 1 else np.concatenate([*chunks, np.zeros(0, np.uint16)])
-        return flat.reshape(arrow.num_rows, *shape)
+        parts = [
+            chunk.values.to_numpy(zero_copy_only=True)[
+                chunk.offset * int(np.prod(shape)) :
+            ].reshape(-1, *shape)[: len(chunk)]
+            for shard in mapped
+            for chunk in shard.column(name).chunks
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        # It is asked like an array, and joining what may be larger than memory is no way.
+        return cast(np.ndarray, Sharded(parts or [np.zeros((0, *shape), np.uint16)]))
 
     ids = {m.name: column(m.name, meta["views"][m.name], m.length) for m in vocabulary.modalities}
     lengths = {
-        m.name: column(f"{m.name}_length", meta["views"][m.name]).astype(np.int64)
+        m.name: np.asarray(column(f"{m.name}_length", meta["views"][m.name]), dtype=np.int64)
         for m in vocabulary.modalities
         if m.is_text
     }
     texts = [
-        np.array(arrow.column(c).to_pylist(), dtype=str) for c in ("clip_id", "label", "split")
-    ]
+        strings(pa.chunked_array([c for shard in mapped for c in shard.column(name).chunks]
+                                 or [pa.array([], pa.string())]))
+        for name in ("clip_id", "label", "split")
+    ]  # fmt: skip
     try:
         codes = load_file(folder / "codes.safetensors")
     except (FileNotFoundError, SafetensorError) as error:
         raise UserError(
-            f"{folder / 'codes.safetensors'} is missing or damaged ({error}); run: nano4m table "
-            f"PRESET --out OUT --overwrite"
+            f"{folder / 'codes.safetensors'} is missing or damaged ({error}); {_MAKE_AGAIN}"
         ) from error
-    return TokenTable(vocabulary, texts[0], texts[1], texts[2], ids, lengths, codes)
+    return TokenTable(
+        vocabulary, texts[0], texts[1], texts[2], ids, lengths, codes, index["highest"]
+    )
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    try:
+        index = read_index(folder)
+        assert index["shards"] and "highest" in index
+    except (ValueError, KeyError, AssertionError) as error:
+        raise UserError(f"{folder / INDEX} is damaged ({error!r}); {_MAKE_AGAIN}") from error
+    return index
+
+
+def _map_shard(path: Path, shard: Mapping[str, Any]) -> pa.Table:
+    if not path.exists():
+        raise UserError(
+            f"no token table at {path.parent} ({path.name}); run: nano4m table PRESET --out OUT"
+        )
+    try:
+        arrow = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{path} is not a whole Arrow file ({error}); {_MAKE_AGAIN}") from error
+    if _META not in (arrow.schema.metadata or {}):
+        raise UserError(f"{path} is an Arrow file, but no token table of nano4m")
+    if shard["rows"] not in (None, arrow.num_rows):
+        raise UserError(
+            f"{path} has {arrow.num_rows} clips, its index says {shard['rows']}; {_MAKE_AGAIN}"
+        )
+    return arrow
