@@ -9,7 +9,7 @@ import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from nano4m.config import FarmSource
-from nano4m.sources import farm
+from nano4m.sources import farm, farm_render
 from nano4m.sources.base import ClipPlan
 from nano4m.sources.farm_animals import ANIMALS
 from nano4m.sources.farm_render import FOCAL, Scene, render
@@ -206,6 +206,21 @@ def test_depth_of_an_animal_agrees_with_a_scalar_search():
         num_bodies += nearest < floor
         assert depth[row, column] == pytest.approx(nearest, rel=1e-5)
     assert num_bodies > 20
+
+
+@pytest.mark.parametrize("label", ["sheep", "pigeon"])
+def test_how_many_rays_are_traced_at_once_changes_nothing(label, monkeypatch):
+    scene = farm.draw_scene(one_of(label))
+    whole = render(scene, 96)
+    monkeypatch.setattr(farm_render, "BLOCK_RAYS", 1000)
+    for got, expected in zip(render(scene, 96), whole, strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_of_two_surfaces_at_one_distance_the_first_is_seen():
+    scene = spheres((0.0, 1.0, -5.0, 0.4), (0.0, 1.0, -5.0, 0.4))
+    _, what = farm_render.Tracer(scene).hit(np.array([[0.0, 0.0, -1.0], [0.0, -1.0, 0.0]]))
+    assert what.tolist() == [0, farm_render.GROUND]
 
 
 def test_normals_are_those_of_the_depth():

@@ -16,11 +16,14 @@ class SourceEntry:
         module: Path of the module with ``plan`` and ``load``; imported when it is asked for.
         description: One line for a person.
         licence: Of the media.
+        is_distinct: Whether no two clips can be one recording or show one picture, by construction;
+            duplicates are not looked for then.
     """
 
     module: str
     description: str
     licence: str
+    is_distinct: bool = False
 
 
 SOURCES: dict[str, SourceEntry] = {
@@ -28,6 +31,7 @@ SOURCES: dict[str, SourceEntry] = {
         module="nano4m.sources.farm",
         description="eleven toy animals, ray-traced and voiced on the fly; nothing to download",
         licence="none needed: made by this program",
+        is_distinct=True,
     ),
     "digits": SourceEntry(
         module="nano4m.sources.digits",

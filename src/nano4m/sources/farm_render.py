@@ -16,6 +16,8 @@ FOCAL = 2.35
 """Focal length over the height of the picture (24 degrees of view)."""
 RIPPLE = np.array([[52.0, -31.0, 17.0], [23.0, 58.0, -44.0], [-29.0, 21.0, 61.0]])
 """Columns are the wave vectors of the fine texture, in radians a metre."""
+BLOCK_RAYS = 4096
+"""Rays that are traced at once: those of a picture of 64 pixels."""
 SHADOW_REACH = 25.0
 """Metres within which shadows are looked for; beyond, a shadow is smaller than a pixel."""
 
@@ -131,14 +133,16 @@ class Tracer:
         square = np.einsum("pi,ip->p", self._square[which], monomials[:, ray])
         linear = np.einsum("pi,pi->p", self._linear[which], directions[ray])
         root = (-linear - np.sqrt(discriminant[which, ray])) / square
-        distances = np.full((len(self.forms) + 1, len(directions)), np.inf)
-        distances[which, ray] = np.where(root > 0.0, root, np.inf)
+        distance = np.full(len(directions), np.inf)
         down = directions[:, 1] < 0.0
-        distances[-1, down] = -self.scene.eye_height / directions[down, 1]
-        what = np.argmin(distances, axis=0)
-        distance = np.take_along_axis(distances, what[None], axis=0)[0]
-        what[what == len(self.forms)] = GROUND
-        what[np.isinf(distance)] = SKY
+        distance[down] = -self.scene.eye_height / directions[down, 1]
+        what = np.where(down, GROUND, SKY)
+        ahead = root > 0.0
+        which, ray, root = which[ahead], ray[ahead], root[ahead]
+        np.minimum.at(distance, ray, root)
+        # Of two at one distance the one that comes first in the scene, so it is written last.
+        first = np.flatnonzero(root == distance[ray])[::-1]
+        what[ray[first]] = which[first]
         return distance, what
 
     def normals(self, points: np.ndarray, what: np.ndarray) -> np.ndarray:
@@ -227,17 +231,28 @@ def render(scene: Scene, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
         normals float32 (S, S, 3) in camera axes (x right, y up, z to the viewer), sky (0, 0, 1).
     """
     tracer = Tracer(scene)
+
+    def trace(directions: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Distance, what was hit, colour, normal and shadow of each ray (P, 3)."""
+        # What one block needs at a time fits the cache of a core; a larger picture does not.
+        found = []
+        for start in range(0, len(directions), BLOCK_RAYS):
+            block = directions[start : start + BLOCK_RAYS]
+            distance, what = tracer.hit(block)
+            found.append((distance, what, *tracer.colours(block, distance, what)))
+        return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+
     row, column = np.divmod(np.arange(size * size), size)
     directions = rays(column + 0.5, row + 0.5, size, scene.pitch)
-    distance, what = tracer.hit(directions)
-    colour, normal, shadow = tracer.colours(directions, distance, what)
+    distance, what, colour, normal, shadow = trace(directions)
 
     edge = _edges((2 * what + shadow).reshape(size, size))
     inner = np.array([0.25, 0.75])
     columns = (column[edge, None, None] + inner[None, :, None] + np.zeros((1, 1, 2))).ravel()
     rows = (row[edge, None, None] + inner[None, None, :] + np.zeros((1, 2, 1))).ravel()
     finer = rays(columns, rows, size, scene.pitch)
-    colour[edge] = tracer.colours(finer, *tracer.hit(finer))[0].reshape(-1, 4, 3).mean(axis=1)
+    if len(edge):
+        colour[edge] = trace(finer)[2].reshape(-1, 4, 3).mean(axis=1)
 
     rgb = np.rint(colour * 255.0).astype(np.uint8).reshape(size, size, 3)
     depth = distance.astype(np.float32).reshape(size, size)
