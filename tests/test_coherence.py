@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from nano4m.config import Config, EvaluateConfig, TrainConfig
+from nano4m.config import Config, EvaluateConfig
 from nano4m.errors import UserError
 from nano4m.evaluate.coherence import directions_into
 from nano4m.evaluate.desk import Materials, build_bench, choose_clips
@@ -176,7 +176,7 @@ def test_evaluate_run_writes_what_it_returns(tmp_path, names):
     config = Config(
         tokenizers={k: v for k, v in PRESET["tokenizers"].items() if k in names},
         evaluate=EvaluateConfig(clips=30, judge_steps=60, bootstrap=100, workers=0),
-        train=TrainConfig(device="cpu"),
+        device="cpu",
     )
     context = {"provenance": {"commit": "x"}, "clips": {}, "tokenizers": {}, "training": {}}
     context["seconds"] = {"train": 1.0}

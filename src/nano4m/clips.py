@@ -32,7 +32,7 @@ from nano4m.errors import BadMedia, UserError
 from nano4m.progress import bar, say
 from nano4m.sources import source
 from nano4m.sources.base import ClipPlan
-from nano4m.workers import worker_pool
+from nano4m.workers import count_workers, worker_pool
 
 SHARD_CLIPS = 256
 """Clips a shard; also what a stopped build loses at most."""
@@ -231,7 +231,7 @@ def build_clips(
     make = partial(make_row, name=config.source.name, settings=config.source, clips=config.clips)
     left = [plans[i * SHARD_CLIPS : (i + 1) * SHARD_CLIPS] for i in todo]
     done = len(plans) - sum(map(len, left))
-    workers = min(config.clips.workers, sum(map(len, left)))
+    workers = min(count_workers(config.clips.workers), sum(map(len, left)))
     try:
         out.mkdir(parents=True, exist_ok=True)
         with bar("clips", len(plans), "clip", done) as progress, _mapper(make, workers) as rows_of:

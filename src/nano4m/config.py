@@ -14,6 +14,9 @@ from nano4m.modalities import MODALITIES
 from nano4m.model.config import ModelConfig as ModelConfig
 from nano4m.section import Positive, Section, Share
 
+Workers = Annotated[int, Field(ge=0)] | Literal["auto"]
+"""A number of processes; ``workers.count_workers`` says what auto is."""
+
 # -- sources -----------------------------------------------------------------------------------
 
 
@@ -86,7 +89,9 @@ class ClipsConfig(Section):
     depth_near: Annotated[float, Field(gt=0)] = Field(
         1.0, description="Distance in metres that is stored as 1 (inverse depth, 0 is infinity)."
     )
-    workers: Annotated[int, Field(ge=0)] = Field(2, description="Processes; 0 works in this one.")
+    workers: Workers = Field(
+        "auto", description="Processes; 0 works in this one; auto: one a core, at most 16."
+    )
 
 
 class ImageVQ(Section):
@@ -204,8 +209,10 @@ class EvaluateConfig(Section):
     clips: Positive = Field(220, description="Most clips a probe looks at.")
     judge_steps: Positive = Field(400, description="Training steps of each judge, on real media.")
     bootstrap: Annotated[int, Field(ge=100)] = Field(1000, description="Resamples of an interval.")
-    workers: Annotated[int, Field(ge=0)] = Field(
-        2, description="Processes of one thread each; the results are those of 0, which is none."
+    workers: Workers = Field(
+        "auto",
+        description="Processes of one thread each; the results are those of 0, which is none; "
+        "auto: one a core, at most 16.",
     )
 
 

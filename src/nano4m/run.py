@@ -49,9 +49,11 @@ class Run:
 
 
 def _tokenizers(run: Run) -> "dict[str, Tokenizer]":
+    from nano4m.precision import resolve_device
     from nano4m.tokenizers import load_tokenizer
 
-    return {n: load_tokenizer(run.out / "tokenizers" / n) for n in run.config.tokenizers}
+    device = resolve_device(run.config.device)
+    return {n: load_tokenizer(run.out / "tokenizers" / n, device) for n in run.config.tokenizers}
 
 
 def _clips(run: Run, folder: Path) -> dict[str, Any]:
@@ -83,10 +85,14 @@ def _train(run: Run, folder: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """Opens what evaluation looks at; small, to be sent to another process."""
+    """Opens what evaluation looks at; small, to be sent to another process.
+
+    ``device``, as ``Config.device``, is that of the tokenizers; the model is moved by who asks it.
+    """
 
     out: Path
     modalities: tuple[str, ...]
+    device: str = "cpu"
 
     def __call__(self) -> "Materials":
         """Open it.
@@ -97,13 +103,15 @@ class TrainedRun:
         from nano4m.checkpoint import load_model
         from nano4m.clip_table import open_clips
         from nano4m.evaluate.desk import Materials
+        from nano4m.precision import resolve_device
         from nano4m.table import open_table
         from nano4m.tokenizers import load_tokenizer
 
         table = open_table(self.out / "table")
         model, vocabulary = load_model(self.out / "train" / "checkpoint")
         vocabulary.require_same(table.vocabulary, "the checkpoint", "the token table")
-        tokenizers = {n: load_tokenizer(self.out / "tokenizers" / n) for n in self.modalities}
+        device, folder = resolve_device(self.device), self.out / "tokenizers"
+        tokenizers = {n: load_tokenizer(folder / n, device) for n in self.modalities}
         return Materials(open_clips(self.out / "clips"), tokenizers, table, model)
 
 
@@ -121,7 +129,8 @@ def _evaluate(run: Run, folder: Path) -> dict[str, Any]:
         "training": manifests["train"]["summary"],
         "seconds": {n: m["seconds"] for n, m in manifests.items()},
     }
-    opener = TrainedRun(run.out.resolve(), tuple(run.config.tokenizers))
+    modalities = tuple(run.config.tokenizers)
+    opener = TrainedRun(run.out.resolve(), modalities, run.config.device)
     results = evaluate_run(run.config, opener, folder, context)
     write_json(run.out / "results.json", json.loads(results.model_dump_json()))
     return {"directions": len(results.matrix), "probes": len(results.probes)}

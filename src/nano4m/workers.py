@@ -1,18 +1,75 @@
-"""Processes that compute side by side, one thread each, and end with the one that started them."""
+"""How many work side by side: processes of one thread each, which end with the one that started
+them, and threads that read ahead."""
 
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from nano4m.errors import UserError
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+MOST_WORKERS = 16
+"""Of a machine that is asked for ``auto``: more wait for each other's disk and start for long."""
+
+MEMORY_A_WORKER = 1 << 30
+"""Bytes: what PyTorch and the media in work take in one process, at the sizes of the presets."""
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+def count_workers(requested: int | str) -> int:
+    """Return the number of processes: ``auto`` is one a core that this process may use, at most
+    MOST_WORKERS and no more than there is memory for.
+    """
+    if isinstance(requested, int):
+        return requested
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(1, min(cores, MOST_WORKERS, _memory() // MEMORY_A_WORKER))
+
+
+def _memory() -> int:
+    """Return the bytes of memory of this machine, or of the container that it is seen through."""
+    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else ""
+    return min(found, int(text)) if text.isdigit() else found
+
+
+def ahead(
+    work: Callable[[_Item], _Result], items: Iterable[_Item], threads: int
+) -> Iterator[_Result]:
+    """Yield ``work(item)`` of all items in order, at most ``threads`` of them worked on in advance.
+
+    For what leaves the interpreter alone, such as decoding media. With 0 threads nothing is done
+    before it is asked for.
+    """
+    if not threads:
+        yield from map(work, items)
+        return
+    pool = ThreadPoolExecutor(threads)
+    waiting: deque[Future[_Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def start_worker() -> None:

@@ -3,6 +3,9 @@
 One classifier a kind of media, trained on real media of the train split alone and chosen by kind
 from JUDGES. A caption needs no training: it is right if it is one of that class in the train split.
 
+A judge trains and answers on a device; its media lie there, and all random numbers are drawn on the
+CPU and sent.
+
 Shapes: B batch, C channels, H height, W width, M mel bands, F frames.
 """
 
@@ -19,6 +22,8 @@ from nano4m.clip_table import ClipTable
 from nano4m.modalities import FRAMED, Media
 from nano4m.progress import bar
 from nano4m.tokenizers.mel import FLOOR_DB, MelSpectrogram
+from nano4m.tokenizers.on_device import CPU, fused, repeatable, seeded, send
+from nano4m.workers import ahead, count_workers
 
 MOST_MEDIA = 12000
 """Pictures or sounds that a judge is trained on; more fill the memory."""
@@ -33,7 +38,7 @@ class Judge(Protocol):
     """A classifier of media of one kind."""
 
     def predict(self, media: Any) -> np.ndarray:
-        """Return the class of each of n media, int64 (n,); UNKNOWN is never right."""
+        """Return the class of each of n media of any device, int64 (n,); UNKNOWN is never right."""
 
 
 class Lesson(NamedTuple):
@@ -45,6 +50,7 @@ class Lesson(NamedTuple):
     sample_rate: int
     steps: int
     seed: int
+    device: torch.device = CPU
 
 
 Augment = Callable[[Tensor, Generator], Tensor]
@@ -68,23 +74,25 @@ def _network(channels: int, smallest_side: int, num_classes: int) -> nn.Sequenti
     return nn.Sequential(*layers)
 
 
-def _shift(x: Tensor, most: Sequence[int], generator: Generator, fill: float) -> Tensor:
-    """Move a batch (B, C, H, W) by up to ``most`` rows and columns and uncover ``fill``."""
+def _shift(x: Tensor, most: Sequence[int], generator: Generator, fill: Tensor) -> Tensor:
+    """Move a batch (B, C, H, W) by up to ``most`` rows and columns and uncover ``fill`` ()."""
     height, width = x.shape[2:]
-    padded = F.pad(x, (most[1], most[1], most[0], most[0]), value=fill)
+    # Not F.pad: it takes a number, and the host would wait for the device to tell it.
+    padded = fill.expand(*x.shape[:2], height + 2 * most[0], width + 2 * most[1]).clone()
+    padded[:, :, most[0] : most[0] + height, most[1] : most[1] + width] = x
     top, left = (int(torch.randint(2 * n + 1, (), generator=generator)) for n in most)
     return padded[:, :, top : top + height, left : left + width]
 
 
 def _spread(values: Tensor, size: float, generator: Generator) -> Tensor:
-    """Return uniform numbers in [-size, size], (B, 1, 1, 1)."""
-    return (torch.rand(len(values), 1, 1, 1, generator=generator) * 2 - 1) * size
+    """Return uniform numbers in [-size, size], (B, 1, 1, 1), on the device of ``values``."""
+    numbers = (torch.rand(len(values), 1, 1, 1, generator=generator) * 2 - 1) * size
+    return send(numbers, values.device)
 
 
 def _vary_picture(x: Tensor, generator: Generator) -> Tensor:
     side = min(x.shape[2:])
-    edge = float(x[:, :, 0].mean())
-    x = _shift(x, (side // 12, side // 12), generator, edge)
+    x = _shift(x, (side // 12, side // 12), generator, x[:, :, 0].mean())
     # Detail that a tokenizer loses must not be what a judge relies on: most batches are blurred.
     blur = 1 + int(torch.randint(min(3, side // 8), (), generator=generator))
     if blur > 1:
@@ -94,7 +102,7 @@ def _vary_picture(x: Tensor, generator: Generator) -> Tensor:
 
 def _vary_sound(x: Tensor, generator: Generator) -> Tensor:
     # Standardised log-mel: a shift in time, a change of level, a hole in time and one in pitch.
-    x = _shift(x, (1, x.shape[3] // 10), generator, float(x.min())) + _spread(x, 0.4, generator)
+    x = _shift(x, (1, x.shape[3] // 10), generator, x.min()) + _spread(x, 0.4, generator)
     x = x.clone()
     for axis in (2, 3):
         width = int(torch.randint(x.shape[axis] // 8 + 1, (), generator=generator))
@@ -107,30 +115,32 @@ class _Network(Judge):
     """A convolutional network behind ``prepare``, which makes (B, C, H, W) of a batch of media."""
 
     def __init__(self, prepare: Callable[[Tensor], Tensor], lesson: Lesson, vary: Augment) -> None:
-        self.prepare = prepare
-        x = torch.cat([prepare(part) for part in lesson.media])
+        self.prepare, self.device = prepare, lesson.device
+        x = torch.cat([prepare(part.to(self.device)) for part in lesson.media])
         axes = (0, 2, 3)
         self.mean = x.mean(axes, keepdim=True)
         self.std = x.std(axes, keepdim=True).clamp_min(1e-3)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(lesson.seed)
-            self.net = _network(x.shape[1], min(x.shape[2:]), lesson.num_classes)
-        labels = torch.from_numpy(lesson.labels)
-        _train(self.net, (x - self.mean) / self.std, labels, vary, lesson.steps, lesson.seed)
+        with seeded(lesson.seed, self.device):
+            net = _network(x.shape[1], min(x.shape[2:]), lesson.num_classes)
+        self.net = net.to(self.device)
+        labels = torch.from_numpy(lesson.labels).to(self.device)
+        with repeatable(self.device):
+            _train(self.net, (x - self.mean) / self.std, labels, vary, lesson.steps, lesson.seed)
 
     @torch.inference_mode()
     def predict(self, media: Tensor) -> np.ndarray:
         """Return the likeliest classes."""
-        parts = [
-            self.net((self.prepare(part) - self.mean) / self.std).argmax(1)
-            for part in media.split(256)
-        ]
-        return torch.cat(parts).numpy()
+        with repeatable(self.device, exact=True):
+            parts = [
+                self.net((self.prepare(part) - self.mean) / self.std).argmax(1)
+                for part in media.to(self.device).split(256)
+            ]
+        return torch.cat(parts).cpu().numpy()
 
 
 def _train(net: nn.Module, x: Tensor, labels: Tensor, vary: Augment, steps: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.02)
+    optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.02, fused=fused(x.device))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-3, total_steps=steps)
     net.train()
     order = torch.empty(0, dtype=torch.int64)
@@ -138,7 +148,7 @@ def _train(net: nn.Module, x: Tensor, labels: Tensor, vary: Augment, steps: int,
         for _ in range(steps):
             while len(order) < BATCH:
                 order = torch.cat([order, torch.randperm(len(x), generator=generator)])
-            rows, order = order[:BATCH], order[BATCH:]
+            rows, order = send(order[:BATCH], x.device), order[BATCH:]
             logits = net(vary(x[rows], generator))
             loss = F.cross_entropy(logits, labels[rows], label_smoothing=0.05)
             optimizer.zero_grad()
@@ -159,7 +169,7 @@ def _picture_judge(lesson: Lesson) -> Judge:
 
 
 def _sound_judge(lesson: Lesson) -> Judge:
-    mel = MelSpectrogram(lesson.sample_rate, n_fft=1024, hop=512, mels=40)
+    mel = MelSpectrogram(lesson.sample_rate, n_fft=1024, hop=512, mels=40).to(lesson.device)
 
     def prepare(media: Tensor) -> Tensor:
         # What lies 60 dB below the peak is not heard, and phase reconstruction leaves it arbitrary.
@@ -202,6 +212,7 @@ def train_judge(
     num_classes: int,
     steps: int,
     seed: int,
+    device: torch.device = CPU,
 ) -> Judge:
     """Train the judge of a kind on real media.
 
@@ -213,15 +224,17 @@ def train_judge(
         num_classes: Classes of the run.
         steps: Of training.
         seed: Of everything random.
+        device: Where it trains and answers.
     """
     has_frames = kind in FRAMED
     most = max(1, MOST_MEDIA // (clips.num_frames if has_frames else 1))
     chosen = np.sort(np.random.default_rng(seed).permutation(len(rows))[:most])
 
-    def parts() -> Iterator[Any]:
-        for part in np.array_split(rows[chosen], -(-len(chosen) // 256)):
-            media = clips.media(kind, part)
-            yield media.flatten(0, 1) if has_frames else media
+    def read(part: np.ndarray) -> Any:
+        media = clips.media(kind, part)
+        return media.flatten(0, 1) if has_frames else media
 
+    parts = np.array_split(rows[chosen], -(-len(chosen) // 256))
+    media = ahead(read, parts, 0 if device.type == "cpu" else count_workers("auto"))
     own = np.repeat(labels[chosen], clips.num_frames if has_frames else 1)
-    return JUDGES[kind](Lesson(parts(), own, num_classes, clips.sample_rate, steps, seed))
+    return JUDGES[kind](Lesson(media, own, num_classes, clips.sample_rate, steps, seed, device))

@@ -28,7 +28,7 @@ from nano4m.evaluate.retrieval import retrieval_of
 from nano4m.evaluate.stats import score
 from nano4m.modalities import FRAMED
 from nano4m.progress import bar
-from nano4m.workers import worker_pool
+from nano4m.workers import count_workers, worker_pool
 
 
 class Made(NamedTuple):
@@ -146,7 +146,7 @@ def run_tasks(desk: Desk, opener: Opener, tasks: Sequence[Task]) -> list[Any]:
     On a GPU, or with fewer than two ``evaluate.workers``, this process does all.
     """
     on_gpu = desk.bench.model.device.type != "cpu"
-    workers = 0 if on_gpu else min(desk.config.evaluate.workers, len(tasks))
+    workers = 0 if on_gpu else min(count_workers(desk.config.evaluate.workers), len(tasks))
     with bar("evaluate", len(tasks), "task") as progress:
         if workers < 2:
             results = []

@@ -233,7 +233,7 @@ def read_files(
         modality, tokenizer = run.by_name[name], run.tokenizers[name]
         frame = 0 if modality.media in FRAMED else None
         media[name] = READERS[modality.media][1]([cell], frame)
-        ids = tokenizer.encode(media[name]).flatten()
+        ids = tokenizer.encode(media[name]).flatten().cpu()
         span = run.tokens.slices[run.tokens.index(name)]
         ids_L[span], given_L[span] = ids, True
         if modality.is_text:

@@ -36,7 +36,7 @@ class OpenRun:
         folder: Of the run.
         config: With which it was made.
         model: In evaluation mode, on its device.
-        tokenizers: By name of modality.
+        tokenizers: By name of modality, on the same device.
         table: Tokens of its clips.
         fingerprints: Vocabulary, tokenizers and digests of the stages.
     """
@@ -80,12 +80,12 @@ def open_run(folder: Path, device: str) -> OpenRun:
 
     Args:
         folder: Of the run.
-        device: auto, cpu or cuda.
+        device: Of model and tokenizers, as ``Config.device``.
 
     Raises:
         UserError: No run, one that is not finished, or parts that do not belong together.
     """
-    config = _read_config(folder)
+    config, where = _read_config(folder), resolve_device(device)
     unfinished = [name for name in NEEDED if manifest_of(folder, name) is None]
     if unfinished:
         raise UserError(
@@ -96,7 +96,7 @@ def open_run(folder: Path, device: str) -> OpenRun:
     table = open_table(folder / "table")
     vocabulary.require_same(table.vocabulary, "the checkpoint", "the token table")
     tokenizers = {
-        m.name: load_tokenizer(folder / "tokenizers" / m.name) for m in vocabulary.modalities
+        m.name: load_tokenizer(folder / "tokenizers" / m.name, where) for m in vocabulary.modalities
     }
     found = {name: tokenizer.fingerprint for name, tokenizer in tokenizers.items()}
     for name, expected in vocabulary.tokenizers.items():
@@ -111,7 +111,7 @@ def open_run(folder: Path, device: str) -> OpenRun:
     return OpenRun(
         folder=folder,
         config=config,
-        model=model.to(resolve_device(device)).eval(),
+        model=model.to(where).eval(),
         tokenizers=tokenizers,
         table=table,
         fingerprints={

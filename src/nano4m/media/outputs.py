@@ -22,6 +22,8 @@ RECORD = "generate"
 """The record is ``generate.json``; what it lists is what a later call may replace."""
 
 DECODE_BATCH = 64
+DECODE_BATCH_GPU = 256
+"""Samples that are decoded at once."""
 
 
 def _plane(value: Any) -> np.ndarray:
@@ -57,10 +59,11 @@ WRITERS: dict[Media, tuple[str, Callable[[Any, int], bytes]]] = {
 
 
 def decode(tokenizer: Tokenizer, modality: Modality, ids_NT: Tensor) -> list[Any]:
-    """Return the media of each sequence of ids, in parts of at most DECODE_BATCH."""
+    """Return the media of each sequence of ids, on the CPU, decoded where the tokenizer is."""
     media: list[Any] = []
-    for part in ids_NT.split(DECODE_BATCH):
-        media += list(tokenizer.decode(part.reshape(-1, *modality.shape)))
+    for part in ids_NT.split(DECODE_BATCH if tokenizer.device.type == "cpu" else DECODE_BATCH_GPU):
+        decoded = tokenizer.decode(part.reshape(-1, *modality.shape))
+        media += list(decoded.cpu() if isinstance(decoded, Tensor) else decoded)
     return media
 
 

@@ -52,6 +52,8 @@ def _decode(modality: Modality, tokenizer: Tokenizer, ids: np.ndarray, rate: int
     shaped = torch.from_numpy(ids.astype(np.int64)).reshape(len(ids), *tokenizer.shape)
     with torch.inference_mode():
         media = tokenizer.decode(shaped)
+    if isinstance(media, torch.Tensor):
+        media = media.cpu()
     return _items(modality, media, getattr(tokenizer, "sample_rate", rate))
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from nano4m.errors import UserError, nearest
 
 if TYPE_CHECKING:
+    import torch
+
     from nano4m.tokenizers.base import Tokenizer
 
 
@@ -55,8 +57,8 @@ TOKENIZERS: dict[str, Entry] = {
 }
 
 
-def load_tokenizer(folder: Path) -> "Tokenizer":
-    """Read the tokenizer that ``Tokenizer.save`` wrote.
+def load_tokenizer(folder: Path, device: "torch.device | str" = "cpu") -> "Tokenizer":
+    """Read the tokenizer that ``Tokenizer.save`` wrote, onto a device.
 
     Raises:
         UserError: No tokenizer there, one of an unknown key, or weights that were changed since.
@@ -79,4 +81,4 @@ def load_tokenizer(folder: Path) -> "Tokenizer":
             f"the tokenizer in {folder} has fingerprint {tokenizer.fingerprint}, but its "
             f"tokenizer.json says {entry['fingerprint']}: it was changed; fit it again"
         )
-    return tokenizer
+    return tokenizer.to(device)

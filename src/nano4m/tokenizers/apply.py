@@ -1,8 +1,8 @@
 """From clips and tokenizers to the token table."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,12 +11,19 @@ from torch import Tensor
 from nano4m.clip_table import ClipTable
 from nano4m.config import Config, MelVQ
 from nano4m.errors import UserError
-from nano4m.modalities import TEXT_END, Layout, modality
+from nano4m.modalities import TEXT_END, Layout, Modality, modality
 from nano4m.progress import bar
 from nano4m.table import TokenTable, Vocabulary, write_table
 from nano4m.tokenizers.base import Tokenizer
+from nano4m.workers import ahead, count_workers
 
 CHUNK = 128
+"""Clips that are read and varied together; on a CPU also those that are encoded together."""
+
+MOST_CHUNKS = 4
+"""That are encoded together on a GPU ..."""
+MOST_BYTES = 1 << 28
+"""... as long as their media do not take more than this."""
 
 MOST_IDS = 65536
 """What uint16 can tell apart."""
@@ -38,14 +45,12 @@ def vary_sound(
     return varied
 
 
-def _grid(tokenizer: Tokenizer, media: Tensor, section: Any, **_: Any) -> Tensor:
-    """Encode every frame: (n, K, C, H, W) to (n, K, length)."""
-    ids = tokenizer.encode(media.flatten(0, 1))
-    return ids.reshape(media.shape[0], media.shape[1], -1)
+def _frames(media: Tensor, section: Any, **_: Any) -> Tensor:
+    """Return all frames: (n, K, C, H, W) as they are."""
+    return media
 
 
-def _codes(
-    tokenizer: Tokenizer,
+def _variations(
     media: Tensor,
     section: MelVQ,
     *,
@@ -53,27 +58,67 @@ def _codes(
     is_train: np.ndarray,
     rng: np.random.Generator,
 ) -> Tensor:
-    """Encode a sound and its views: (n, samples) to (n, views, length); only train clips vary."""
-    views = [tokenizer.encode(media).flatten(1)]
+    """Return a sound and its variations: (n, samples) to (n, views, samples); only train clips
+    vary.
+    """
+    views = [media]
     for _ in range(section.views - 1):
         varied = vary_sound(media, sample_rate, section, rng)
         varied[~torch.from_numpy(is_train)] = media[~torch.from_numpy(is_train)]
-        views.append(tokenizer.encode(varied).flatten(1))
+        views.append(varied)
     return torch.stack(views, dim=1)
 
 
-def _text(tokenizer: Tokenizer, media: list[str], section: Any, **_: Any) -> Tensor:
-    """Encode captions: n strings to (n, 1, maximum length)."""
-    return tokenizer.encode(media)[:, None]
+def _texts(media: list[str], section: Any, **_: Any) -> list[str]:
+    """Return captions as they are."""
+    return media
 
 
-ENCODERS: dict[Layout, Callable[..., Tensor]] = {"grid": _grid, "codes": _codes, "text": _text}
+VIEWS: dict[Layout, Callable[..., Any]] = {"grid": _frames, "codes": _variations, "text": _texts}
+"""Layout -> all versions of the media of some clips that become ids."""
+
+ENCODERS: dict[Layout, Callable[[Tokenizer, Any], Tensor]] = {
+    "grid": lambda tokenizer, media: tokenizer.encode(media.flatten(0, 1)).reshape(
+        *media.shape[:2], -1
+    ),
+    "codes": lambda tokenizer, views: torch.stack(
+        [tokenizer.encode(view).flatten(1) for view in views.unbind(1)], dim=1
+    ),
+    "text": lambda tokenizer, texts: tokenizer.encode(texts)[:, None],
+}
+"""Layout -> ids (n, views, length) of n of them."""
+
+
+class _Chunk(NamedTuple):
+    start: int
+    rows: np.ndarray
+
+
+def _join(chunks: Iterator[Any], device: torch.device) -> Iterator[Any]:
+    """Yield the views of one chunk on a CPU, of up to MOST_CHUNKS together on a GPU."""
+    waiting: list[Any] = []
+    for chunk in chunks:
+        waiting.append(chunk)
+        size = 0 if isinstance(chunk, list) else chunk.nbytes
+        if device.type == "cpu" or len(waiting) == MOST_CHUNKS or size * len(waiting) > MOST_BYTES:
+            yield _together(waiting)
+            waiting = []
+    if waiting:
+        yield _together(waiting)
+
+
+def _together(chunks: list[Any]) -> Any:
+    if isinstance(chunks[0], list):
+        return [text for chunk in chunks for text in chunk]
+    return chunks[0] if len(chunks) == 1 else torch.cat(chunks)
 
 
 def build_table(
     config: Config, clips: ClipTable, tokenizers: Mapping[str, Tokenizer], folder: Path
 ) -> dict[str, Any]:
     """Tokenise every kept clip and write the token table into ``folder``.
+
+    Ids are made where the tokenizers are, while threads decode the media of the next clips.
 
     Returns:
         Summary: clips by split, tokens and views by modality, fingerprint.
@@ -93,19 +138,23 @@ def build_table(
     ids, lengths = {}, {}
     with bar("tokenise", len(entries) * len(rows), "clips") as progress:
         for stream, entry in enumerate(entries):
-            parts = []
-            for start in range(0, len(rows), CHUNK):
-                part = rows[start : start + CHUNK]
-                encoded = ENCODERS[entry.layout](
-                    tokenizers[entry.name],
-                    clips.media(entry.media, part),
+            tokenizer, parts = tokenizers[entry.name], []
+
+            def read(chunk: _Chunk, entry: Modality = entry, stream: int = stream) -> Any:
+                return VIEWS[entry.layout](
+                    clips.media(entry.media, chunk.rows),
                     config.tokenizers[entry.name],
                     sample_rate=clips.sample_rate,
-                    is_train=is_train[part],
-                    rng=np.random.default_rng([config.seed, stream, start]),
+                    is_train=is_train[chunk.rows],
+                    rng=np.random.default_rng([config.seed, stream, chunk.start]),
                 )
-                parts.append(encoded.numpy().astype(np.uint16))
-                progress.advance(len(part), entry.title)
+
+            chunks = [_Chunk(i, rows[i : i + CHUNK]) for i in range(0, len(rows), CHUNK)]
+            threads = 1 if tokenizer.device.type == "cpu" else count_workers("auto")
+            for views in _join(ahead(read, chunks, threads), tokenizer.device):
+                encoded = ENCODERS[entry.layout](tokenizer, views)
+                parts.append(encoded.cpu().numpy().astype(np.uint16))
+                progress.advance(len(views), entry.title)
             ids[entry.name] = np.concatenate(parts)
             if entry.is_text:
                 lengths[entry.name] = (ids[entry.name] == TEXT_END).argmax(2) + 1

@@ -4,7 +4,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -20,6 +20,10 @@ class Tokenizer(ABC):
         sound    float32 (B, samples) in [-1, 1] at ``sample_rate``
         caption  list of B strings
 
+    ``encode`` takes media from any device and returns ids on the tokenizer's own, ``decode`` takes
+    ids from any device and returns media there; captions are no tensors, and their ids stay on the
+    CPU. ``state`` and ``codes`` are CPU tensors, so the fingerprint does not depend on the device.
+
     Attributes:
         key: Name in TOKENIZERS and in the configuration.
         shape: Sizes of the layout of one clip's ids.
@@ -31,6 +35,15 @@ class Tokenizer(ABC):
     shape: tuple[int, ...]
     vocab_size: int
     licence: str
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> Self:
+        """Move weights and constants to a device and return this tokenizer."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where it computes."""
 
     @abstractmethod
     def encode(self, media: Any) -> Tensor:
@@ -52,7 +65,7 @@ class Tokenizer(ABC):
         """
 
     def codes(self) -> Tensor | None:
-        """Return the vector that each id stands for, float32 (vocab_size, width), or None.
+        """Return the vector of each id, float32 (vocab_size, width) on the CPU, or None.
 
         Ids whose vectors are near mean similar things; a model may start from that.
         """
@@ -60,12 +73,12 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Return what ``from_state`` needs: JSON settings, and tensors."""
+        """Return what ``from_state`` needs: JSON settings, and tensors on the CPU."""
 
     @classmethod
     @abstractmethod
     def from_state(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> "Tokenizer":
-        """Build the tokenizer whose ``state`` this was."""
+        """Build the tokenizer whose ``state`` this was, on the CPU."""
 
     @property
     def fingerprint(self) -> str:

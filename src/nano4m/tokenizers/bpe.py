@@ -6,6 +6,7 @@ vocabulary of a few hundred leaves room for whole words; any other byte becomes 
 """
 
 import json
+from typing import Self
 
 import tokenizers
 import torch
@@ -85,6 +86,15 @@ class BpeTokenizer(Tokenizer):
         longest = max(len(counted._tokens(c)) + 1 for c in {*captions, *(others or [])})
         return cls(vocab, merges, min(section.max_length, longest))
 
+    def to(self, device: torch.device | str) -> Self:
+        """Return this tokenizer: it has no weights, and its ids stay on the CPU."""
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """The CPU."""
+        return torch.device("cpu")
+
     def encode(self, media: list[str]) -> Tensor:
         """Turn captions into ids, int64 (B, max_length); ``unknown`` counts what had no id.
 
@@ -110,6 +120,7 @@ class BpeTokenizer(Tokenizer):
         """Turn ids (B, max_length) into captions, each read up to its first TEXT_END."""
         from nano4m.tokenizers.quantize import check_ids
 
+        ids = ids.cpu()
         check_ids(ids, self.shape, self.vocab_size)
         rows = zip(ids.tolist(), self.lengths(ids).tolist(), strict=True)
         return [self._text([i for i in row[:n] if i != TEXT_END]) for row, n in rows]

@@ -8,26 +8,28 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import as_completed
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nano4m.config import Bpe, Config, ImageVQ, MelVQ
+from nano4m.config import Config
 from nano4m.errors import UserError
 from nano4m.modalities import FRAMED, modality
+from nano4m.precision import resolve_device
 from nano4m.progress import bar, say
 from nano4m.stage import write_json
 from nano4m.tokenizers.base import Tokenizer
 from nano4m.tokenizers.bpe import BpeTokenizer
 from nano4m.tokenizers.image_vq import ImageVQTokenizer
 from nano4m.tokenizers.mel_vq import MelVQTokenizer
+from nano4m.tokenizers.on_device import CPU
 from nano4m.tokenizers.quality import measure
-from nano4m.workers import worker_pool
+from nano4m.workers import ahead, count_workers, worker_pool
 
 if TYPE_CHECKING:
     from nano4m.clip_table import ClipTable
@@ -38,11 +40,38 @@ MOST_TRAIN = 6000
 MOST_VAL = 256
 """Clips that the quality is measured on."""
 
+READ_AT_ONCE = 256
+"""Clips that a thread decodes at a time."""
+
+
+class Job(NamedTuple):
+    """A tokenizer to fit: what of, how, and the folder that it is written to."""
+
+    kind: Any
+    section: Any
+    seed: int
+    folder: Path
+    settings: dict[str, Any]
+
+
+class Material(NamedTuple):
+    """What a fit looks at: media of train clips, a few of validation clips and how many they are,
+    and for text the captions of all splits, whose length alone matters.
+    """
+
+    train: Any
+    val: Any
+    clips: int
+    sample_rate: int
+    everything: list[str]
+
 
 def fit_tokenizers(config: Config, clips: "ClipTable", out: Path) -> dict[str, dict[str, Any]]:
     """Fit what ``config.tokenizers`` lists into ``out/<modality>`` and return the quality of each.
 
-    Deterministic in ``config.seed``. Also writes ``out/quality.json``.
+    Deterministic in ``config.seed``, on one kind of device. On a CPU they are fitted side by side
+    in processes; on a GPU one after the other, while the media of the next are read. Also writes
+    ``out/quality.json``.
 
     Raises:
         UserError: No train or validation clip, media that the table lacks, or settings that do not
@@ -51,8 +80,10 @@ def fit_tokenizers(config: Config, clips: "ClipTable", out: Path) -> dict[str, d
     for split in ("train", "val"):
         if not len(clips.rows(split)):
             raise UserError(f"no {split} clips to fit tokenizers with; make more clips")
+    device = resolve_device(config.device)
     out.mkdir(parents=True, exist_ok=True)
-    jobs, qualities = {}, {}
+    jobs: dict[str, Job] = {}
+    qualities = {}
     for name, section in config.tokenizers.items():
         settings = {
             "section": section.model_dump(), "seed": config.seed, "clips": clips.fingerprint,
@@ -60,11 +91,12 @@ def fit_tokenizers(config: Config, clips: "ClipTable", out: Path) -> dict[str, d
         }  # fmt: skip
         quality = _finished(out / name, settings)
         if quality is None:
-            jobs[name] = (modality(name).media, section, config.seed, out / name, settings)
+            jobs[name] = Job(modality(name).media, section, config.seed, out / name, settings)
         else:
             qualities[name] = quality
 
-    workers = 0 if torch.cuda.is_available() else min(config.clips.workers, len(jobs))
+    on_cpu = device.type == "cpu"
+    workers = min(count_workers(config.clips.workers), len(jobs)) if on_cpu else 0
     with bar("fit tokenizers", len(jobs), "tokenizers") as progress:
 
         def done(name: str, quality: dict[str, Any]) -> None:
@@ -73,13 +105,12 @@ def fit_tokenizers(config: Config, clips: "ClipTable", out: Path) -> dict[str, d
             progress.advance()
 
         if workers < 2:
-            for name, job in jobs.items():
-                done(name, _fit_alone(clips, *job))
+            fitted = _fit_here(clips, list(jobs.values()), device)
+            for name, quality in zip(jobs, fitted, strict=True):
+                done(name, quality)
         else:
             with worker_pool(workers) as pool:
-                running = {
-                    pool.submit(_fit_in_worker, clips.folder, *j): n for n, j in jobs.items()
-                }
+                running = {pool.submit(_fit_in_worker, clips.folder, j): n for n, j in jobs.items()}
                 for future in as_completed(running):
                     done(running[future], future.result())
     qualities = {name: qualities[name] for name in config.tokenizers}
@@ -87,20 +118,30 @@ def fit_tokenizers(config: Config, clips: "ClipTable", out: Path) -> dict[str, d
     return qualities
 
 
-def _fit_alone(clips: "ClipTable", *job: Any) -> dict[str, Any]:
+def _fit_here(
+    clips: "ClipTable", jobs: list[Job], device: torch.device
+) -> Iterator[dict[str, Any]]:
+    if device.type != "cpu":
+        threads = count_workers("auto")
+        for job, material in zip(
+            jobs, ahead(lambda job: _read(clips, job, threads), jobs, 1), strict=True
+        ):
+            yield _fit_one(job, material, device)
+        return
     # One thread here as in a worker: the same weights, however many processes there are.
-    threads = torch.get_num_threads()
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return _fit_one(clips, *job)
+        for job in jobs:
+            yield _fit_one(job, _read(clips, job, 0), device)
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
-def _fit_in_worker(folder: Path, *job: Any) -> dict[str, Any]:
+def _fit_in_worker(folder: Path, job: Job) -> dict[str, Any]:
     from nano4m.clip_table import open_clips
 
-    return _fit_alone(open_clips(folder), *job)
+    return next(_fit_here(open_clips(folder), [job], CPU))
 
 
 def _finished(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -111,77 +152,110 @@ def _finished(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     return fit["quality"] if fit["settings"] == json.loads(json.dumps(settings)) else None
 
 
-def _fit_one(
-    clips: "ClipTable", kind: Any, section: Any, seed: int, folder: Path, settings: dict[str, Any]
-) -> dict[str, Any]:
+def _read(clips: "ClipTable", job: Job, threads: int) -> Material:
+    generator = torch.Generator().manual_seed(job.seed)
     rows = {split: clips.rows(split) for split in ("train", "val")}
-    generator = torch.Generator().manual_seed(seed)
-    started = time.perf_counter()
-    tokenizer = FITS[section.kind](kind, section, seed, clips, rows["train"], generator)
-    seconds = time.perf_counter() - started
+    train = READS[job.section.kind](clips, job.kind, rows["train"], generator, threads)
     val = rows["val"][_some(len(rows["val"]), MOST_VAL, generator)]
-    frame = 0 if kind in FRAMED else None
+    media = clips.media(job.kind, val, frame=0 if job.kind in FRAMED else None)
+    everything = [str(c) for c in clips.captions] if isinstance(train, list) else []
+    return Material(train, media, len(val), clips.sample_rate, everything)
+
+
+def _fit_one(job: Job, material: Material, device: torch.device) -> dict[str, Any]:
+    started = time.perf_counter()
+    tokenizer = FITS[job.section.kind](job, material, device)
+    # Its weights come to the host here: whatever a GPU still had to do is done.
+    fingerprint = tokenizer.fingerprint
+    seconds = time.perf_counter() - started
     quality: dict[str, Any] = {
-        **measure(tokenizer, kind, clips.media(kind, val, frame=frame)),
-        "clips": len(val),
+        **measure(tokenizer, job.kind, material.val),
+        "clips": material.clips,
         "parameters": _parameters(tokenizer),
         "fit_seconds": seconds,
-        "fingerprint": tokenizer.fingerprint,
+        "fingerprint": fingerprint,
     }
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial = job.folder.with_name(f".{job.folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     tokenizer.save(partial)
-    write_json(partial / "fit.json", {"settings": settings, "quality": quality})
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    write_json(partial / "fit.json", {"settings": job.settings, "quality": quality})
+    shutil.rmtree(job.folder, ignore_errors=True)
+    os.replace(partial, job.folder)
     return quality
 
 
-def _fit_image(
-    kind: Any, section: ImageVQ, seed: int, clips: "ClipTable", rows: np.ndarray, g: torch.Generator
-) -> Tokenizer:
+# -- what is read, by kind of tokenizer --------------------------------------------------------
+
+
+def _read_pictures(
+    clips: "ClipTable", kind: Any, rows: np.ndarray, g: torch.Generator, threads: int
+) -> Tensor:
     # One random frame a clip, several times over where there are fewer clips than MOST_TRAIN.
     frames = torch.stack([torch.randperm(clips.num_frames, generator=g) for _ in rows]).numpy()
     rounds = min(clips.num_frames, -(-MOST_TRAIN // len(rows)))
     pairs = [(row, frames[i, k]) for k in range(rounds) for i, row in enumerate(rows)]
     chosen = [pairs[i] for i in _some(len(pairs), MOST_TRAIN, g)]
-    pictures = []
-    with bar(f"read {kind}", len(chosen), "picture") as progress:
-        for frame in range(clips.num_frames):
-            own = np.array([row for row, k in chosen if k == frame], np.int64)
-            for part in np.split(own, range(256, len(own), 256)) if len(own) else ():
-                pictures.append(_half(clips.media(kind, part, frame=frame)))
-                progress.advance(len(part))
-    return ImageVQTokenizer.fit(section, kind, torch.cat(pictures), seed)
+    parts = []
+    for frame in range(clips.num_frames):
+        own = np.array([row for row, k in chosen if k == frame], np.int64)
+        parts += [(part, frame) for part in _parts(own)]
+
+    def read(part: tuple[np.ndarray, int]) -> Tensor:
+        # Half the memory; 8-bit pictures lose nothing, depth less than one part in a thousand.
+        return clips.media(kind, part[0], frame=part[1]).half()
+
+    return torch.cat(list(ahead(read, parts, threads)))
 
 
-def _fit_sound(
-    kind: Any, section: MelVQ, seed: int, clips: "ClipTable", rows: np.ndarray, g: torch.Generator
-) -> Tokenizer:
-    sounds = clips.media(kind, rows[_some(len(rows), MOST_TRAIN, g)])
-    return MelVQTokenizer.fit(section, sounds, clips.sample_rate, seed)
+def _read_sounds(
+    clips: "ClipTable", kind: Any, rows: np.ndarray, g: torch.Generator, threads: int
+) -> Tensor:
+    parts = _parts(rows[_some(len(rows), MOST_TRAIN, g)])
+    return torch.cat(list(ahead(lambda part: clips.media(kind, part), parts, threads)))
 
 
-def _fit_caption(
-    kind: Any, section: Bpe, seed: int, clips: "ClipTable", rows: np.ndarray, g: torch.Generator
-) -> Tokenizer:
-    return BpeTokenizer.fit(section, clips.media(kind, rows), [str(c) for c in clips.captions])
+def _read_captions(
+    clips: "ClipTable", kind: Any, rows: np.ndarray, g: torch.Generator, threads: int
+) -> list[str]:
+    return clips.media(kind, rows)
 
 
-FITS: dict[str, Callable[..., Tokenizer]] = {
+READS: dict[str, Callable[..., Any]] = {
+    "image_vq": _read_pictures,
+    "mel_vq": _read_sounds,
+    "bpe": _read_captions,
+}
+
+
+# -- how it is fitted --------------------------------------------------------------------------
+
+
+def _fit_image(job: Job, material: Material, device: torch.device) -> Tokenizer:
+    return ImageVQTokenizer.fit(job.section, job.kind, material.train, job.seed, device)
+
+
+def _fit_sound(job: Job, material: Material, device: torch.device) -> Tokenizer:
+    rate = material.sample_rate
+    return MelVQTokenizer.fit(job.section, material.train, rate, job.seed, device)
+
+
+def _fit_caption(job: Job, material: Material, device: torch.device) -> Tokenizer:
+    return BpeTokenizer.fit(job.section, material.train, material.everything)
+
+
+FITS: dict[str, Callable[[Job, Material, torch.device], Tokenizer]] = {
     "image_vq": _fit_image,
     "mel_vq": _fit_sound,
     "bpe": _fit_caption,
 }
 
 
+def _parts(rows: np.ndarray) -> list[np.ndarray]:
+    return np.split(rows, range(READ_AT_ONCE, len(rows), READ_AT_ONCE)) if len(rows) else []
+
+
 def _some(count: int, most: int, generator: torch.Generator) -> np.ndarray:
     return np.sort(torch.randperm(count, generator=generator)[:most].numpy())
-
-
-def _half(pictures: Tensor) -> Tensor:
-    # Half the memory; 8-bit pictures lose nothing, depth less than one part in a thousand.
-    return pictures.half()
 
 
 def _parameters(tokenizer: Tokenizer) -> int:

@@ -4,6 +4,8 @@ After VQ-VAE (van den Oord et al. 2017, arXiv:1711.00937) with the space-to-dept
 models; no normalisation layers and no attention, so that it trains in seconds on a CPU.
 """
 
+from typing import Self
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,13 +13,8 @@ from torch import Tensor, nn
 from nano4m.config import ImageVQ
 from nano4m.errors import UserError
 from nano4m.tokenizers.base import Tokenizer
-from nano4m.tokenizers.quantize import (
-    Autoencoder,
-    Quantizer,
-    check_ids,
-    seeded,
-    train_autoencoder,
-)
+from nano4m.tokenizers.on_device import CPU, hold, repeatable, seeded, take
+from nano4m.tokenizers.quantize import Autoencoder, Quantizer, check_ids, train_autoencoder
 
 CHANNELS = {"picture": 3, "depth": 1, "normals": 3}
 IS_DIRECTION = {"picture": False, "depth": False, "normals": True}
@@ -98,15 +95,26 @@ class ImageVQTokenizer(Tokenizer):
         self.net = build(CHANNELS[media], factor, section.width, section.code_dim, quantizer).eval()
 
     @classmethod
-    def fit(cls, section: ImageVQ, media: str, pictures: Tensor, seed: int) -> "ImageVQTokenizer":
-        """Train on pictures (n, channels, H, W) of kind ``media``; same seed, same result."""
-        with seeded(seed):
-            tokenizer = cls(media, pictures.shape[-1], section)
+    def fit(
+        cls,
+        section: ImageVQ,
+        media: str,
+        pictures: Tensor,
+        seed: int,
+        device: torch.device = CPU,
+    ) -> "ImageVQTokenizer":
+        """Train on pictures (n, channels, H, W) of kind ``media``, on a device.
+
+        The same seed gives the same tokenizer on the same machine.
+        """
+        with seeded(seed, device):
+            tokenizer = cls(media, pictures.shape[-1], section).to(device)
             tokenizer._check(pictures)
+            pictures = hold(pictures, device)
 
             def batch(generator: torch.Generator) -> Tensor:
                 rows = torch.randint(len(pictures), (section.batch_size,), generator=generator)
-                return tokenizer._centred(pictures[rows].float())
+                return tokenizer._centred(take(pictures, rows, device).float())
 
             train_autoencoder(
                 tokenizer.net, batch, _loss, steps=section.steps, lr=section.lr, seed=seed,
@@ -114,18 +122,32 @@ class ImageVQTokenizer(Tokenizer):
             )  # fmt: skip
         return tokenizer
 
+    def to(self, device: torch.device | str) -> Self:
+        """Move the network."""
+        self.net.to(device)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.net.parameters()).device
+
     @torch.no_grad()
     def encode(self, media: Tensor) -> Tensor:
         """Turn media (B, channels, H, W) into ids, int64 (B, grid, grid)."""
         self._check(media)
-        return self.net.ids(self._centred(media.float())).view(-1, *self.shape)
+        with repeatable(self.device, exact=True):
+            ids = self.net.ids(self._centred(media.to(self.device).float()))
+        return ids.view(-1, *self.shape)
 
     @torch.no_grad()
     def decode(self, ids: Tensor) -> Tensor:
         """Turn ids (B, grid, grid) into media float32 (B, channels, H, W)."""
         check_ids(ids, self.shape, self.vocab_size)
-        codes = self.net.quantizer.codes(ids.long().flatten(1)[..., None])
-        y = self.net.decoder(codes.transpose(1, 2).unflatten(2, self.shape))
+        ids = ids.to(self.device).long()
+        with repeatable(self.device, exact=True):
+            codes = self.net.quantizer.codes(ids.flatten(1)[..., None])
+            y = self.net.decoder(codes.transpose(1, 2).unflatten(2, self.shape))
         if IS_DIRECTION[self.media]:
             return F.normalize(y, dim=1)
         return ((y + 1) / 2).clamp(0, 1)
@@ -133,12 +155,14 @@ class ImageVQTokenizer(Tokenizer):
     @torch.no_grad()
     def codes(self) -> Tensor:
         """Return the codebook, float32 (vocab, code_dim)."""
-        return self.net.quantizer.codes(torch.arange(self.vocab_size)[None, :, None])[0]
+        ids = torch.arange(self.vocab_size, device=self.device)
+        return self.net.quantizer.codes(ids[None, :, None])[0].cpu()
 
     def state(self) -> tuple[dict, dict[str, Tensor]]:
         """Return settings and weights."""
         settings = {"media": self.media, "picture_size": self.picture_size}
-        return settings | {"section": self.section.model_dump()}, dict(self.net.state_dict())
+        weights = {k: v.cpu() for k, v in self.net.state_dict().items()}
+        return settings | {"section": self.section.model_dump()}, weights
 
     @classmethod
     def from_state(cls, settings: dict, tensors: dict[str, Tensor]) -> "ImageVQTokenizer":

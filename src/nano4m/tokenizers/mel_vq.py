@@ -9,6 +9,7 @@ Legend: B batch, M mel bands, F frames, T token frames, Q codebooks.
 """
 
 import math
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -17,13 +18,8 @@ from torch import Tensor, nn
 from nano4m.config import MelVQ
 from nano4m.tokenizers.base import Tokenizer
 from nano4m.tokenizers.mel import FLOOR_DB, MelSpectrogram
-from nano4m.tokenizers.quantize import (
-    Autoencoder,
-    Quantizer,
-    check_ids,
-    seeded,
-    train_autoencoder,
-)
+from nano4m.tokenizers.on_device import CPU, has_room, repeatable, seeded, send, take
+from nano4m.tokenizers.quantize import Autoencoder, Quantizer, check_ids, train_autoencoder
 
 LEVEL_WEIGHT = 0.2
 """Weight of the level of a frame against its shape in the loss."""
@@ -111,20 +107,29 @@ class MelVQTokenizer(Tokenizer):
         self.mean, self.std = torch.zeros(section.mels, 1), torch.ones(section.mels, 1)
 
     @classmethod
-    def fit(cls, section: MelVQ, sounds: Tensor, sample_rate: int, seed: int) -> "MelVQTokenizer":
-        """Train on sounds (n, samples); the same seed gives the same tokenizer.
+    def fit(
+        cls,
+        section: MelVQ,
+        sounds: Tensor,
+        sample_rate: int,
+        seed: int,
+        device: torch.device = CPU,
+    ) -> "MelVQTokenizer":
+        """Train on sounds (n, samples), on a device.
 
-        With more than one view a clip the training batches are shifted and scaled as views are.
+        The same seed gives the same tokenizer on the same machine. With more than one view a clip
+        the training batches are shifted and scaled as views are.
         """
-        with seeded(seed):
-            tokenizer = cls(sounds.shape[1], sample_rate, section)
-            logmel = tokenizer._logmel(sounds)
-            tokenizer.mean = logmel.mean((0, 2))[:, None]
-            tokenizer.std = logmel.std((0, 2)).mean().clamp_min(1.0).expand(len(tokenizer.mean), 1)
+        with seeded(seed, device):
+            tokenizer = cls(sounds.shape[1], sample_rate, section).to(device)
+            size = 4 * len(sounds) * section.mels * tokenizer.frames
+            logmel = tokenizer._logmel(sounds, device if has_room(size, device) else CPU)
+            mean, std = logmel.mean((0, 2))[:, None], logmel.std((0, 2)).mean().clamp_min(1.0)
+            tokenizer.mean, tokenizer.std = mean.to(device), std.to(device).expand(len(mean), 1)
 
             def batch(generator: torch.Generator) -> Tensor:
                 rows = torch.randint(len(logmel), (section.batch_size,), generator=generator)
-                x = logmel[rows]
+                x = take(logmel, rows, device)
                 return tokenizer._normal(tokenizer._vary(x, generator) if section.views > 1 else x)
 
             def loss(y: Tensor, x: Tensor) -> Tensor:
@@ -136,10 +141,23 @@ class MelVQTokenizer(Tokenizer):
             )  # fmt: skip
         return tokenizer
 
+    def to(self, device: torch.device | str) -> Self:
+        """Move the network, the filters and the statistics."""
+        self.net.to(device)
+        self.mel.to(device)
+        self.mean, self.std = self.mean.to(device), self.std.to(device)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.mean.device
+
     @torch.no_grad()
     def encode(self, media: Tensor) -> Tensor:
         """Turn sounds, float32 (B, samples) in [-1, 1], into ids, int64 (B, T, Q)."""
-        ids = self.net.ids(self._normal(self._logmel(media)))
+        with repeatable(self.device, exact=True):
+            ids = self.net.ids(self._normal(self._logmel(media, self.device)))
         return ids + self._offsets(ids.device)
 
     @torch.no_grad()
@@ -159,7 +177,9 @@ class MelVQTokenizer(Tokenizer):
                 f"id {int(ids[row, frame, book])} at frame {frame} stands in the place of codebook "
                 f"{book}, whose ids are {low} to {low + self.section.vocab - 1}"
             )
-        y = self.net.decoder(self.net.quantizer.codes(own).transpose(1, 2))
+        with repeatable(self.device, exact=True):
+            codes = self.net.quantizer.codes(own.to(self.device))
+            y = self.net.decoder(codes.transpose(1, 2))
         return (y * self.std + self.mean).clamp_min(FLOOR_DB)[:, :, : self.frames]
 
     @torch.no_grad()
@@ -175,13 +195,14 @@ class MelVQTokenizer(Tokenizer):
         """Return the codebook, float32 (vocab, code_dim); None for residual codebooks."""
         if self.section.codebooks > 1:
             return None
-        return self.net.quantizer.codes(torch.arange(self.vocab_size)[None, :, None])[0]
+        ids = torch.arange(self.vocab_size, device=self.device)
+        return self.net.quantizer.codes(ids[None, :, None])[0].cpu()
 
     def state(self) -> tuple[dict, dict[str, Tensor]]:
         """Return settings, weights and the statistics of the bands."""
         settings = {"samples": self.samples, "sample_rate": self.sample_rate}
-        weights = {f"net.{k}": v for k, v in self.net.state_dict().items()}
-        statistics = {"mean": self.mean, "std": self.std}
+        weights = {f"net.{k}": v.cpu() for k, v in self.net.state_dict().items()}
+        statistics = {"mean": self.mean.cpu(), "std": self.std.cpu()}
         return settings | {"section": self.section.model_dump()}, weights | statistics
 
     @classmethod
@@ -195,11 +216,11 @@ class MelVQTokenizer(Tokenizer):
         tokenizer.mean, tokenizer.std = tensors["mean"], tensors["std"]
         return tokenizer
 
-    def _logmel(self, sound: Tensor) -> Tensor:
-        # Log-mel (B, M, F) with F padded to whole tokens.
+    def _logmel(self, sound: Tensor, to: torch.device) -> Tensor:
+        # Log-mel (B, M, F) with F padded to whole tokens; computed on the tokenizer's device.
         if sound.ndim != 2 or sound.shape[1] != self.samples:
             raise ValueError(f"a sound must be (B, {self.samples}), not {tuple(sound.shape)}")
-        parts = [self.mel(part.float()) for part in sound.split(256)]
+        parts = [self.mel(send(p, self.device).float()).to(to) for p in sound.split(256)]
         missing = self.shape[0] * self.section.downsample - self.frames
         return F.pad(torch.cat(parts), (0, missing), value=FLOOR_DB)
 
@@ -214,7 +235,8 @@ class MelVQTokenizer(Tokenizer):
         frames = int(self.section.shift_seconds * self.sample_rate / self.section.hop)
         gain = (torch.rand(len(logmel), 1, 1, generator=generator) * 2 - 1) * self.section.gain_db
         shifts = torch.randint(-frames, frames + 1, (len(logmel),), generator=generator)
-        index = torch.arange(logmel.shape[2])[None] - shifts[:, None]
+        gain, shifts = send(gain, logmel.device), send(shifts, logmel.device)
+        index = torch.arange(logmel.shape[2], device=logmel.device)[None] - shifts[:, None]
         inside = (index >= 0) & (index < logmel.shape[2])
         index = index.clamp(0, logmel.shape[2] - 1)[:, None].expand_as(logmel)
         moved = torch.where(inside[:, None], logmel.gather(2, index) + gain, FLOOR_DB)

@@ -8,8 +8,7 @@ so that the codebook starts from k-means over encoder outputs that mean somethin
 Legend: B batch, L positions, Q codebooks, C width of a code.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from vector_quantize_pytorch import FSQ, ResidualVQ, VectorQuantize
 
 from nano4m.errors import UserError
 from nano4m.progress import bar
+from nano4m.tokenizers.on_device import fused, ordered_sums, repeatable
 
 FSQ_LEVELS: dict[int, tuple[int, ...]] = {
     16: (4, 4), 64: (8, 8), 128: (8, 4, 4), 240: (8, 6, 5), 256: (8, 8, 4), 512: (8, 8, 8),
@@ -101,14 +101,6 @@ class Autoencoder(nn.Module):
         return self.quantizer(self.encoder(x).flatten(2).transpose(1, 2))[1]
 
 
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed PyTorch's global stream, which layers and the library draw from, and put it back."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
-
-
 def train_autoencoder(
     net: Autoencoder,
     batch: Callable[[torch.Generator], Tensor],
@@ -120,21 +112,27 @@ def train_autoencoder(
     title: str,
     plain_share: float = 0.2,
 ) -> None:
-    """Train ``net`` in place on batches drawn with a generator of ``seed``.
+    """Train ``net`` in place, where it is, on batches drawn with a CPU generator of ``seed``.
+
+    ``batch`` returns them on the device of ``net``. Between two notes of the progress this loop
+    reads nothing from there; the library does, to see whether a code is dead.
 
     AdamW on a one-cycle schedule. The first ``plain_share`` of the steps go without the quantizer
     (not with FSQ, which has no codebook to start). The library's k-means and code replacement draw
-    from the global stream: call this inside ``seeded``.
+    from the global streams: call this inside ``seeded``.
     """
     torch.set_flush_denormal(True)
     generator = torch.Generator().manual_seed(seed)
     plain = 0 if net.quantizer.kind == "fsq" else int(steps * plain_share)
-    optimizer = torch.optim.AdamW(net.parameters(), lr, betas=(0.9, 0.98), weight_decay=1e-4)
+    device = next(net.parameters()).device
+    optimizer = torch.optim.AdamW(
+        net.parameters(), lr, betas=(0.9, 0.98), weight_decay=1e-4, fused=fused(device)
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, lr, total_steps=steps, pct_start=0.15, final_div_factor=100
     )
     net.train()
-    with bar(title, steps, "step") as progress:
+    with repeatable(device), bar(title, steps, "step") as progress:
         for step in range(steps):
             x = batch(generator)
             if step == plain and net.quantizer.kind == "vq":
@@ -162,7 +160,9 @@ def _start_codebook(
     wanted = 8 * net.quantizer.vocab
     while sum(v.shape[0] * v.shape[1] for v in vectors) < wanted and len(vectors) < 64:
         vectors.append(net.encoder(batch(generator)).flatten(2).transpose(1, 2))
-    net.quantizer(torch.cat(vectors))
+    together = torch.cat(vectors)
+    with ordered_sums(together.device):
+        net.quantizer(together)
 
 
 def check_ids(ids: Tensor, shape: tuple[int, ...], vocab_size: int) -> None:
@@ -175,6 +175,7 @@ def check_ids(ids: Tensor, shape: tuple[int, ...], vocab_size: int) -> None:
         raise ValueError(f"ids must be (B, {shape}), not {tuple(ids.shape)}")
     if ids.is_floating_point():
         raise ValueError(f"ids must be integers, not {ids.dtype}")
-    if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= vocab_size):
-        low, high = int(ids.min()), int(ids.max())
+    # One number pair is read, wherever the ids are.
+    low, high = torch.stack(ids.aminmax()).tolist() if ids.numel() else (0, 0)
+    if low < 0 or high >= vocab_size:
         raise ValueError(f"ids from {low} to {high}, allowed are 0 to {vocab_size - 1}")
