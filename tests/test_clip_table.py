@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from nano4m import clip_table, clips, cut
-from nano4m.clip_table import open_clips, write_shard
+from nano4m.clip_table import open_clips, to_batch, write_batches, write_shard
 from nano4m.errors import UserError
 from nano4m.sources.base import RawMedia
 from test_clips import RATE, config, fake, plan, sine  # noqa: F401
@@ -48,6 +49,8 @@ def test_media_come_back_in_the_form_of_tokenizers(tmp_path):
     assert (normals[0, 0] - torch.from_numpy(source.normals[0]).movedim(-1, 0)).abs().max() < 0.02
     assert torch.allclose(normals.norm(dim=2), torch.ones(4, 2, 24, 24), atol=1e-5)
     assert table.media("caption", rows) == ["a caption 5", "a caption 0", *["a caption 4"] * 2]
+    assert table.captions.tolist() == [f"a caption {i}" for i in (0, 1, 3, 4, 5)]
+    assert table.video_ids.tolist() == [f"v{i}" for i in (0, 1, 3, 4, 5)]
     sound = table.media("sound", rows)
     assert sound.shape == (4, 6000) and sound.dtype == torch.float32
     for row, number in zip(sound.numpy(), (5, 0, 4, 4), strict=True):
@@ -101,6 +104,21 @@ def test_a_table_of_which_nothing_was_kept_is_refused(tmp_path):
     write_shard(tmp_path, 0, [row], sample_rate=RATE)
     with pytest.raises(UserError, match="no clip in .* was kept"):
         open_clips(tmp_path)
+
+
+def test_how_a_shard_is_cut_into_batches_changes_no_byte(tmp_path):
+    table_of(tmp_path / "a")
+    rows = pq.read_table(clip_table.shard_path(tmp_path / "a", 0)).to_pylist()
+    assert len(rows) == 4 and rows[2]["kept"] is False
+    written = [
+        write_batches(tmp_path / name, 0, list(map(to_batch, parts)), sample_rate=RATE)
+        for name, parts in {"b": [rows], "c": [rows[:1], rows[1:3], rows[3:]]}.items()
+    ]
+    again = write_shard(tmp_path / "d", 0, rows, sample_rate=RATE)
+    assert again.read_bytes() == written[0].read_bytes() == written[1].read_bytes()
+    del rows[3]["frames"][1]
+    with pytest.raises(ValueError, match=r"kept rows have \[1, 2\] frames"):
+        write_shard(tmp_path / "e", 0, rows, sample_rate=RATE)
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from PIL import Image
 
 from nano4m import clip_table, clips
 from nano4m.clip_table import open_clips
-from nano4m.config import Bpe, ClipsConfig, Config, EvaluateConfig, FolderSource, MelVQ
+from nano4m.config import Bpe, ClipsConfig, Config, EvaluateConfig, FarmSource, FolderSource, MelVQ
 from nano4m.errors import BadMedia, UserError
 from nano4m.sources.base import ClipPlan, RawMedia
 
@@ -292,6 +292,21 @@ def wait_for(condition, seconds: float = 30) -> bool:
     while time.monotonic() < end and not condition():
         time.sleep(0.02)
     return bool(condition())
+
+
+def test_any_number_of_workers_makes_the_same_bytes(tmp_path):
+    """Pieces of other sizes in another number of processes; shards end inside of pieces."""
+    made = {}
+    for workers, clips_ in ((0, 300), (2, 300)):
+        asked = config(workers=workers, picture_size=16, window_seconds=0.25).model_copy(
+            update={"source": FarmSource(train=clips_ - 8, val=4, test=4, picture_size=16)}
+        )
+        counts = clips.build_clips(asked, None, tmp_path / str(workers))
+        assert (counts["clips"], counts["kept"]) == (300, 300)
+        made[workers] = shards(tmp_path / str(workers)) | {
+            "manifest": (tmp_path / str(workers) / "manifest.csv").read_bytes()
+        }
+    assert len(made[0]) == 3 and made[0] == made[2]
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])

@@ -22,7 +22,7 @@ from nano4m.prints import (
     same_sounds,
     sound_print,
 )
-from nano4m.sources import farm
+from nano4m.sources import SOURCES, farm
 from nano4m.sources.base import RawMedia
 from test_clips import RATE, config, fake, plan, shards  # noqa: F401
 
@@ -177,6 +177,26 @@ def test_a_picture_of_another_split_is_moved_out(tmp_path, twins):
     counts = clips.build_clips(config(window_seconds=1.0, window="start"), None, tmp_path)
     assert counts["reasons"] == {"duplicate": 2}
     assert {"c003", "c006"}.isdisjoint(open_clips(tmp_path).clip_ids)
+
+
+def test_duplicates_are_not_looked_for_where_clips_are_distinct_by_construction(
+    tmp_path, twins, monkeypatch
+):
+    assert {n for n, entry in SOURCES.items() if entry.is_distinct} == {"farm"}
+    asked = config(window_seconds=1.0, window="start")
+    found = clips.build_clips(asked, None, tmp_path / "folder")
+    assert found["duplicates"] == "looked for: 1 moved out"
+
+    def never(folder):
+        raise AssertionError("duplicates are looked for")
+
+    monkeypatch.setattr(clips, "move_duplicates", never)
+    distinct = asked.model_copy(update={"source": FARM})
+    counts = clips.build_clips(distinct, None, tmp_path / "farm")
+    assert counts["duplicates"].startswith("not looked for: no two clips of the source farm")
+    assert counts["kept"] == 20
+    with pytest.raises(AssertionError, match="looked for"):
+        clips.build_clips(asked, None, tmp_path / "again")
 
 
 def test_twins_of_one_split_stay(tmp_path, twins):

@@ -20,20 +20,22 @@ The file metadata says how many shards belong to the table, so that a missing on
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nano4m.clip_media import READERS
 from nano4m.errors import UserError, nearest
 from nano4m.modalities import Media
 from nano4m.sources.base import Split
+from nano4m.table_shards import strings
 
 FORMAT = 2
 READABLE = {1, FORMAT}
@@ -74,10 +76,22 @@ def shard_path(folder: Path, index: int) -> Path:
     return folder / f"clips-{index:05d}.parquet"
 
 
-def write_shard(
+def to_batch(rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
+    """Return rows, one mapping a clip with the columns of SCHEMA; a column left out is null."""
+    return pa.RecordBatch.from_pydict(
+        {name: [row.get(name) for row in rows] for name in SCHEMA.names}, schema=SCHEMA
+    )
+
+
+def write_shard(folder: Path, index: int, rows: Sequence[Mapping[str, Any]], **about: Any) -> Path:
+    """Write one shard of rows, see ``to_batch`` and ``write_batches``, which takes ``about``."""
+    return write_batches(folder, index, [to_batch(rows)], **about)
+
+
+def write_batches(
     folder: Path,
     index: int,
-    rows: Sequence[Mapping[str, Any]],
+    batches: Sequence[pa.RecordBatch],
     *,
     sample_rate: int,
     num_shards: int | None = None,
@@ -87,7 +101,8 @@ def write_shard(
 
     Args:
         folder, index: The table, made if missing, and the number of the shard, from 0.
-        rows: One mapping a clip with the columns of SCHEMA; a column left out is null.
+        batches: Its clips in order, in one batch or more, see ``to_batch``; how they are cut into
+            batches changes nothing.
         sample_rate: Of the FLAC bytes, in Hz.
         num_shards: Shards of the whole table; None: this is the last one.
         fingerprint: Of everything that the table depends on; shards of two fingerprints do not mix.
@@ -96,25 +111,26 @@ def write_shard(
         ValueError: Kept rows differ in their number of frames.
         OSError: The folder cannot be written.
     """
-    kept = [row for row in rows if row["kept"]]
-    frames = {len(row.get("frames") or ()) for row in kept}
+    table = pa.Table.from_batches(batches, SCHEMA).combine_chunks()
+    kept = table.filter(table["kept"])
+    pictures = {
+        name: np.unique(pc.fill_null(pc.list_value_length(kept[name]), 0).to_numpy())
+        for name in ("frames", "depth", "normals")
+    }
+    frames = pictures["frames"].tolist()
     if len(frames) > 1:
-        raise ValueError(
-            f"kept rows have {sorted(frames)} frames; every clip needs the same number"
-        )
+        raise ValueError(f"kept rows have {frames} frames; every clip needs the same number")
     about = {
         "format": FORMAT,
         "sample_rate": sample_rate,
         "num_shards": index + 1 if num_shards is None else num_shards,
         "fingerprint": fingerprint,
-        "kept": len(kept),
+        "kept": kept.num_rows,
         "frames": max(frames, default=0),
-        "depth": all(row.get("depth") for row in kept),
-        "normals": all(row.get("normals") for row in kept),
+        "depth": bool(pictures["depth"].all()),
+        "normals": bool(pictures["normals"].all()),
     }
-    schema = SCHEMA.with_metadata({KEY: json.dumps(about).encode()})
-    columns = {name: [row.get(name) for row in rows] for name in SCHEMA.names}
-    table = pa.table(columns, schema=schema)
+    table = table.replace_schema_metadata({KEY: json.dumps(about).encode()})
     path = shard_path(folder, index)
     partial = path.with_suffix(f".{os.getpid()}.partial")
     folder.mkdir(parents=True, exist_ok=True)
@@ -170,11 +186,11 @@ def find_shards(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     return shards
 
 
-def read_manifest(folder: Path) -> list[dict[str, Any]]:
-    """Return all rows of a complete table, kept or not, without media (MANIFEST_COLUMNS)."""
-    columns = list(MANIFEST_COLUMNS)
-    tables = [pq.read_table(path, columns=columns) for path, _ in find_shards(folder)]
-    return [row for table in tables for row in table.to_pylist()]
+def manifest_shards(folder: Path) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows of each shard of a complete table, kept or not, without media
+    (MANIFEST_COLUMNS)."""
+    for path, _ in find_shards(folder):
+        yield pq.read_table(path, columns=list(MANIFEST_COLUMNS)).to_pylist()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +199,9 @@ class ClipTable:
 
     Attributes:
         folder: Where it lies.
-        clip_ids, labels, captions, splits, video_ids, licences: String arrays (n,).
+        clip_ids, labels, splits: String arrays (n,).
+        texts: The columns of TEXTS as they lie in the table; NumPy would hold every caption at the
+            width of the longest, so captions, video_ids and licences are converted when asked for.
         sample_rate: Of the sounds, in Hz.
         num_frames: Pictures a clip, K.
         classes: Labels, sorted.
@@ -193,10 +211,8 @@ class ClipTable:
     folder: Path
     clip_ids: np.ndarray
     labels: np.ndarray
-    captions: np.ndarray
     splits: np.ndarray
-    video_ids: np.ndarray
-    licences: np.ndarray
+    texts: Mapping[str, pa.ChunkedArray]
     sample_rate: int
     num_frames: int
     classes: list[str]
@@ -208,6 +224,21 @@ class ClipTable:
 
     def __len__(self) -> int:
         return len(self.clip_ids)
+
+    @cached_property
+    def captions(self) -> np.ndarray:
+        """String array (n,)."""
+        return strings(self.texts["caption"])
+
+    @cached_property
+    def video_ids(self) -> np.ndarray:
+        """String array (n,): the recording that each clip comes from."""
+        return strings(self.texts["video_id"])
+
+    @cached_property
+    def licences(self) -> np.ndarray:
+        """String array (n,)."""
+        return strings(self.texts["licence"])
 
     def rows(self, split: str) -> np.ndarray:
         """Return the rows of a split, int64 (m,), perhaps none.
@@ -272,15 +303,14 @@ def open_clips(folder: Path) -> ClipTable:
     """
     folder = Path(folder)
     shards = find_shards(folder)
-    texts: dict[str, list[str]] = {name: [] for name in TEXTS}
-    places: list[tuple[int, int]] = []
+    tables, places = [], []
     for number, (path, _) in enumerate(shards):
         table = pq.read_table(path, columns=[*TEXTS, "kept"])
-        kept = np.flatnonzero(table.column("kept").to_numpy())
-        for name in TEXTS:
-            texts[name] += table.column(name).take(pa.array(kept)).to_pylist()
-        places += [(number, int(row)) for row in kept]
-    if not places:
+        kept = np.flatnonzero(table["kept"].to_numpy())
+        tables.append(table.take(pa.array(kept)))
+        places.append(np.stack([np.full_like(kept, number), kept], axis=1))
+    whole = pa.concat_tables(tables)
+    if not whole.num_rows:
         raise UserError(
             f"no clip in {folder} was kept; see the reasons in {folder / 'manifest.csv'}"
         )
@@ -294,17 +324,15 @@ def open_clips(folder: Path) -> ClipTable:
     kinds: set[Media] = {kind for kind, flag in flags.items() if all(a[flag] for a in abouts)}
     return ClipTable(
         folder=folder,
-        clip_ids=np.array(texts["clip_id"]),
-        labels=np.array(texts["label"]),
-        captions=np.array(texts["caption"]),
-        splits=np.array(texts["split"]),
-        video_ids=np.array(texts["video_id"]),
-        licences=np.array(texts["licence"]),
+        clip_ids=strings(whole["clip_id"]),
+        labels=strings(whole["label"]),
+        splits=strings(whole["split"]),
+        texts={name: whole[name] for name in TEXTS},
         sample_rate=abouts[0]["sample_rate"],
         num_frames=abouts[0]["frames"],
-        classes=sorted(set(texts["label"])),
+        classes=sorted(pc.unique(whole["label"]).to_pylist()),
         fingerprint=abouts[0]["fingerprint"],
         kinds=frozenset(kinds | {"sound", "caption"}),
         column=column,
-        places=np.array(places, np.int64).reshape(-1, 2),
+        places=np.concatenate(places),
     )

@@ -5,43 +5,41 @@ counted and named, never dropped in silence. Shards are written whole, so a buil
 goes on where it was, and gives the same bytes as one that was not.
 """
 
-import csv
 import hashlib
 import json
-import os
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nano4m.clip_table import (
-    FORMAT,
-    MANIFEST_COLUMNS,
-    read_about,
-    read_manifest,
-    shard_path,
-    write_shard,
-)
+import pyarrow as pa
+
+from nano4m.clip_counts import MANIFEST, Tally, write_manifest
+from nano4m.clip_table import FORMAT, read_about, shard_path, to_batch, write_batches
 from nano4m.config import ClipsConfig, Config
 from nano4m.cut import cut
 from nano4m.duplicates import move_duplicates
 from nano4m.errors import BadMedia, UserError
 from nano4m.progress import bar, say
-from nano4m.sources import source
+from nano4m.sources import SOURCES, source
 from nano4m.sources.base import ClipPlan
 from nano4m.workers import count_workers, worker_pool
 
 SHARD_CLIPS = 256
-"""Clips a shard; also what a stopped build loses at most."""
+"""Clips a shard; also what a stopped build loses at most, and a few pieces more."""
 
-MANIFEST = "manifest.csv"
+PIECE_CLIPS = 64
+"""Most clips that a worker hands over at once, encoded."""
+
+AHEAD = 4
+"""Pieces a worker that are given out, or wait to be written, at once: what bounds the memory."""
 
 _CLIP_ID = re.compile(r"[A-Za-z0-9_.-]+")
 
-MakeRow = Callable[[ClipPlan], dict[str, Any]]
+MakePiece = Callable[[Sequence[ClipPlan]], pa.RecordBatch]
 
 
 def make_row(plan: ClipPlan, *, name: str, settings: object, clips: ClipsConfig) -> dict[str, Any]:
@@ -79,19 +77,46 @@ def make_row(plan: ClipPlan, *, name: str, settings: object, clips: ClipsConfig)
     return row | columns | {"kept": True}
 
 
+def make_piece(plans: Sequence[ClipPlan], **settings: Any) -> pa.RecordBatch:
+    """Return the rows of some clips, see ``make_row``, as a piece of a shard."""
+    return to_batch([make_row(plan, **settings) for plan in plans])
+
+
 # -- the pool ----------------------------------------------------------------------------------
 
 
 @contextmanager
 def _mapper(
-    make: MakeRow, workers: int
-) -> Iterator[Callable[[Sequence[ClipPlan]], Iterator[dict[str, Any]]]]:
-    """Give a function that maps ``make`` over plans in order, in this process or in a pool."""
+    make: MakePiece, workers: int
+) -> Iterator[Callable[[Iterator[Sequence[ClipPlan]]], Iterator[pa.RecordBatch]]]:
+    """Give a function that maps ``make`` over pieces in order, in this process or in a pool."""
     if workers == 0:
-        yield lambda plans: map(make, plans)
+        yield lambda pieces: map(make, pieces)
         return
     with worker_pool(workers) as pool:
-        yield lambda plans: pool.map(make, plans, chunksize=4)
+
+        def in_order(pieces: Iterator[Sequence[ClipPlan]]) -> Iterator[pa.RecordBatch]:
+            waiting: deque[Any] = deque()
+            for piece in pieces:
+                waiting.append(pool.submit(make, piece))
+                if len(waiting) >= AHEAD * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+        yield in_order
+
+
+def _piece_clips(clips: int, workers: int) -> int:
+    """Return how many clips go to a worker at once: few where there are few, for equal shares."""
+    return max(4, min(PIECE_CLIPS, clips // (4 * max(1, workers))))
+
+
+def _cut_up(parts: Sequence[Sequence[ClipPlan]], size: int) -> Iterator[Sequence[ClipPlan]]:
+    """Yield the pieces of shards; none reaches over the end of its shard."""
+    for part in parts:
+        for start in range(0, len(part), size):
+            yield part[start : start + size]
 
 
 # -- checks ------------------------------------------------------------------------------------
@@ -123,28 +148,21 @@ def check_plans(plans: Sequence[ClipPlan]) -> None:
             )
 
 
-def _check_kept(rows: Sequence[dict[str, Any]], config: Config, out: Path) -> None:
-    kept = Counter(row["split"] for row in rows if row["kept"])
+def _check_kept(tally: Tally, config: Config, out: Path) -> None:
+    by_split = tally.by_split()
     needed = sorted({"train", "val", config.evaluate.split})
     # A probe needs two clips; better said now than after training.
     least = {split: 1 + (split == config.evaluate.split) for split in needed}
-    empty = [split for split in needed if kept[split] < least[split]]
+    empty = [split for split in needed if by_split.get(split, [0])[0] < least[split]]
     if empty:
-        reasons = _reasons(rows)
-        listed = "; ".join(f"{count} x {reason}" for reason, count in reasons.items())
-        planned = Counter(row["split"] for row in rows)
+        listed = "; ".join(f"{count} x {reason}" for reason, count in tally.reasons.most_common())
+        planned = {split: count for split, (_, count) in by_split.items()}
         raise UserError(
-            f"too few clips for {', '.join(empty)}: kept {sum(kept.values())} of {len(rows)}, "
-            f"planned {dict(planned)}. "
+            f"too few clips for {', '.join(empty)}: kept {tally.kept.total()} of "
+            f"{tally.planned.total()}, planned {planned}. "
             f"Reasons: {listed or 'none, the source plans no clip there'}. See {out / MANIFEST}; "
             f"mend the media or the settings and run nano4m clips {config.preset} --overwrite"
         )
-
-
-def _reasons(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """Count the reasons by what stands before their details, the most frequent first."""
-    found = Counter(str(row["reason"]).split(":")[0] for row in rows if not row["kept"])
-    return dict(found.most_common())
 
 
 def _fingerprint(
@@ -181,27 +199,19 @@ def _to_do(out: Path, count: int, fingerprint: str, preset: str) -> list[int]:
 # -- the stage ---------------------------------------------------------------------------------
 
 
-def _write_manifest(out: Path, rows: Sequence[dict[str, Any]]) -> None:
-    partial_path = out / f"{MANIFEST}.partial"
-    try:
-        with partial_path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, MANIFEST_COLUMNS)
-            writer.writeheader()
-            for row in rows:
-                levels = {k: round(v, 3) for k, v in row.items() if isinstance(v, float)}
-                writer.writerow(row | levels | {"kept": int(row["kept"])})
-        os.replace(partial_path, out / MANIFEST)
-    finally:
-        partial_path.unlink(missing_ok=True)
-
-
-def _say_duplicates(moved: dict[str, str]) -> None:
+def _without_duplicates(config: Config, out: Path) -> str:
+    """Move clips out that are in two splits, unless the source has none, and tell what was done."""
+    name = config.source.name
+    if SOURCES[name].is_distinct:
+        return f"not looked for: no two clips of the source {name} are one, by construction"
+    moved = move_duplicates(out)
     if moved:
         clip, reason = next(iter(moved.items()))
         say(
             f"clips: {len(moved)} moved out, as they are also in another split (first {clip}: "
             f"{reason}); all are in {MANIFEST}"
         )
+    return f"looked for: {len(moved)} moved out"
 
 
 def build_clips(
@@ -217,7 +227,7 @@ def build_clips(
 
     Returns:
         Counts: clips, kept, by_split and by_label ({name: [kept, planned]}), reasons
-        ({reason: count}).
+        ({reason: count}), and duplicates, a sentence.
 
     Raises:
         UserError: The data or the folder are not as they must be, or a split that is needed has no
@@ -228,19 +238,24 @@ def build_clips(
     fingerprint = _fingerprint(config, plans, listing)
     count = -(-len(plans) // SHARD_CLIPS)
     todo = _to_do(out, count, fingerprint, config.preset)
-    make = partial(make_row, name=config.source.name, settings=config.source, clips=config.clips)
+    make = partial(make_piece, name=config.source.name, settings=config.source, clips=config.clips)
     left = [plans[i * SHARD_CLIPS : (i + 1) * SHARD_CLIPS] for i in todo]
-    done = len(plans) - sum(map(len, left))
-    workers = min(count_workers(config.clips.workers), sum(map(len, left)))
+    to_make = sum(map(len, left))
+    workers = min(count_workers(config.clips.workers), to_make)
+    pieces = _cut_up(left, _piece_clips(to_make, workers))
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with bar("clips", len(plans), "clip", done) as progress, _mapper(make, workers) as rows_of:
+        with (
+            bar("clips", len(plans), "clip", len(plans) - to_make) as progress,
+            _mapper(make, workers) as made,
+        ):
+            batches = made(pieces)
             for index, part in zip(todo, left, strict=True):
-                rows = []
-                for row in rows_of(part):
-                    rows.append(row)
-                    progress.advance()
-                write_shard(
+                rows: list[pa.RecordBatch] = []
+                while sum(batch.num_rows for batch in rows) < len(part):
+                    rows.append(next(batches))
+                    progress.advance(rows[-1].num_rows)
+                write_batches(
                     out,
                     index,
                     rows,
@@ -248,9 +263,8 @@ def build_clips(
                     num_shards=count,
                     fingerprint=fingerprint,
                 )
-        _say_duplicates(move_duplicates(out))
-        rows = read_manifest(out)
-        _write_manifest(out, rows)
+        duplicates = _without_duplicates(config, out)
+        tally = write_manifest(out)
         for leftover in out.glob("clips-*.partial"):  # of a build that was killed while it wrote
             leftover.unlink(missing_ok=True)
     except OSError as error:
@@ -258,36 +272,13 @@ def build_clips(
             f"cannot write clips to {out}: {error.strerror or error}; it must be a folder that you "
             "may write to, on a disk with some 50 kB free a clip"
         ) from error
-    _check_kept(rows, config, out)
-    counts = {
-        "clips": len(rows),
-        "kept": sum(row["kept"] for row in rows),
-        "by_split": _counts(rows, "split"),
-        "by_label": _counts(rows, "label"),
-        "by_label_and_split": _counts(rows, "label", "split"),
-        "reasons": _reasons(rows),
-        "files_left_out": _left_out(rows),
-    }
-    _say_what_is_missing(rows, counts, out)
+    _check_kept(tally, config, out)
+    counts = tally.summary() | {"duplicates": duplicates}
+    _say_what_is_missing(counts, out)
     return counts
 
 
-def _counts(rows: Sequence[dict[str, Any]], *columns: str) -> dict[str, list[int]]:
-    """Return [kept, planned] for each value of a column, or of several ("cat, val")."""
-    planned = Counter(", ".join(row[c] for c in columns) for row in rows)
-    kept = Counter(", ".join(row[c] for c in columns) for row in rows if row["kept"])
-    return {name: [kept[name], planned[name]] for name in sorted(planned)}
-
-
-def _left_out(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """Return how many clips do without each file that could not be read, by name and reason."""
-    found = Counter(part for row in rows for part in (row["left_out"] or "").split("; ") if part)
-    return dict(found.most_common())
-
-
-def _say_what_is_missing(
-    rows: Sequence[dict[str, Any]], counts: Mapping[str, Any], out: Path
-) -> None:
+def _say_what_is_missing(counts: Mapping[str, Any], out: Path) -> None:
     """Name the files that others stand in for, and the classes that no figure will be about."""
     for file, clips in counts["files_left_out"].items():
         say(f"clips: {file}; {clips} clips have another one in its place")
