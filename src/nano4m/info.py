@@ -193,7 +193,8 @@ def info(what: str, as_json: bool) -> str:
     """usage: nano4m info WHAT [--json]
 
     WHAT is
-      a preset              farm, digits, animals, reference: parameters, modalities, budgets
+      a preset              farm, digits, animals, reference, farm-large: parameters,
+                            modalities, budgets
       the folder of a run   what is finished and what it reached
       a checkpoint's        parameters, choices, modalities, fingerprints
       a token table's       clips, modalities, fingerprints
