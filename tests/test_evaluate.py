@@ -1,6 +1,7 @@
 """Probes: perfect answers score 1, shuffled or uniform ones chance, and every sum is checked."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -58,6 +59,16 @@ def make_table(per_class: int = 12, names: tuple[str, ...] = ("rgb", "sound", "c
     )
 
 
+class States(NamedTuple):
+    """Stands in for decoder states: what was given, and the slots that are asked for."""
+
+    context: tuple[torch.Tensor, torch.Tensor]
+    slots: torch.Tensor
+
+    def __getitem__(self, index):
+        return States(self.context, self.slots[index])
+
+
 class Stub:
     """Stands in for the model: ``answer(given slots, asked slots)`` makes probabilities."""
 
@@ -82,10 +93,11 @@ class Stub:
         return ids, self._slots(modality, coords)
 
     def decode(self, context, modality, coords):
-        return context, self._slots(modality, coords)
+        return States(context, self._slots(modality, coords))
 
     def logits(self, states, index):
-        return self.answer(*states[0], states[1], self.tokens.modalities[index].vocab_size)
+        vocab = self.tokens.modalities[index].vocab_size
+        return self.answer(*states.context, states.slots, vocab)
 
     def answer(self, ids, given, asked, vocab):
         """Log of uniform probabilities."""
@@ -211,8 +223,8 @@ def test_trie_likelihood_is_the_chain_rule():
         for j, text in enumerate(texts):
             one, shown, total = ids[[clip]].clone(), given[[clip]].clone(), 0.0
             for n, token in enumerate(text):
-                log_p = bench.ask(one, shown, torch.tensor([[start + n]]))
-                total += float(log_p[0, 0, token])
+                own = torch.tensor([[[token]]])
+                total += float(bench.pick(one, shown, torch.tensor([[start + n]]), own))
                 one[0, start + n], shown[0, start + n] = token, True
             assert found[clip, j] == pytest.approx(total, abs=1e-4)
     assert bench.own_in_order(2, ids, given)[0] == pytest.approx(found[0, 0], abs=1e-4)
@@ -311,12 +323,12 @@ def test_a_candidate_that_is_likely_with_any_source_does_not_win(monkeypatch):
 
 
 def test_a_model_that_peeks_at_what_is_asked_finds_nothing(monkeypatch):
-    def peek(model, tokens, ids, given, asked, batch_size):
+    def peek(model, tokens, ids, given, asked, batch_size, count):
         vocab = tokens.modalities[int(tokens.modality_L[asked[0, 0]])].vocab_size
         seen = torch.nn.functional.one_hot(ids.gather(1, asked), vocab).float()
-        return (seen * 0.9 + 0.1 / vocab).log()
+        yield torch.arange(len(ids)), 0, (seen * 0.9 + 0.1 / vocab).log()[:, :count]
 
-    monkeypatch.setattr(bench_module, "log_probs", peek)
+    monkeypatch.setattr(bench_module, "log_shares", peek)
     table = make_table(8)
     bench = make_bench(table, Stub(table))
     for row in entropies(bench, table):

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from conftest import tiny_modalities, tiny_table
-from nano4m import generate as module
 from nano4m.batch import TokenSequence
 from nano4m.config import GenerateConfig, ModelConfig
 from nano4m.errors import UserError
-from nano4m.generate import generate, log_probs, num_codebooks
+from nano4m.filling import Fill
+from nano4m.generate import generate, num_codebooks
 from nano4m.guidance import ChainStep, Condition, Guide
+from nano4m.likelihoods import log_shares
 from nano4m.model.fourm import FourM
 
 TOKENS = TokenSequence(tiny_modalities())
@@ -47,6 +48,15 @@ def build_model() -> FourM:
 @pytest.fixture(scope="module")
 def model() -> FourM:
     return build_model()
+
+
+def log_probs(model, tokens, ids, given, asked, batch_size=64):
+    """Return the whole distributions, (B, T, V)."""
+    index = int(tokens.modality_L[asked[0, 0]])
+    out = torch.empty(*asked.shape, tokens.modalities[index].vocab_size)
+    for rows, first, log_p in log_shares(model, tokens, ids, given, asked, batch_size):
+        out[rows, first : first + log_p.shape[1]] = log_p
+    return out
 
 
 class Spy:
@@ -155,7 +165,7 @@ def test_a_sample_does_not_depend_on_its_company(model, settings):
 
 @pytest.mark.parametrize("fault", ["overwrites", "other codebook"])
 def test_a_planted_fault_is_caught(model, monkeypatch, fault):
-    write = module._Fill.write
+    write = Fill.write
 
     def faulty(fill, rows, slots, drawn):
         write(fill, rows, slots, drawn)
@@ -165,7 +175,7 @@ def test_a_planted_fault_is_caught(model, monkeypatch, fault):
         elif fill.span == SOUND:
             fill.ids_BL[rows[:, None], slots + SOUND.start] = (drawn + 8) % 16
 
-    monkeypatch.setattr(module._Fill, "write", faulty)
+    monkeypatch.setattr(Fill, "write", faulty)
     said = {"overwrites": "given id was changed", "other codebook": "of another codebook"}
     with pytest.raises(AssertionError, match=said[fault]):
         run_checked(model, {}, ["sound"])
@@ -421,6 +431,24 @@ def test_a_chain_gives_each_finished_modality_to_the_next(model):
     generate(spy, TOKENS, ids, given, ["rgb", own], config, range(6))
     assert [set(row) for row in spy.shown[-1]] == [set(range(4))] * len(spy.shown[-1])
     assert {len(slots) for slots in spy.asked[-1]} == {4}, "its own settings: one step"
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_text_of_the_chain_is_a_condition_of_what_follows(model, there):
+    ids, given = some_given("rgb")
+    step = ChainStep(target="depth", conditions=(Condition(sources=("caption",)),))
+    config = GenerateConfig(steps=2)
+    chain = ["caption", step]
+    got, known = generate(model, TOKENS, ids, given, chain, config, range(6), on_device=there)
+    shown = known.clone()
+    shown[:, RGB] = shown[:, TOKENS.slices[TOKENS.index("depth")]] = False
+    cold = GenerateConfig(steps=1, temperature=0)
+    asked, first, second = ["depth"], (got, shown), (ids, given)
+    found = [
+        generate(model, TOKENS, *one, asked, cold, range(6), on_device=there)[0]
+        for one in (first, second)
+    ]
+    assert known.sum() > given.sum() and not torch.equal(*found)
 
 
 def test_settings_by_modality_reach_the_sampler(model):

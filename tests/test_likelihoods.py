@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from conftest import tiny_table
-from nano4m.config import Config, EvaluateConfig, TrainConfig
+from nano4m import likelihoods
+from nano4m.config import Config, EvaluateConfig
 from nano4m.evaluate.continuation import continuation
 from nano4m.evaluate.counting import PRIOR, Counts, Tally, count_tokens
 from nano4m.evaluate.cross_entropy import half_of_itself
@@ -108,11 +109,12 @@ class Recorder(Stub):
         super().__init__(table)
         self.calls = []
 
-    def answer(self, ids, given, asked, vocab):
+    def decode(self, context, modality, coords):
+        states = super().decode(context, modality, coords)
         self.calls += [
-            (ids[i].tolist(), given[i].tolist(), a) for i, a in enumerate(asked.tolist())
+            (*(t[i].tolist() for t in context), a) for i, a in enumerate(states.slots.tolist())
         ]
-        return super().answer(ids, given, asked, vocab)
+        return states
 
 
 @pytest.mark.parametrize("target", [0, 1])
@@ -237,6 +239,53 @@ def test_the_interval_of_a_ratio():
         bootstrap_ratio(sums, counts[:3], rng, 100)
 
 
+# -- picked where they are made ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("most", [1, 40, 1 << 26])
+def test_picked_log_probs_are_those_of_whole_distributions(most, monkeypatch):
+    monkeypatch.setitem(likelihoods.MOST_SCORES, "cpu", most)
+    table = make_table(8)
+    model = random_model(table)
+    bench = make_bench(table, model)
+    own = bench.ids_BL[:, bench.tokens.slices[1]]
+    ids, given = bench.given([0, 2])
+    span = bench.tokens.slices[1]
+    slots = torch.arange(span.start, span.stop).expand(len(bench), -1)
+    with torch.no_grad():
+        wanted = []
+        for row in range(len(bench)):
+            seen = given[row].nonzero()[:, 0][None]
+            tokens = bench.tokens
+            context = model.encode(ids[row][seen], tokens.modality_L[seen], tokens.coords_L2[seen])
+            asked = slots[row][None]
+            states = model.decode(context, tokens.modality_L[asked], tokens.coords_L2[asked])
+            wanted.append(model.logits(states, 1).log_softmax(-1)[0])
+    log_p = torch.stack(wanted)
+    places = torch.arange(own.shape[1])
+    for i, j in ((0, 0), (0, 5), (7, 3)):
+        rated = bench.whole(1, ids, given, own)[i, j]
+        assert float(rated) == pytest.approx(float(log_p[i, places, own[j]].sum()), abs=1e-5)
+    picked = log_p.gather(2, own[..., None])[..., 0]
+    assert bench.own_whole(1, ids, given) == pytest.approx(picked.double().sum(1).numpy(), abs=1e-5)
+    found = likelihoods.log_probs(model, bench.tokens, ids, given, slots, own, batch_size=5)
+    torch.testing.assert_close(found, picked)
+    two = bench.pick(ids, given, slots, torch.stack([own, own.flip(1)], 2)[:, :2])
+    torch.testing.assert_close(two[..., 0], picked[:, :2])
+    torch.testing.assert_close(two[..., 1], log_p.gather(2, own.flip(1)[..., None])[:, :2, 0])
+
+
+def test_no_more_scores_are_held_than_allowed(monkeypatch):
+    monkeypatch.setitem(likelihoods.MOST_SCORES, "cpu", 40)
+    table = make_table(8)
+    bench = make_bench(table, random_model(table))
+    ids, given = bench.given([0])
+    slots = torch.arange(4, 8).expand(len(bench), -1)
+    parts = list(likelihoods.log_shares(bench.model, bench.tokens, ids, given, slots, 2, 3))
+    assert {p.shape for _, _, p in parts} == {(2, 2, 9), (2, 1, 9)}
+    assert [first for _, first, _ in parts[:4]] == [0, 2, 0, 2]
+
+
 # -- tasks -------------------------------------------------------------------------------------
 
 
@@ -257,7 +306,7 @@ def test_results_do_not_depend_on_the_number_of_processes():
         config = Config(
             tokenizers={"rgb": {"kind": "image_vq"}, "sound": {"kind": "mel_vq"}},
             evaluate=EvaluateConfig(clips=12, judge_steps=5, bootstrap=100, workers=workers),
-            train=TrainConfig(device="cpu"),
+            device="cpu",
         )
         desk = open_desk(config, SmallRun())
         tasks = tasks_of(desk)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from scipy.stats import chisquare
+from scipy.stats import binom, chisquare
 
 from conftest import tiny_modalities
 from nano4m.config import Config, GenerateConfig
@@ -15,7 +15,17 @@ from nano4m.config_generate import Sampling, onex, parse_overrides
 from nano4m.modalities import MODALITIES
 from nano4m.orders import halton_ranks, radical_inverse, slot_order
 from nano4m.presets import FARM
-from nano4m.sampling import _pick, confidence, draw, truncate
+from nano4m.sampling import (
+    Ahead,
+    Fresh,
+    _most_outside,
+    _pick,
+    confidence,
+    draw,
+    draw_there,
+    keep_top_k,
+    truncate,
+)
 from nano4m.schedules import (
     condition_weights,
     guidance_factor,
@@ -137,21 +147,72 @@ def test_the_nucleus_is_of_the_tempered_distribution():
 
 @pytest.mark.parametrize(
     "temperature, top_k, top_p",
-    [(1, 0, 1.0), (0.5, 0, 1.0), (2, 4, 0.9), (1, 0, 0.8), (3, 5, 0.5)],
+    [(1, 0, 1.0), (0.5, 0, 1.0), (2, 4, 0.9), (1, 0, 0.8), (3, 5, 0.5), (1, 0, 0.1)],
 )
-def test_draws_follow_the_distribution(temperature, top_k, top_p):
+@pytest.mark.parametrize("way", ["fresh", "ahead"])
+def test_draws_follow_the_distribution(way, temperature, top_k, top_p):
     logits = torch.tensor([1.0, 0.2, -0.3, 2.0, 0.0, -1.0])
     many = logits.expand(20000, -1)[None]
-    drawn = draw(many, temperature, top_k, top_p, seeded(1))[0]
+    chance = Fresh(seeded(1)) if way == "fresh" else Ahead(40000, seeded(1), many.device)
+    drawn = chance.draw(many, temperature, top_k, top_p)[0]
     wanted = nucleus(logits.double().numpy(), temperature, top_k, top_p)
     seen = torch.bincount(drawn, minlength=6).double().numpy()
     assert not seen[wanted == 0].any()
     some = wanted > 0
+    if some.sum() == 1:
+        return
     assert chisquare(seen[some], wanted[some] * 20000).pvalue > 0.01
     # The test has teeth: two parts in a hundred moved from one id to another are noticed.
     moved = wanted.copy()
     moved[3], moved[0] = moved[3] - 0.02, moved[0] + 0.02
     assert chisquare(seen[some], moved[some] * 20000).pvalue < 1e-4
+
+
+@pytest.mark.parametrize("top_k, top_p", [(0, 0.9), (0, 0.35), (4, 0.7), (3, 1.0)])
+def test_every_pair_of_numbers_leads_to_the_same_id_as_on_a_cpu(top_k, top_p, monkeypatch):
+    """Number by number over a fine grid: both ways pick the same, so both are the nucleus."""
+    logits = torch.tensor([0.3, 1.7, -0.4, 1.1, 0.0, -math.inf])
+    grid = (torch.arange(64) + 0.5) / 64
+    first, second = (g.flatten() for g in torch.meshgrid(grid, grid, indexing="ij"))
+    many = logits.expand(1, len(first), -1)
+    there = draw_there(many, 0.8, top_k, top_p, first[None], second[None])[0]
+    one_by_one = []
+    for a, b in zip(first, second, strict=True):
+        drawn = iter([a, b])
+        monkeypatch.setattr(torch, "rand", lambda *_, generator, d=drawn: next(d).view(1))
+        one_by_one.append(int(draw(many[:, :1], 0.8, top_k, top_p, seeded(0))))
+    assert there.tolist() == one_by_one
+    wanted = nucleus(logits[:5].double().numpy(), 0.8, top_k, top_p)
+    seen = torch.bincount(there, minlength=6)[:5].double().numpy() / len(first)
+    np.testing.assert_allclose(seen, wanted, atol=0.03)
+
+
+def test_the_numbers_drawn_ahead_are_those_that_are_drawn_when_needed():
+    logits = torch.randn(3, 20, 7, generator=seeded(5)[0])
+    fresh = Fresh([g for s in range(3) for g in seeded(s)])
+    ahead = Ahead(20 + 20 + 9, [g for s in range(3) for g in seeded(s)], logits.device)
+    assert torch.equal(ahead.draw(logits, 0.9, 0, 1.0), fresh.draw(logits, 0.9, 0, 1.0))
+    assert torch.equal(ahead.gumbel(20), fresh.gumbel(20))
+    assert torch.equal(ahead.draw(logits, 0.0, 0, 0.5), logits.argmax(-1)), "takes no numbers"
+    assert torch.equal(ahead.draw(logits[:, :9], 2.0, 2, 1.0), fresh.draw(logits[:, :9], 2.0, 2, 1))
+
+
+@pytest.mark.parametrize("top_k", [0, 1, 3, 7, 12, 40])
+def test_the_k_likeliest_without_a_sort_are_those_of_a_stable_one(top_k):
+    logits = torch.randint(4, (50, 6, 12), generator=seeded(0)[0]).float()
+    logits[:, :, 9:] = -math.inf
+    assert torch.equal(keep_top_k(logits, top_k), truncate(logits, top_k))
+
+
+def test_more_slots_outside_the_nucleus_than_planned_are_next_to_impossible():
+    for slots, top_p in itertools.product((1, 16, 700, 10**5), (0.05, 0.5, 0.95, 0.999)):
+        most = _most_outside(slots, top_p)
+        assert most <= slots
+        assert most == slots or binom.sf(most, slots, 1 - top_p) < 1e-14
+    # Where more fall outside than fit, they take their likeliest id.
+    logits = torch.tensor([0.0, 1.0]).expand(1, 1000, -1)
+    lost = torch.full((1, 1000), 0.01)
+    assert (draw_there(logits, 1.0, 0, 0.7, lost, lost) == 1).all()
 
 
 def test_a_row_is_drawn_from_its_own_numbers_alone():

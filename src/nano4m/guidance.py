@@ -4,7 +4,12 @@ Classifier-free guidance (arXiv:2207.12598) on logits, with several conditions a
 (arXiv:2312.06647): l_0 + sum_i w_i (l_i - l_0), where l_i sees the tokens of condition i and l_0
 those of the negative condition, or of none. All see what is known of the target itself.
 
-Shapes: R rows, L all token slots of a clip, T slots asked for, V vocabulary of one modality.
+There are two ways to the same logits. On a CPU rows are compared, and those that ask the same are
+computed once. On another device nothing may be read back while it works: who is shown how many
+tokens follows from counts that the caller keeps, and the head runs for the wanted slots alone.
+
+Shapes: R rows, L all token slots of a clip, N given slots, T slots asked for, D width, V vocabulary
+of one modality, W ids that one slot may have.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,6 +17,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from nano4m.batch import TokenSequence
@@ -47,7 +53,7 @@ class ChainStep:
     settings: Sampling | None = None
 
 
-def ask(
+def decoded(
     model: FourM,
     tokens: TokenSequence,
     ids_RL: Tensor,
@@ -55,12 +61,13 @@ def ask(
     asked_RT: Tensor,
     batch_size: int,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield row numbers (n,) and logits, float32 (n, T, V) on the CPU, until all rows had theirs.
+    """Yield row numbers (n,) and decoder states (n, T, D) on the model's device, until all rows had
+    theirs.
 
-    Rows with equally many given tokens make a dense batch of at most ``batch_size``.
+    Rows with equally many given tokens make a dense batch of at most ``batch_size``. All that is
+    handed over lies on the CPU.
     """
     device = model.device
-    index = int(tokens.modality_L[asked_RT[0, 0]])
     counts = given_RL.sum(1)
     for count in counts.unique().tolist():
         for rows in (counts == count).nonzero()[:, 0].split(batch_size):
@@ -75,8 +82,7 @@ def ask(
                 states = model.decode(
                     context, tokens.modality_L[asked].to(device), tokens.coords_L2[asked].to(device)
                 )
-                logits = model.logits(states, index).float().cpu()
-            yield rows, logits
+            yield rows, states
 
 
 def ask_once(
@@ -98,9 +104,60 @@ def ask_once(
     ids, given, asked = rows.split([length, length, asked_RT.shape[1]], dim=1)
     index = int(tokens.modality_L[asked_RT[0, 0]])
     out = torch.empty(*asked.shape, tokens.modalities[index].vocab_size)
-    for part, logits in ask(model, tokens, ids, given.bool(), asked, batch_size):
-        out[part] = logits
+    for part, states in decoded(model, tokens, ids, given.bool(), asked, batch_size):
+        with torch.inference_mode():
+            out[part] = model.logits(states, index).float().cpu()
     return out[which_R]
+
+
+class Codebook(NamedTuple):
+    """One of the codebooks of a modality, by its number, and how many there are."""
+
+    number: int
+    of: int
+
+
+def scores(model: FourM, states: Tensor, index: int, book: Codebook | None) -> Tensor:
+    """Return logits, float32 (..., W), over all ids of modality ``index`` or one codebook's alone.
+
+    Only the rows of the head that belong to the codebook are multiplied.
+    """
+    if book is None:
+        return model.logits(states, index).float()
+    weight, scale = model.head(index)
+    own = weight.view(book.of, -1, weight.shape[1])[book.number]
+    logits = F.linear(states if scale == 1 else states * scale, own).float()
+    cap = model.config.logit_soft_cap
+    return cap * torch.tanh(logits / cap) if cap else logits
+
+
+SHARE = 0.25
+"""Of a GPU's memory, what the rows of one pass may take."""
+SCORE_BYTES = 32
+"""Of one logit on its way to a drawn id: about eight copies of float32."""
+STATE_BYTES = 64
+"""Of one channel of one token inside a block, without gradients."""
+
+
+def rows_that_fit(
+    model: FourM, tokens: TokenSequence, slots: int, choices: int, branches: int, batch_size: int
+) -> int:
+    """Return how many rows go through the model at once: as many as the memory of a GPU takes.
+
+    Elsewhere it is ``batch_size``. The whole memory of the card counts, not what is free of it, so
+    that the same samples come in the same batches.
+
+    Args:
+        model, tokens: Their width and length.
+        slots, choices: Logits of a row: ``slots`` times ``choices``.
+        branches: Passes of a row that are made together.
+        batch_size: Of a CPU.
+    """
+    if model.device.type != "cuda":
+        return batch_size
+    row = slots * choices * SCORE_BYTES + tokens.length * model.config.dim * STATE_BYTES
+    memory = torch.cuda.get_device_properties(model.device).total_memory
+    return max(1, int(SHARE * memory) // (branches * row))
 
 
 class Branch(NamedTuple):
@@ -118,7 +175,8 @@ class Guide:
         tokens: Order of the slots.
         step: Target, conditions and negative condition.
         guidance: Weight of the one condition of a step that names none.
-        batch_size: Rows of a forward pass.
+        batch_size: Rows of a forward pass on a CPU.
+        on_device: Whether ids and logits stay where the model is; None: on all but a CPU.
 
     Raises:
         UserError: A modality that the model does not have, or that is the target itself.
@@ -131,8 +189,10 @@ class Guide:
         step: ChainStep,
         guidance: float,
         batch_size: int,
+        on_device: bool | None = None,
     ) -> None:
         self.model, self.tokens, self.batch_size = model, tokens, batch_size
+        self.on_device = model.device.type != "cpu" if on_device is None else on_device
         self.target = known(tokens, step.target)
         everything = torch.ones(tokens.length, dtype=torch.bool)
         self.base_L = self._sees(step, step.negative)
@@ -141,6 +201,12 @@ class Guide:
             self.branches = [Branch(shown, guidance)]
         else:
             self.branches = [Branch(self._sees(step, c.sources), c.weight) for c in step.conditions]
+        self.sees = [*(b.sees_L for b in self.branches), self.base_L]
+        if self.on_device:
+            device = model.device
+            self._sees_there = [sees_L.to(device) for sees_L in self.sees]
+            self._modality_L = tokens.modality_L.to(device)
+            self._coords_L2 = tokens.coords_L2.to(device)
 
     def _sees(self, step: ChainStep, sources: Sequence[str]) -> Tensor:
         sees_L = torch.zeros(self.tokens.length, dtype=torch.bool)
@@ -154,6 +220,21 @@ class Guide:
             sees_L[self.tokens.slices[known(self.tokens, source)]] = True
         return sees_L
 
+    def _weighted(self, factor: float) -> list[tuple[int, float]]:
+        """Return index into ``sees`` and weight of each branch that has a weight."""
+        weights = condition_weights([b.weight for b in self.branches], factor)
+        weights.append(1 - sum(weights))
+        return [(i, weight) for i, weight in enumerate(weights) if abs(weight) > 1e-9]
+
+    def shown(self, known_BL: Tensor) -> Tensor:
+        """Return how many known tokens each of ``sees`` shows, int64 (B, branches)."""
+        return torch.stack([(known_BL & sees_L).sum(1) for sees_L in self.sees], 1)
+
+    def rows_at_once(self, slots: int, choices: int) -> int:
+        """Return how many rows are asked together, see ``rows_that_fit``."""
+        parts = len(self.sees)
+        return rows_that_fit(self.model, self.tokens, slots, choices, parts, self.batch_size)
+
     def logits(self, ids_RL: Tensor, given_RL: Tensor, asked_RT: Tensor, factor: float) -> Tensor:
         """Return guided logits, float32 (R, T, V); a branch of weight 0 is not computed.
 
@@ -162,9 +243,7 @@ class Guide:
             asked_RT: int64 slots of the target.
             factor: How far guidance has risen, see ``guidance_factor``.
         """
-        weights = condition_weights([b.weight for b in self.branches], factor)
-        parts = [Branch(b.sees_L, w) for b, w in zip(self.branches, weights, strict=True)]
-        parts = [b for b in [*parts, Branch(self.base_L, 1 - sum(weights))] if abs(b.weight) > 1e-9]
+        parts = [Branch(self.sees[i], weight) for i, weight in self._weighted(factor)]
         # One call: branches that show equally many tokens share a batch.
         found = ask_once(
             self.model,
@@ -180,6 +259,46 @@ class Guide:
         total = torch.zeros_like(found[0])
         for branch, logits in zip(parts, found, strict=True):
             total += branch.weight * logits
+        return total
+
+    def logits_there(
+        self,
+        ids_RL: Tensor,
+        given_RL: Tensor,
+        asked_RT: Tensor,
+        factor: float,
+        shown: Sequence[int],
+        count: int,
+        book: Codebook | None = None,
+    ) -> Tensor:
+        """Return guided logits, float32 (R, count, W), without reading from the device.
+
+        Args:
+            ids_RL, given_RL, asked_RT, factor: As for ``logits``, but on the device.
+            shown: How many given tokens each of ``sees`` shows, the same for all rows.
+            count: Slots wanted, the first ones of ``asked_RT``; the decoder sees all.
+            book: The codebook of all these slots, if they have one in common.
+        """
+        weighted = self._weighted(factor)
+        total: Tensor | None = None
+        for number in sorted({shown[i] for i, _ in weighted}):
+            # Branches that show equally many tokens share a pass.
+            alike = [(i, weight) for i, weight in weighted if shown[i] == number]
+            given = torch.cat([given_RL & self._sees_there[i] for i, _ in alike])
+            # The given slots first, in their order; how many they are is known.
+            slots_RN = given.byte().argsort(dim=1, descending=True, stable=True)[:, :number]
+            ids, asked = ids_RL.repeat(len(alike), 1), asked_RT.repeat(len(alike), 1)
+            with torch.inference_mode():
+                context = self.model.encode(
+                    ids.gather(1, slots_RN), self._modality_L[slots_RN], self._coords_L2[slots_RN]
+                )
+                states = self.model.decode(context, self._modality_L[asked], self._coords_L2[asked])
+                found = scores(self.model, states[:, :count], self.target, book)
+                for (_, weight), logits in zip(alike, found.chunk(len(alike)), strict=True):
+                    if len(weighted) == 1:
+                        return logits
+                    total = logits * weight if total is None else total.add_(logits, alpha=weight)
+        assert total is not None
         return total
 
 

@@ -3,11 +3,19 @@
 Temperature comes first, then top-k, then top-p on what that leaves: a nucleus of the distribution
 that is drawn from (Holtzman et al. 2019, arXiv:1904.09751).
 
+On a CPU numbers are drawn when they are needed (``Fresh``). For another device they are drawn ahead
+by the same generators on the CPU and sent at once, and nothing is read back (``Ahead``). Equal on
+both: what is drawn from, and each row's independence of the others; where ``top_p`` is 1, the
+numbers too, so that ids differ only where rounding of the logits decides. With a nucleus a CPU
+draws a second number where the first one fell outside it, the other way one for every slot, so the
+same seed gives other ids there.
+
 Shapes: R rows, T slots, W ids that a slot may have.
 """
 
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -94,6 +102,135 @@ def draw(
             nucleus = truncate(scaled_RTW[outside_RT], 0, top_p).softmax(-1)
             drawn_RT[outside_RT] = _pick(nucleus, torch.cat(again))
     return drawn_RT
+
+
+def keep_top_k(scaled_RTW: Tensor, top_k: int) -> Tensor:
+    """Return what ``truncate`` does, without a sort of all ids; equal ones stay by their number."""
+    if not 0 < top_k < scaled_RTW.shape[-1]:
+        return scaled_RTW
+    least_RT1 = scaled_RTW.topk(top_k, -1).values[..., -1:]
+    above_RTW, equal_RTW = scaled_RTW > least_RT1, scaled_RTW == least_RT1
+    room_RT1 = top_k - above_RTW.sum(-1, keepdim=True)
+    kept_RTW = above_RTW | equal_RTW & (equal_RTW.cumsum(-1, dtype=torch.int32) <= room_RT1)
+    return scaled_RTW.masked_fill(~kept_RTW, -math.inf)
+
+
+def _most_outside(slots: int, top_p: float) -> int:
+    """Return how many of some slots may fall outside the nucleus.
+
+    Each does with a probability of at most 1 - top_p. More than this, ten standard deviations and
+    twenty above the mean, are less likely than 1e-14 (Bernstein's inequality).
+    """
+    mean = slots * (1 - top_p)
+    return min(slots, math.ceil(mean + 10 * math.sqrt(mean) + 20))
+
+
+def draw_there(
+    logits_RTW: Tensor,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    first_RT: Tensor,
+    second_RT: Tensor | None,
+) -> Tensor:
+    """Draw as ``draw`` does, from numbers that are given, without reading from the device.
+
+    Of the slots that fall outside the nucleus there are few; how few is bounded, and as many are
+    gathered, sorted and drawn again. Should there ever be more, they take their likeliest id.
+
+    Args:
+        logits_RTW, temperature, top_k, top_p: As for ``draw``.
+        first_RT: Numbers in (0, 1); not read where the temperature is 0.
+        second_RT: More of them, read where ``top_p`` is below 1.
+    """
+    if temperature == 0:
+        return logits_RTW.argmax(-1)
+    scaled_RTW = keep_top_k(logits_RTW / temperature, top_k)
+    shares_RTW = scaled_RTW.softmax(-1)
+    drawn_RT = _pick(shares_RTW, first_RT)
+    own_RT1 = shares_RTW.gather(-1, drawn_RT[..., None])
+    # Sums in parallel do not always rise: an edge may round past an id whose share is 0.
+    wrong_RT = own_RT1[..., 0] <= 0
+    if top_p >= 1 or second_RT is None:
+        return torch.where(wrong_RT, shares_RTW.argmax(-1), drawn_RT)
+    likelier_RT = torch.where(shares_RTW > own_RT1, shares_RTW, 0).sum(-1)
+    outside_N = (likelier_RT >= top_p).flatten()
+    likeliest_N, drawn_N = shares_RTW.argmax(-1).flatten(), drawn_RT.flatten()
+    drawn_N = torch.where(wrong_RT.flatten() | outside_N, likeliest_N, drawn_N)
+    most = _most_outside(len(outside_N), top_p)
+    places = outside_N.byte().argsort(descending=True, stable=True)[:most]
+    nucleus = truncate(scaled_RTW.flatten(0, 1)[places], 0, top_p).softmax(-1)
+    again = _pick(nucleus, second_RT.flatten()[places])
+    has_share = nucleus.gather(-1, again[..., None])[..., 0] > 0
+    chosen = torch.where(outside_N[places] & has_share, again, drawn_N[places])
+    return drawn_N.scatter(0, places, chosen).view_as(drawn_RT)
+
+
+def numbers(slots: int, temperature: float, top_p: float) -> int:
+    """Return how many random numbers ``draw_there`` takes for some slots of a row."""
+    return 0 if temperature == 0 else slots * (2 if top_p < 1 else 1)
+
+
+class Chance(Protocol):
+    """Draws for the rows of a batch, each from its own random numbers."""
+
+    def draw(self, logits_RTW: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
+        """Return one id a slot, int64 (R, T)."""
+
+    def gumbel(self, slots: int) -> Tensor:
+        """Return standard Gumbel noise, float32 (R, slots)."""
+
+
+class Fresh:
+    """Numbers of each row's generator, drawn when they are needed."""
+
+    def __init__(self, generators: Sequence[torch.Generator]) -> None:
+        self.generators = generators
+
+    def draw(self, logits_RTW: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
+        """Return one id a slot, int64 (R, T)."""
+        return draw(logits_RTW, temperature, top_k, top_p, self.generators)
+
+    def gumbel(self, slots: int) -> Tensor:
+        """Return standard Gumbel noise, float32 (R, slots)."""
+        return gumbel((slots,), self.generators)
+
+
+class Ahead:
+    """Numbers of each row's generator, all drawn at once and sent to a device.
+
+    Args:
+        total: Numbers that each row will take.
+        generators: One a row.
+        device: Where they are needed.
+    """
+
+    def __init__(
+        self, total: int, generators: Sequence[torch.Generator], device: torch.device
+    ) -> None:
+        # Pinned memory is sent while the device works.
+        shape, pinned = (len(generators), total), device.type == "cuda"
+        drawn = torch.empty(shape, pin_memory=pinned)
+        for row, generator in zip(drawn.unbind(), generators, strict=True):
+            torch.rand(total, generator=generator, out=row)
+        self._numbers = drawn.to(device, non_blocking=True).clamp_min(1e-20)
+        self._used = 0
+
+    def _take(self, count: int) -> Tensor:
+        self._used += count
+        return self._numbers[:, self._used - count : self._used]
+
+    def draw(self, logits_RTW: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
+        """Return one id a slot, int64 (R, T)."""
+        slots = logits_RTW.shape[1]
+        parts = self._take(numbers(slots, temperature, top_p)).split(slots, dim=1)
+        first = parts[0] if parts else logits_RTW
+        second = parts[1] if len(parts) > 1 else None
+        return draw_there(logits_RTW, temperature, top_k, top_p, first, second)
+
+    def gumbel(self, slots: int) -> Tensor:
+        """Return standard Gumbel noise, float32 (R, slots)."""
+        return -(-self._take(slots).log()).log()
 
 
 def confidence(logits_RTW: Tensor, drawn_RT: Tensor) -> Tensor:

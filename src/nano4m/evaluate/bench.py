@@ -3,10 +3,13 @@
 Only tokens that are given are ever handed to the model: all other slots hold zeros, so a probe
 cannot leak what it asks for.
 
-Shapes: B judged clips, R rows of one question, L token slots of a clip, T slots of a target.
+Answers are picked where the model is: no question brings the scores of a whole vocabulary back.
+
+Shapes: B judged clips, R rows of one question, L token slots of a clip, T slots of a target, t of
+them, K ids, S rated sequences, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +17,8 @@ import torch
 from torch import Tensor
 
 from nano4m.batch import TokenSequence
-from nano4m.generate import log_probs
+from nano4m.guidance import rows_that_fit
+from nano4m.likelihoods import log_shares
 from nano4m.model.fourm import FourM
 
 # Streams of random numbers of the probes, one a purpose.
@@ -32,7 +36,7 @@ class Bench:
         ids_BL, valid_BL: int64 ids of the first view, and which of them are real tokens.
         labels: int64 (B,), index into ``classes``.
         classes: Sorted labels.
-        batch_size: Rows of a forward pass.
+        batch_size: Rows of a forward pass on a CPU; on a GPU they are as many as fit.
         seed: Of shuffles, resamples and generation.
         resamples: Of the bootstrap.
     """
@@ -77,14 +81,46 @@ class Bench:
         given = self.valid_BL[chosen] & shown
         return self.ids_BL[chosen] * given, given
 
-    def ask(self, ids: Tensor, given: Tensor, slots: Tensor) -> Tensor:
-        """Return log-probabilities (R, T, V) of ``slots`` (R, T), all asked for at once."""
+    @property
+    def rows_at_once(self) -> int:
+        """Rows of a forward pass."""
+        return rows_that_fit(self.model, self.tokens, 0, 0, 1, self.batch_size)
+
+    def _ask(
+        self, ids: Tensor, given: Tensor, slots: Tensor, count: int
+    ) -> Iterator[tuple[Tensor, Tensor, int, Tensor]]:
+        """Yield rows of the question (r,), where their answers are (r,), a first slot, and answers,
+        float32 (n, t, V); indices are on the model's device too. See ``log_shares``.
+        """
         # Clips share captions and beginnings of captions: equal questions are asked once.
-        length = self.tokens.length
+        length, device = self.tokens.length, self.model.device
         rows, which_R = torch.cat([ids, given.long(), slots], 1).unique(dim=0, return_inverse=True)
         ids, shown, slots = rows.split([length, length, slots.shape[1]], dim=1)
-        asked = log_probs(self.model, self.tokens, ids, shown.bool(), slots, self.batch_size)
-        return asked[which_R]
+        asked = log_shares(
+            self.model, self.tokens, ids, shown.bool(), slots, self.rows_at_once, count
+        )
+        for part, first, log_p in asked:
+            place = torch.full((len(rows),), -1)
+            place[part] = torch.arange(len(part))
+            where_R = place[which_R]
+            own = (where_R >= 0).nonzero()[:, 0]
+            yield own.to(device), where_R[own].to(device), first, log_p
+
+    def pick(self, ids: Tensor, given: Tensor, slots: Tensor, wanted_RTK: Tensor) -> Tensor:
+        """Return log p of K ids for each of the first slots, float32 (R, T, K).
+
+        Args:
+            ids, given: What the model is shown in each of R rows.
+            slots: int64 (R, T or more), all asked for at once.
+            wanted_RTK: int64 ids.
+        """
+        device, wanted_RTK = self.model.device, wanted_RTK.to(self.model.device)
+        out_RTK = torch.empty(wanted_RTK.shape, device=device)
+        for own, where, first, log_p in self._ask(ids, given, slots, wanted_RTK.shape[1]):
+            t = torch.arange(log_p.shape[1], device=device)[:, None]
+            found = log_p[where[:, None, None], t, wanted_RTK[own, first : first + len(t)]]
+            out_RTK[own, first : first + len(t)] = found
+        return out_RTK.cpu()
 
     def whole(self, target: int, ids: Tensor, given: Tensor, own: Tensor) -> Tensor:
         """Return log p of the tokens of ``target`` of other clips, float64 (R, S).
@@ -94,16 +130,19 @@ class Bench:
             ids, given: What the model is shown in each of R rows.
             own: int64 (S, T) tokens to be rated in every row.
         """
-        span = self.tokens.slices[target]
+        span, device = self.tokens.slices[target], self.model.device
         slots = torch.arange(span.start, span.stop)
-        parts = []
-        for rows in torch.arange(len(ids)).split(self.batch_size):
-            log_p = self.ask(ids[rows], given[rows], slots.expand(len(rows), -1))
-            total = torch.zeros(len(rows), len(own), dtype=torch.float64)
-            for t in range(len(slots)):
-                total += log_p[:, t][:, own[:, t]]
+        own, parts = own.to(device), []
+        for rows in torch.arange(len(ids)).split(self.rows_at_once):
+            total = torch.zeros(len(rows), len(own), dtype=torch.float64, device=device)
+            asked = self._ask(ids[rows], given[rows], slots.expand(len(rows), -1), len(slots))
+            for these, where, first, log_p in asked:
+                found = torch.zeros(len(log_p), len(own), dtype=torch.float64, device=device)
+                for t in range(log_p.shape[1]):
+                    found += log_p[:, t][:, own[:, first + t]]
+                total[these] += found[where]
             parts.append(total)
-        return torch.cat(parts)
+        return torch.cat(parts).cpu()
 
     def pair(self, source: int, target: int) -> np.ndarray:
         """Return log p(target of clip j | source of clip i), float64 (B, B); computed once."""
@@ -133,10 +172,10 @@ class Bench:
             asked_BT = torch.ones(len(self), span.stop - span.start, dtype=torch.bool)
         slots_BT = asked_BT.nonzero()[:, 1].view(len(self), -1) + span.start
         parts = []
-        for rows in torch.arange(len(self)).split(self.batch_size):
+        for rows in torch.arange(len(self)).split(self.rows_at_once):
             slots = slots_BT[rows]
-            log_p = self.ask(ids[rows], given[rows], slots)
-            picked = log_p.gather(2, self.ids_BL[rows].gather(1, slots)[..., None])[..., 0]
+            wanted = self.ids_BL[rows].gather(1, slots)[..., None]
+            picked = self.pick(ids[rows], given[rows], slots, wanted)[..., 0]
             parts.append(picked.double().sum(1))
         return torch.cat(parts).numpy()
 
@@ -166,9 +205,10 @@ class Bench:
             start = span.start + first
             slots = torch.arange(start, start + 1 if is_text else span.stop)
             frame = slots[:size]
-            for part in rows.split(16 * self.batch_size):
-                log_p = self.ask(ids[part], given[part], slots.expand(len(part), -1))[:, :size]
-                picked = log_p.gather(2, self.ids_BL[part][:, frame, None])[..., 0]
+            for part in rows.split(16 * self.rows_at_once):
+                wanted = self.ids_BL[part][:, frame, None]
+                asked = slots.expand(len(part), -1)
+                picked = self.pick(ids[part], given[part], asked, wanted)[..., 0]
                 total[part.numpy()] += picked.double().sum(1).numpy()
             ids[rows[:, None], frame] = self.ids_BL[rows[:, None], frame]
             given[rows[:, None], frame] = True

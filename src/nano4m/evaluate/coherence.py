@@ -24,11 +24,27 @@ from nano4m.tokenizers.base import Tokenizer
 
 DECODE_BATCH = 16
 """Sounds at once: what phase reconstruction holds of them then fits the cache of a core."""
+DECODE_BATCH_GPU = 256
+"""Media at once on a GPU, which many keep busy."""
+
+
+def decode_batch(tokenizer: Tokenizer) -> int:
+    """Return how many media a tokenizer makes at once where it is."""
+    device = getattr(tokenizer, "device", None)
+    return DECODE_BATCH if device is None or device.type == "cpu" else DECODE_BATCH_GPU
 
 
 def decode(tokenizer: Tokenizer, modality: Modality, ids: Tensor) -> list[Any]:
-    """Return the media of ids (n, length), in parts of at most DECODE_BATCH."""
-    return [tokenizer.decode(part.view(-1, *modality.shape)) for part in ids.split(DECODE_BATCH)]
+    """Return the media of ids (n, length) on the tokenizer's device, in parts of ``decode_batch``.
+
+    A tokenizer that says where it is gets the ids there, in one transfer.
+    """
+    device = getattr(tokenizer, "device", None)
+    whole = ids if device is None else ids.to(device)
+    return [
+        tokenizer.decode(part.view(-1, *modality.shape))
+        for part in whole.split(decode_batch(tokenizer))
+    ]
 
 
 def predict(judge: Judge, parts: list[Any]) -> np.ndarray:

@@ -16,7 +16,7 @@ import torch
 from nano4m.config import Config
 from nano4m.evaluate.bench import RESAMPLE
 from nano4m.evaluate.classify import classify, conditions
-from nano4m.evaluate.coherence import DECODE_BATCH, directions_into, predict
+from nano4m.evaluate.coherence import decode_batch, directions_into, predict
 from nano4m.evaluate.continuation import continuation
 from nano4m.evaluate.counting import Counts, count_tokens
 from nano4m.evaluate.cross_entropy import cross_entropy
@@ -56,11 +56,11 @@ def judge_of(desk: Desk, target: int) -> tuple[Judge, JudgeResult]:
     labels = np.searchsorted(bench.classes, table.labels[desk.train_rows])
     judge = train_judge(
         kind, desk.clips, clip_rows(table, desk.clips, desk.train_rows), labels,
-        len(bench.classes), evaluate.judge_steps, desk.config.seed,
+        len(bench.classes), evaluate.judge_steps, desk.config.seed, bench.model.device,
     )  # fmt: skip
     real, back = [], []
     judged = clip_rows(table, desk.clips, bench.rows)
-    for part in np.array_split(judged, -(-len(bench) // DECODE_BATCH)):
+    for part in np.array_split(judged, -(-len(bench) // decode_batch(tokenizer))):
         media = desk.clips.media(kind, part, frame=0 if kind in FRAMED else None)
         real.append(media)
         back.append(tokenizer.decode(tokenizer.encode(media)))

@@ -81,7 +81,7 @@ class Search:
 
     def expand(self, rows: np.ndarray, nodes: np.ndarray) -> None:
         """Replace front nodes, one for each entry of ``rows``, by their children."""
-        chunk = 16 * self.bench.batch_size
+        chunk = 16 * self.bench.rows_at_once
         for start in range(0, len(rows), chunk):
             self._expand(rows[start : start + chunk], nodes[start : start + chunk])
 
@@ -95,15 +95,20 @@ class Search:
             ids[where, written] = torch.tensor(prefix, dtype=torch.int64)
             given[where, written] = True
             slots[where] = self.first + len(prefix)
-        log_p = self.bench.ask(ids, given, slots)[:, 0].double().numpy()
+        # What may follow each node; rows are filled up with id 0, which is not looked at.
+        below = {node: self.trie.children[node] for node in np.unique(nodes).tolist()}
+        most = max(map(len, below.values()))
+        wanted = torch.zeros(len(rows), 1, most, dtype=torch.int64)
+        for node, children in below.items():
+            tokens = torch.tensor([self.trie.prefixes[child][-1] for child in children])
+            wanted[torch.from_numpy(nodes == node), 0, : len(children)] = tokens
+        log_p = self.bench.pick(ids, given, slots, wanted)[:, 0].double().numpy()
         self.front_RN[rows, nodes] = False
-        for node in np.unique(nodes):
+        for node, children in below.items():
             own = np.flatnonzero(nodes == node)
-            below = self.trie.children[node]
-            tokens = [self.trie.prefixes[child][-1] for child in below]
-            value = self.value_RN[rows[own], node][:, None] + log_p[own][:, tokens]
-            self.value_RN[np.ix_(rows[own], below)] = value
-            self.front_RN[np.ix_(rows[own], below)] = True
+            value = self.value_RN[rows[own], node][:, None] + log_p[own][:, : len(children)]
+            self.value_RN[np.ix_(rows[own], children)] = value
+            self.front_RN[np.ix_(rows[own], children)] = True
 
     def expand_all(self) -> None:
         """Work every node out."""
