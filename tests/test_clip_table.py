@@ -121,6 +121,21 @@ def test_how_a_shard_is_cut_into_batches_changes_no_byte(tmp_path):
         write_shard(tmp_path / "e", 0, rows, sample_rate=RATE)
 
 
+def test_clips_of_many_row_groups_are_found_in_any_order(tmp_path):
+    table_of(tmp_path / "a")
+    [row, *_] = pq.read_table(clip_table.shard_path(tmp_path / "a", 0)).to_pylist()
+    for shard in range(2):
+        names = [f"s{shard}r{i:03d}" for i in range(150)]
+        rows = [row | {"clip_id": n, "caption": f"of {n}", "kept": n[-1] != "4"} for n in names]
+        write_shard(tmp_path / "b", shard, rows, sample_rate=RATE, num_shards=2)
+    assert pq.ParquetFile(clip_table.shard_path(tmp_path / "b", 0)).num_row_groups == 3
+    table = open_clips(tmp_path / "b")
+    assert len(table) == 2 * 135
+    rows = np.random.default_rng(0).permutation(len(table))
+    assert table.media("caption", rows) == [f"of {table.clip_ids[i]}" for i in rows]
+    assert table.captions.tolist() == [f"of {name}" for name in table.clip_ids]
+
+
 def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
     def full(table, path, **options):
         Path(path).write_bytes(b"half")

@@ -65,6 +65,9 @@ MANIFEST_COLUMNS = tuple(
 )
 """Columns without media and boxes, in the order of ``manifest.csv``."""
 
+GROUP_ROWS = 64
+"""Clips of a row group: what reading one of them costs."""
+
 KEY = b"nano4m.clips"
 """Of the metadata of a shard."""
 
@@ -135,8 +138,7 @@ def write_batches(
     partial = path.with_suffix(f".{os.getpid()}.partial")
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        # Media are compressed already; a row group of 64 keeps the reading of a few clips cheap.
-        pq.write_table(table, partial, compression="zstd", row_group_size=64)
+        pq.write_table(table, partial, compression="zstd", row_group_size=GROUP_ROWS)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -218,9 +220,10 @@ class ClipTable:
     classes: list[str]
     fingerprint: str
     kinds: frozenset[Media]
-    column: Callable[[int, str], pa.ChunkedArray]
+    column: Callable[[int, int, str], pa.ChunkedArray]
+    """Reads a column of a row group: shard, row group, name."""
     places: np.ndarray
-    """int64 (n, 2): shard and row in it of each clip."""
+    """int64 (n, 3): shard, row group and row in it of each clip."""
 
     def __len__(self) -> int:
         return len(self.clip_ids)
@@ -287,9 +290,9 @@ class ClipTable:
         name, reader = READERS[kind]
         places = self.places[index]
         cells: list[Any] = [None] * len(index)
-        for shard in np.unique(places[:, 0]):
-            where = np.flatnonzero(places[:, 0] == shard)
-            found = self.column(int(shard), name).take(pa.array(places[where, 1])).to_pylist()
+        for shard, group in np.unique(places[:, :2], axis=0).tolist():
+            where = np.flatnonzero((places[:, 0] == shard) & (places[:, 1] == group))
+            found = self.column(shard, group, name).take(pa.array(places[where, 2])).to_pylist()
             for i, cell in zip(where, found, strict=True):
                 cells[i] = cell
         return reader(cells, frame)
@@ -308,16 +311,17 @@ def open_clips(folder: Path) -> ClipTable:
         table = pq.read_table(path, columns=[*TEXTS, "kept"])
         kept = np.flatnonzero(table["kept"].to_numpy())
         tables.append(table.take(pa.array(kept)))
-        places.append(np.stack([np.full_like(kept, number), kept], axis=1))
+        places.append(np.stack([np.full_like(kept, number), *np.divmod(kept, GROUP_ROWS)], axis=1))
     whole = pa.concat_tables(tables)
     if not whole.num_rows:
         raise UserError(
             f"no clip in {folder} was kept; see the reasons in {folder / 'manifest.csv'}"
         )
 
-    @lru_cache(maxsize=4)
-    def column(shard: int, name: str) -> pa.ChunkedArray:
-        return pq.read_table(shards[shard][0], columns=[name]).column(name)
+    @lru_cache(maxsize=16)
+    def column(shard: int, group: int, name: str) -> pa.ChunkedArray:
+        file = pq.ParquetFile(shards[shard][0])
+        return file.read_row_group(group, columns=[name]).column(name)
 
     abouts = [about for _, about in shards if about["kept"]]
     flags: dict[Media, str] = {"picture": "frames", "depth": "depth", "normals": "normals"}

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nano4m.clip_table import KEY, find_shards
+from nano4m.clip_table import GROUP_ROWS, KEY, find_shards
 from nano4m.prints import same_pictures, same_sounds
 
 DUPLICATE = "duplicate"
@@ -143,7 +143,7 @@ def _rewrite(path: Path, reasons: dict[int, str]) -> None:
     partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
         table = table.replace_schema_metadata({KEY: json.dumps(about).encode()})
-        pq.write_table(table, partial, compression="zstd", row_group_size=64)
+        pq.write_table(table, partial, compression="zstd", row_group_size=GROUP_ROWS)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
