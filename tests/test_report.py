@@ -61,6 +61,13 @@ class Fake(Tokenizer):
     def __init__(self, media: str, shape: tuple[int, ...]) -> None:
         self.media, self.shape, self.vocab_size = media, shape, 64
 
+    def to(self, device: torch.device | str) -> "Fake":
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
     def encode(self, media: Any) -> torch.Tensor:
         raise NotImplementedError
 
