@@ -1,16 +1,18 @@
 """Generated samples a second, batched by us and one by one by the reference's sampler, interleaved.
 
 Caption to sound and picture to depth in 8 steps at d6-6w512, random weights; the reference gives
-its captions with their [PAD]. Then ours by batch size, in time and memory.
+its captions with their [PAD]. Then ours by batch size, in time and memory, and many sounds at once
+with guidance 3 in bf16. On a GPU the reference is left out, and the share of tokens is measured
+that come out otherwise when a sample is made alone.
 
     python benchmarks/generation.py --threads 2 --repeats 3
+    python benchmarks/generation.py --device cuda
 """
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from engines import DEFAULT_MODEL, quick
 from measure import (
     Report,
     arguments,
@@ -28,13 +30,46 @@ from torch import Tensor
 
 from nano4m.allocation import keep_freed_memory
 from nano4m.batch import TokenSequence
-from nano4m.config import GenerateConfig
+from nano4m.config import GenerateConfig, ModelConfig
 from nano4m.generate import generate
 from nano4m.model.fourm import FourM
 from nano4m.precision import prepare_matmul
+from nano4m.presets import SIZE_FIELDS, SIZES
 
 TASKS = (("caption", "sound"), ("rgb", "depth"))
 CAPTION_TOKENS = (4, 7)
+GUIDANCE = 3.0
+COMPARED = 64
+"""Samples that are made together and one by one."""
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of ``--device``: auto is the GPU, if there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("--device cuda: PyTorch sees no CUDA device")
+    return torch.device(name)
+
+
+def settled(device: torch.device) -> float:
+    """Return the time when the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return now()
+
+
+def build_model(tiny: bool, tokens: TokenSequence, draw: torch.Generator) -> FourM:
+    """Return a model of random weights whose heads tell ids apart, as those of a trained one do."""
+    size = SIZES["d6-w512"].model_dump(include=SIZE_FIELDS)
+    if tiny:
+        size |= {"encoder_depth": 1, "decoder_depth": 1, "dim": 32, "head_dim": 8}
+    model = FourM(ModelConfig(**size), tokens.modalities)
+    model.init_weights(draw)
+    with torch.no_grad():
+        for head in model.heads.parameters():
+            head.normal_(0.0, 2 / head.shape[1] ** 0.5, generator=draw)
+    return model.eval()
 
 
 def given(
@@ -53,16 +88,22 @@ def given(
 
 
 def ours(
-    model: FourM, tokens: TokenSequence, task: tuple[str, str], rows: int, steps: int, seed: int
+    model: FourM,
+    tokens: TokenSequence,
+    task: tuple[str, str],
+    rows: int,
+    steps: int,
+    seed: int,
+    guidance: float = 1.0,
 ) -> Callable[[], float]:
     """Return a call that generates ``rows`` samples and returns samples a second."""
     ids, known = given(tokens, task[0], rows, torch.Generator().manual_seed(seed))
-    config = GenerateConfig(steps=steps, batch_size=rows)
+    config = GenerateConfig(steps=steps, batch_size=rows, guidance=guidance)
 
     def call() -> float:
-        start = now()
+        start = settled(model.device)
         _, filled = generate(model, tokens, ids, known, [task[1]], config, list(range(rows)))
-        seconds = now() - start
+        seconds = settled(model.device) - start
         if not bool(filled[:, tokens.slices[tokens.index(task[1])]].all()):
             raise RuntimeError("not every slot was filled")
         return rows / seconds
@@ -105,10 +146,17 @@ def scaling(
         by_size = {}
         for rows in sizes:
             call = ours(model, tokens, task, rows, steps, seed)
-            reset_peak()
-            start = peak()
-            speed = call()
-            megabytes = round((peak() - start) / 1e6, 1)
+            if model.device.type == "cuda":
+                call()  # loads the kernels
+                torch.cuda.reset_peak_memory_stats()
+                start = torch.cuda.memory_allocated()
+                speed = call()
+                megabytes = round((torch.cuda.max_memory_allocated() - start) / 1e6, 1)
+            else:
+                reset_peak()
+                start = peak()
+                speed = call()
+                megabytes = round((peak() - start) / 1e6, 1)
             by_size[str(rows)] = {"seconds": round(rows / speed, 4), "megabytes": megabytes}
         last, half = by_size[str(sizes[-1])], by_size[str(sizes[-2])]
         found[" to ".join(task)] = {
@@ -120,62 +168,109 @@ def scaling(
     return found
 
 
-def main() -> None:
-    parser = arguments(__doc__)
-    parser.add_argument("--batch", type=int, default=16, help="samples at once (%(default)s)")
-    parser.add_argument("--steps", type=int, default=8, help="forward passes (%(default)s)")
-    parser.add_argument("--baseline-samples", type=int, default=2, help="a round (%(default)s)")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[4, 8, 16, 32], help="batches")
-    options = parser.parse_args()
-    tiny = options.quick
-    report = Report("generation", options)
-    exact_matmul = prepare_matmul()
-    modalities = reference_modalities(4 if tiny else 1)
-    tokens = TokenSequence(modalities)
-    draw = torch.Generator().manual_seed(options.seed)
-    config = quick(DEFAULT_MODEL) if tiny else DEFAULT_MODEL
-    models = {}
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        model = FourM(config, modalities)
-        model.init_weights(draw)
-        models[name] = model.to(dtype).eval()
-    seed, steps = options.seed, options.steps
-    # First, because memory that is kept cannot be told from memory that is used.
-    by_size = scaling(models["bf16"], tokens, options.sizes, steps, seed)
-    kept = keep_freed_memory()
-    longest = max(m.length for m in modalities)
-    sizes = Sizes(longest=longest, dim=32, head=8, depth=(1, 1)) if tiny else Sizes()
-    theirs = Baseline(sizes).eval()
-    theirs.init_weights(draw)
+def differing(model: FourM, tokens: TokenSequence, rows: int, steps: int, seed: int) -> float:
+    """Return the share of sound tokens that differ between ``rows`` samples made together and the
+    same made one by one, with the same seeds.
+    """
+    ids, known = given(tokens, "caption", rows, torch.Generator().manual_seed(seed))
+    config = GenerateConfig(steps=steps, guidance=GUIDANCE)
+    span = tokens.slices[tokens.index("sound")]
+    together, _ = generate(model, tokens, ids, known, ["sound"], config, list(range(rows)))
+    alone = [
+        generate(model, tokens, ids[i : i + 1], known[i : i + 1], ["sound"], config, [i])[0]
+        for i in range(rows)
+    ]
+    return float((together != torch.cat(alone))[:, span].double().mean())
 
-    rows = [("samples a second", "baseline", "ours fp32", "ours bf16", "bf16 over baseline")]
-    tasks = {}
+
+def compare(
+    options: Any, models: dict[str, FourM], tokens: TokenSequence, draw: torch.Generator
+) -> tuple[dict[str, Any], list[tuple[str, ...]]]:
+    """Return samples a second by task and engine, on a GPU of ours alone, and rows of a table."""
+    tiny, seed, steps = options.quick, options.seed, options.steps
+    on_gpu = models["fp32"].device.type == "cuda"
+    longest = max(m.length for m in tokens.modalities)
+    sizes = Sizes(longest=longest, dim=32, head=8, depth=(1, 1)) if tiny else Sizes()
+    theirs = None if on_gpu else Baseline(sizes).eval()
+    if theirs is not None:
+        theirs.init_weights(draw)
+    rows: list[tuple[str, ...]] = [
+        ("samples a second", "baseline", "ours fp32", "ours bf16", "ratio")
+    ]
+    tasks: dict[str, Any] = {}
     for task in TASKS:
-        speed = interleave(
-            {
-                "baseline": baseline(theirs, tokens, task, options.baseline_samples, steps, seed),
-                "fp32": ours(models["fp32"], tokens, task, options.batch, steps, seed),
-                "bf16": ours(models["bf16"], tokens, task, options.batch, steps, seed),
-            },
-            options.repeats,
-        )
-        name = " to ".join(task)
+        calls = {
+            name: ours(model, tokens, task, options.batch, steps, seed)
+            for name, model in models.items()
+        }
+        if theirs is not None:
+            count = options.baseline_samples
+            calls = {"baseline": baseline(theirs, tokens, task, count, steps, seed)} | calls
+        speed = interleave(calls, options.repeats)
+        name, first = " to ".join(task), next(iter(speed))
         tasks[name] = {
             engine: {
                 "samples_per_second": figures(seen),
-                "times_baseline": ratio(seen, speed["baseline"]),
+                f"times_{first}": ratio(seen, speed[first]),
             }
             for engine, seen in speed.items()
         }
         cells = [shown(figures(seen)) for seen in speed.values()]
-        rows.append((name, *cells, shown(tasks[name]["bf16"]["times_baseline"])))
+        times = shown(tasks[name]["bf16"][f"times_{first}"])
+        rows.append((name, *([""] if on_gpu else []), *cells, times))
+    return tasks, rows
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--batch", type=int, default=16, help="samples at once (%(default)s)")
+    parser.add_argument("--steps", type=int, default=8, help="forward passes (%(default)s)")
+    parser.add_argument("--baseline-samples", type=int, default=2, help="a round (%(default)s)")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[4, 8, 16, 32], help="batches")
+    parser.add_argument("--sounds", type=int, help="made at once: 512 on a GPU, 4 on a CPU")
+    options = parser.parse_args()
+    device = choose_device(options.device)
+    report = Report("generation", options)
+    exact_matmul = prepare_matmul()
+    tokens = TokenSequence(reference_modalities(4 if options.quick else 1))
+    draw = torch.Generator().manual_seed(options.seed)
+    models = {
+        name: build_model(options.quick, tokens, draw).to(device, dtype)
+        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
+    }
+    seed, steps = options.seed, options.steps
+    # First, because memory that is kept cannot be told from memory that is used.
+    by_size = scaling(models["bf16"], tokens, options.sizes, steps, seed)
+    kept = device.type == "cpu" and keep_freed_memory()
+    tasks, rows = compare(options, models, tokens, draw)
     for name, found in by_size.items():
         for size, seen in found["batch"].items():
             rows.append(
                 (f"{name}, batch {size}", "", "", f"{seen['seconds']} s", f"{seen['megabytes']} MB")
             )
+    many = options.sounds or (512 if device.type == "cuda" else 4)
+    call = ours(models["bf16"], tokens, TASKS[0], many, steps, seed, GUIDANCE)
+    sounds = figures(interleave({"bf16": call}, options.repeats)["bf16"])
+    length = tokens.modalities[tokens.index("sound")].length
+    what = f"{many} sounds of {length} tokens, {steps} steps, guidance {GUIDANCE:g}"
+    rows.append((what, "", "", shown(sounds), ""))
+    differ = {}
+    if device.type == "cuda":
+        differ = {
+            name: differing(model, tokens, COMPARED, steps, seed) for name, model in models.items()
+        }
+        cells = [f"{100 * share:.3f} %" for share in differ.values()]
+        rows.append((f"tokens that differ, batch 1 and {COMPARED}", "", *cells, ""))
     report.finish(
-        rows, tasks=tasks, by_batch_size=by_size, onednn=exact_matmul, keeps_freed_memory=kept
+        rows,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        tasks=tasks,
+        by_batch_size=by_size,
+        sounds={"samples": many, "tokens": length, "samples_per_second": sounds},
+        differing_tokens=differ,
+        onednn=exact_matmul,
+        keeps_freed_memory=kept,
     )
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from farm_speed import cpu_name
 
 from nano4m.modalities import Modality, modality
 
@@ -31,6 +30,17 @@ REFERENCE: dict[str, tuple[tuple[int, ...], int]] = {
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 _chosen = ["wall"]
+
+
+def cpu_name() -> str:
+    """Return the name of the processor, as the system gives it.
+
+    Not that of farm_speed: it needs all that cuts clips, and a GPU machine has not always that.
+    """
+    cpuinfo = Path("/proc/cpuinfo")
+    names = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    found = [line.split(":", 1)[1].strip() for line in names if line.startswith("model name")]
+    return found[0] if found else platform.processor() or platform.machine()
 
 
 def now() -> float:
