@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -292,6 +293,33 @@ def wait_for(condition, seconds: float = 30) -> bool:
     while time.monotonic() < end and not condition():
         time.sleep(0.02)
     return bool(condition())
+
+
+def test_pieces_of_all_shards_are_under_way_and_only_a_few_at_once(tmp_path, fake, monkeypatch):
+    """Workers do not wait at the end of a shard, and results do not pile up in the parent."""
+    under_way: list[int] = []
+    most = [0]
+
+    class Pool:
+        def submit(self, make, piece):
+            under_way.append(len(piece))
+            most[0] = max(most[0], sum(under_way))
+
+            def result():
+                under_way.pop(0)
+                return make(piece)
+
+            return SimpleNamespace(result=result)
+
+    @contextmanager
+    def pool(workers):
+        yield Pool()
+
+    monkeypatch.setattr(clips, "worker_pool", pool)
+    fake.plans = [plan(i) for i in range(100)]
+    assert clips.build_clips(config(workers=2), None, tmp_path)["kept"] == 100
+    assert not under_way and 8 < most[0] <= clips.AHEAD * 2 * 12
+    assert len(shards(tmp_path)) == 13
 
 
 def test_any_number_of_workers_makes_the_same_bytes(tmp_path):
