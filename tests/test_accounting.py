@@ -14,7 +14,7 @@ from nano4m.accounting import Operations, count_tokens, peak_memory
 from nano4m.devices import World
 from nano4m.errors import UserError
 from nano4m.loss import MaskedLoss
-from nano4m.model import layers
+from nano4m.model import attention
 from nano4m.model.fourm import FourM
 from nano4m.order import MASKS, WEIGHTS, generator
 from nano4m.precision import measured_peak, prepare_matmul, resolve_device, resolve_dtype
@@ -66,7 +66,7 @@ def test_operations_are_those_that_pytorch_counts(variant, monkeypatch):
     """They are equal: attention is plain products here, and the loss makes its gradients by
     products; embeddings, whose gradients are none, stand before the first block, so that every
     product has both of its gradients."""
-    monkeypatch.setattr(layers, "_has_tiles", lambda: False)
+    monkeypatch.setattr(attention, "_has_tiles", lambda: False)
     batches = _batches()
     config = small_config(VARIANTS[variant])
     model = FourM(config.model, tiny_table().modalities)

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from nano4m.model import attention as attention_ways
 from nano4m.model import layers
-from nano4m.model.layers import CrossAttention, Mlp, SelfAttention, attention
+from nano4m.model.attention import attention
+from nano4m.model.layers import CrossAttention, Mlp, SelfAttention
 
 WAYS = {
     "plain": (False, 1 << 15),
@@ -21,8 +23,8 @@ WAYS = {
 def way(request, monkeypatch):
     """Take one way, whatever this machine has."""
     tiles, most = WAYS[request.param]
-    monkeypatch.setattr(layers, "_has_tiles", lambda: tiles)
-    monkeypatch.setattr(layers, "MOST_SCORES", most)
+    monkeypatch.setattr(attention_ways, "_has_tiles", lambda: tiles)
+    monkeypatch.setattr(attention_ways, "MOST_SCORES", most)
     return request.param
 
 
@@ -92,11 +94,11 @@ def _held(call, total=False):
 
 
 def test_many_scores_are_not_held_and_few_are(monkeypatch):
-    monkeypatch.setattr(layers, "_has_tiles", lambda: False)
+    monkeypatch.setattr(attention_ways, "_has_tiles", lambda: False)
     inputs = _inputs(torch.float32, queries=64, keys=96)
     scores = 2 * 3 * 64 * 96
     assert _held(lambda: attention(*inputs)) == scores
-    monkeypatch.setattr(layers, "MOST_SCORES", 64 * 96 - 1)
+    monkeypatch.setattr(attention_ways, "MOST_SCORES", 64 * 96 - 1)
     assert _held(lambda: attention(*inputs)) == 2 * 3 * 96 * 8
 
 

@@ -137,11 +137,11 @@ def test_an_overflow_halves_the_scale_and_changes_nothing_else(tmp_path):
     trainer = _half_trainer(tmp_path, steps=36)
     rows = next(iter(trainer.order.steps(0, 1)))
     trainer.step(0, rows)
-    trainer.replica.scale = 2.0**40
+    trainer.host.replica.scale = 2.0**40
     kept = [copy.deepcopy(part) for part in _state(trainer)]
     told = trainer.step(1, rows)
     assert told["grad_norm"] == float("inf") or told["grad_norm"] != told["grad_norm"]
-    assert trainer.replica.scale == trainer.note["scale"] == 2.0**39
+    assert trainer.host.replica.scale == trainer.note["scale"] == 2.0**39
     assert trainer.note["skipped"] == 1 and trainer.average.updates == 1
     for before, after in zip(kept, _state(trainer), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
@@ -159,19 +159,19 @@ def _state(trainer):
         for entries in optimizer.state.values()
         for value in entries.values()
     ]
-    computing = list(trainer.replica.module.parameters())
+    computing = list(trainer.host.replica.module.parameters())
     return list(trainer.model.parameters()), computing, trainer.average.weights, moments
 
 
 def test_resuming_restores_the_scale_and_the_count_of_updates(tmp_path):
     trainer = _half_trainer(tmp_path)
-    trainer.replica.scale = 2.0**40
+    trainer.host.replica.scale = 2.0**40
     for number, rows in enumerate(trainer.order.steps(0, 4)):
         trainer.step(number, rows)
     trainer.state.save(4, trainer.note)
     again = _half_trainer(tmp_path)
     assert again.first == 4 and again.note["skipped"] == trainer.note["skipped"] > 0
-    assert again.replica.scale == trainer.replica.scale < 2.0**40
+    assert again.host.replica.scale == trainer.host.replica.scale < 2.0**40
     assert again.average.updates == trainer.average.updates
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from nano4m.batch import MaskedBatch
+from nano4m.config import MaskingConfig, TrainConfig
 from nano4m.model.fourm import FourM
 
 
@@ -61,18 +62,28 @@ class Operations:
 
     def count(self, batches: Sequence[MaskedBatch]) -> int:
         """Return the operations of one step on ``batches``."""
+        groups = [
+            (len(b.enc_ids_BN), b.enc_ids_BN.shape[1] + self.registers, b.dec_ids_BM.shape[1])
+            for b in batches
+        ]
+        kinds = torch.cat([b.dec_modality_BM.flatten() for b in batches])
+        targets = torch.bincount(kinds, minlength=len(self.heads)).tolist()
+        return self.of_groups(groups, targets)
+
+    def of_groups(self, groups: Sequence[tuple[int, int, int]], targets: Sequence[int]) -> int:
+        """Return the operations of a step.
+
+        Args:
+            groups: (samples, inputs of each with its register, targets of each).
+            targets: Of each modality, over all samples.
+        """
         total = 0
-        for batch in batches:
-            rows, given = batch.enc_ids_BN.shape
-            given += self.registers
-            asked = batch.dec_ids_BM.shape[1]
+        for rows, given, asked in groups:
             matrices = given * (self.encoder + self.context) + asked * self.decoder
             attention = self.depths[0] * given**2 + self.depths[1] * asked * (asked + given)
             total += 2 * rows * (matrices + 2 * self.width * attention)
-            targets = torch.bincount(batch.dec_modality_BM.flatten(), minlength=len(self.heads))
-            scores = sum(n * v for n, v in zip(targets.tolist(), self.heads, strict=True))
-            total += 2 * self.width * scores
-        return 3 * total
+        scores = sum(n * v for n, v in zip(targets, self.heads, strict=True))
+        return 3 * (total + 2 * self.width * scores)
 
 
 def peak_memory(device: torch.device) -> int:
@@ -86,3 +97,38 @@ def peak_memory(device: torch.device) -> int:
         return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def memory_needed(
+    model: FourM, train: TrainConfig, masking: MaskingConfig, dtype: torch.dtype, passes: int
+) -> int:
+    """Return about how much memory a packed step takes on a GPU, in bytes.
+
+    Weights, gradients, optimizer states and average; what the blocks keep for the backward pass, by
+    the token; scores of the loss. Counted from the widths of the layers, it is within a fifth of
+    what was measured (docs/PERFORMANCE.md).
+
+    Args:
+        model: On any device, also ``meta``.
+        train: ``batch_size``, ``ema`` and ``optimizer`` are used.
+        masking: Of the run.
+        dtype: Type to compute in.
+        passes: Parts that a step is cut into.
+    """
+    size = dtype.itemsize
+    a_weight = 4 + 4 + 8 + (4 if train.ema else 0) + (2 * size if size < 4 else 4)
+    fixed = model.num_parameters * a_weight
+    lengths = sum(m.length for m in model.modalities)
+    given = min(masking.max_inputs or lengths, lengths) + 1
+    asked = min(masking.max_targets or lengths, lengths)
+    if masking.totals_repeat:
+        given, asked = (given + masking.min_inputs) // 2, (asked + masking.min_targets) // 2
+    width, ratio = model.config.dim, model.config.mlp_ratio
+    # Inputs of norms, of matrices and of the nonlinearity, in widths.
+    encoder = len(model.encoder) * (8 + 2 * ratio)
+    decoder = len(model.decoder) * (12 + 2 * ratio)
+    context = len(model.decoder) * 4
+    kept = (given * (encoder + context) + asked * decoder) * width * size
+    largest = max(m.vocab_size for m in model.modalities)
+    scores = min(asked * train.batch_size // passes * largest, 1 << 28) * size * 2
+    return int(fixed + kept * train.batch_size / passes + scores)

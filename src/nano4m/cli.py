@@ -32,7 +32,10 @@ A command that was stopped goes on where it was when it is run again.
 """
 
 
-RENAMED = {"--train.device": "--device"}
+RENAMED = {
+    "--train.device": "--device",
+    "--train.no-compile": "--train.compile off",
+}
 """Options of before, and what they are called now."""
 
 

@@ -6,7 +6,7 @@ help text, an unknown field is an error. Presets are objects of this type, in ``
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from nano4m.config_generate import GenerateConfig as GenerateConfig
 from nano4m.config_masking import MaskingConfig as MaskingConfig
@@ -151,8 +151,16 @@ TokenizerConfig = Annotated[ImageVQ | MelVQ | Bpe, Field(discriminator="kind")]
 # -- ids to ids --------------------------------------------------------------------------------
 
 
+Switch = Literal["auto", "on", "off"]
+
+
 class TrainConfig(Section):
     """Optimisation of the transformer."""
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _was_a_flag(cls, given: Any) -> Any:
+        return {True: "on", False: "off"}.get(given, given) if isinstance(given, bool) else given
 
     steps: Positive = Field(1200, description="Optimizer steps.")
     batch_size: Positive = Field(
@@ -189,7 +197,34 @@ class TrainConfig(Section):
         "ddp",
         description="Of several processes started by torchrun: each holds all weights, or a shard.",
     )
-    compile: bool = Field(False, description="Compile the model (torch.compile).")
+    packed: Switch = Field(
+        "auto",
+        description="Lay all samples of a step end to end and decide the update on the device; "
+        "auto: on a GPU.",
+    )
+    compile: Switch = Field(
+        "auto",
+        description="Compile blocks and loss (torch.compile); auto: on a GPU with a C compiler, in "
+        "bf16 or fp16.",
+    )
+    graphs: Switch = Field(
+        "auto",
+        description="Capture packed passes and the update as CUDA graphs; auto: on a GPU.",
+    )
+    quantum: Positive | None = Field(
+        None,
+        description="Tokens that a packed batch is filled up to a multiple of, so that few shapes "
+        "come up; none: 64 where all steps are equally long, else an eighth of the longest.",
+    )
+    accumulate: Positive = Field(
+        1, description="Passes that a packed step is cut into: less memory, the same gradients."
+    )
+    workers: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="Processes that mask packed batches ahead; 0: none; none: a quarter of the "
+        "cores with a GPU, at most 8.",
+    )
+    ahead: Positive = Field(16, description="Packed steps that are made ahead.")
     tracker: Literal["auto", "none", "tensorboard", "wandb"] = Field(
         "auto",
         description="Beside log.jsonl, which is always written; auto: tensorboard if installed.",
@@ -269,6 +304,12 @@ class Config(Section):
             raise ValueError(
                 f"train.batch_size {self.train.batch_size} is not a multiple of "
                 f"masking.group_size {self.masking.group_size}"
+            )
+        groups = self.train.batch_size // self.masking.group_size
+        if groups % self.train.accumulate:
+            raise ValueError(
+                f"train.accumulate {self.train.accumulate} does not divide the {groups} groups of "
+                f"a step (train.batch_size over masking.group_size)"
             )
         if self.train.codes and self.model.tables == "shared":
             raise ValueError(

@@ -48,6 +48,11 @@ class MaskingConfig(Section):
         description="Weights at the last step, by strategy; linear in between, others stay.",
     )
     group_size: Positive = Field(16, description="Samples that share one draw of roles and totals.")
+    paired_totals: bool = Field(
+        False,
+        description="Groups of dirichlet and the spans come in pairs whose totals add up to the "
+        "fewest plus the most: each is drawn as without, and all steps are equally long.",
+    )
 
     alphas: tuple[float, ...] = Field(
         (0.1, 1.0, 10.0), description="Dirichlet concentrations; each sample draws one."
@@ -112,6 +117,14 @@ class MaskingConfig(Section):
         """Return whether one of these strategies has a weight at some step."""
         both = zip(STRATEGY_NAMES, self.weights(0.0), self.weights(1.0), strict=True)
         return any(name in names and start + end > 0 for name, start, end in both)
+
+    @property
+    def totals_repeat(self) -> bool:
+        """Whether all steps of whole pairs of groups have equally many inputs and targets."""
+        own = {"dirichlet", "span", "reference_span"}
+        others = [name for name in STRATEGY_NAMES if name not in own]
+        limits = self.max_inputs is not None and self.max_targets is not None
+        return self.paired_totals and limits and not self.uses(*others)
 
     @property
     def drops_all(self) -> bool:

@@ -3,14 +3,14 @@
 Shapes: B batch, M decoder tokens, T tokens of one modality, D width, V vocabulary, C modalities.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nano4m.batch import MaskedBatch
-from nano4m.model.fourm import FourM
+from nano4m.model.fourm import FourM, PackedTensors
 
 MOST_LOGITS = 1 << 23
 """Scores that exist at once: 32 MiB in float32."""
@@ -109,6 +109,91 @@ def token_cross_entropy(model: FourM, states_BMD: Tensor, batch: MaskedBatch) ->
         cap = model.config.logit_soft_cap
         sums.append(linear_cross_entropy(states_TD, weight_VD, ids_T[chosen], cap))
     return torch.stack(sums)
+
+
+def score_gradient(
+    score_TV: Tensor, ids_T: Tensor, weight: Tensor, cap: float
+) -> tuple[Tensor, Tensor]:
+    """Return the summed cross-entropy of scores and the gradient of ``weight`` times it, (T, V).
+
+    Plain steps, which a compiler turns into two passes over the scores; the gradient has their
+    type, softmax and sum are float32 at least.
+
+    Args:
+        score_TV: Unnormalised, before the soft cap.
+        ids_T: Right ones, integers.
+        weight: A scalar on the device.
+        cap: Of ``linear_cross_entropy``.
+    """
+    exact = torch.promote_types(score_TV.dtype, torch.float32)
+    wide_TV = score_TV.to(exact)
+    if cap:
+        wide_TV = torch.tanh(wide_TV / cap) * cap
+    log_TV = wide_TV.log_softmax(1)
+    is_right_TV = torch.arange(score_TV.shape[1], device=ids_T.device) == ids_T[:, None]
+    total = -torch.where(is_right_TV, log_TV, 0).sum()
+    d_TV = (log_TV.exp() - is_right_TV.to(exact)) * weight
+    if cap:
+        d_TV = d_TV * (1 - (wide_TV / cap).square())
+    return total, d_TV.to(score_TV.dtype)
+
+
+ScoreGradient = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+
+
+@torch.no_grad()
+def packed_cross_entropy(
+    model: FourM,
+    states_UD: Tensor,
+    batch: PackedTensors,
+    counts: Sequence[int],
+    gradients: dict[int, Tensor],
+    d_states_UD: Tensor,
+    sums_C: Tensor,
+    scale: Tensor,
+    most: int,
+    score: ScoreGradient = score_gradient,
+) -> None:
+    """Add the cross-entropy of a packed batch to ``sums_C`` and make its gradients on the way.
+
+    How many targets a modality has is known on the host, so nothing is asked of the device.
+
+    Args:
+        model: That computes.
+        states_UD: Of the decoder.
+        batch: The batch on the device.
+        counts: Targets of each modality.
+        gradients: Of heads, by the ``id`` of their parameter in ``model``; added to.
+        d_states_UD: Written: the gradient of the weighted loss, 0 for what only fills up.
+        sums_C: float32, summed cross-entropy of each modality; added to.
+        scale: Factor on the loss before the gradient, a scalar on the device.
+        most: Scores that exist at once.
+        score: ``score_gradient``, perhaps compiled.
+    """
+    weights_C = batch.weights_C * scale
+    sorted_UD = states_UD.index_select(0, batch.order_U)
+    ids_U = batch.dec_ids_U.index_select(0, batch.order_U)
+    d_sorted_UD = torch.empty_like(sorted_UD)
+    cap, is_full, start = model.config.logit_soft_cap, model.config.tables == "shared", 0
+    for c, count in enumerate(counts):
+        if not count:
+            continue
+        parameter, own_rows = model.head_rows(c, is_full)
+        weight_VD, factor = model.head(c, is_full)
+        gradient_VD = gradients[id(parameter)][own_rows]
+        rows = max(1, most // len(weight_VD))
+        for first in range(start, start + count, rows):
+            span = slice(first, min(first + rows, start + count))
+            states_TD = sorted_UD[span] if factor == 1 else sorted_UD[span] * factor
+            total, d_TV = score(states_TD @ weight_VD.T, ids_U[span], weights_C[c], cap)
+            sums_C[c] += total
+            torch.mm(d_TV, weight_VD, out=d_sorted_UD[span])
+            gradient_VD += d_TV.T @ states_TD
+        if factor != 1:
+            d_sorted_UD[start : start + count] *= factor
+        start += count
+    d_sorted_UD[start:] = 0
+    d_states_UD.index_copy_(0, batch.order_U.long(), d_sorted_UD)
 
 
 class MaskedLoss(nn.Module):

@@ -7,10 +7,16 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from nano4m.config import TrainConfig
+from nano4m.muon import BatchedMuon
 
 
-def build_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+def build_optimizers(
+    model: nn.Module, config: TrainConfig, on_device: bool = False
+) -> list[torch.optim.Optimizer]:
     """Return the optimizers of a model: one, or Muon and AdamW side by side.
+
+    With ``on_device`` their learning rate is a tensor beside the weights, and nothing of a step
+    waits for the device.
 
     Muon (github.com/KellerJordan/Muon; scaled as in arXiv:2502.16982, so that both share one
     learning rate) takes the matrices between hidden states. It is not for tables, heads, norms and
@@ -32,10 +38,20 @@ def build_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": free, "weight_decay": 0.0},
     ]
-    adamw = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, config.beta2), fused=True)
+    device = weights[0].device
+    rate = torch.tensor(config.lr, device=device) if on_device else config.lr
+    adamw = torch.optim.AdamW(
+        groups,
+        lr=rate,
+        betas=(0.9, config.beta2),
+        fused=True,
+        capturable=on_device and device.type == "cuda",
+    )
     if not muon:
         return [adamw]
     decay = config.weight_decay
+    if on_device:
+        return [BatchedMuon(hidden, lr=rate.clone(), weight_decay=decay), adamw]  # type: ignore
     adjust = "match_rms_adamw"
     return [torch.optim.Muon(hidden, lr=config.lr, weight_decay=decay, adjust_lr_fn=adjust), adamw]
 
@@ -66,19 +82,32 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay, self.updates = decay, 0
-        self.weights = [p.detach().clone() for p in model.parameters()]
+        # Without a decay the average is the weights: no memory and no pass for it.
+        self._weights = [p.detach().clone() for p in model.parameters()] if decay else None
+        self._model = model
+
+    @property
+    def weights(self) -> list[torch.Tensor]:
+        """The averaged weights, in the order of the model's parameters."""
+        if self._weights is None:
+            return [p.detach() for p in self._model.parameters()]
+        return self._weights
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Move the average towards the model's weights."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(self.weights, [p.detach() for p in model.parameters()], 1 - decay)
+        if self._weights is not None:
+            weights = [p.detach() for p in model.parameters()]
+            torch._foreach_lerp_(self._weights, weights, 1 - decay)
         self.updates += 1
 
     @torch.no_grad()
     def swap(self, model: nn.Module) -> None:
         """Exchange the model's weights and the average."""
-        for mine, weight in zip(self.weights, model.parameters(), strict=True):
+        if self._weights is None:
+            return
+        for mine, weight in zip(self._weights, model.parameters(), strict=True):
             kept = mine.clone()
             mine.copy_(weight)
             weight.copy_(kept)

@@ -160,6 +160,7 @@ REFERENCE = Config(
         suffix=0.0,
         infill=0.0,
         reference_span=1.0,
+        paired_totals=True,
         alphas=(1.0,),
         min_inputs=16,
         max_inputs=256,

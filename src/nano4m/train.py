@@ -5,58 +5,46 @@ number of the step alone, so weights, optimizers, average and running sums are a
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from nano4m.accounting import Operations, count_tokens, peak_memory
 from nano4m.allocation import keep_freed_memory
 from nano4m.batch import MaskedBatch, TokenSequence
+from nano4m.batches import BatchMaker
+from nano4m.batches import masked_batches as masked_batches
 from nano4m.checkpoint import save_model, save_reproducer
-from nano4m.config import Config, MaskingConfig
+from nano4m.config import Config
+from nano4m.device_step import DeviceStep
 from nano4m.devices import World, open_world
+from nano4m.engine import choose, mask_workers, too_large
 from nano4m.errors import UserError
+from nano4m.host_step import HostStep
 from nano4m.interrupt import Interrupt
-from nano4m.masking import mask
+from nano4m.loss import count_targets
 from nano4m.masking.check import check_masking
 from nano4m.model.fourm import FourM
-from nano4m.optim import WeightAverage, build_optimizers, gradient_norm, learning_rate
+from nano4m.optim import WeightAverage, build_optimizers, learning_rate
 from nano4m.order import (
     DROPOUT,
-    MASKS,
     VALIDATION,
-    VIEWS,
     WEIGHTS,
     SampleOrder,
     derive_seed,
     generator,
 )
+from nano4m.packed import PackedBatch, packer
 from nano4m.precision import measured_peak, prepare_matmul, resolve_device, resolve_dtype
 from nano4m.progress import bar, say
 from nano4m.replica import Replica
 from nano4m.state import TrainingState
 from nano4m.table import TokenTable
 from nano4m.tracking import Silence, Tracker
-
-
-def masked_batches(
-    table: TokenTable,
-    rows: np.ndarray,
-    config: MaskingConfig,
-    seed: int,
-    stream: int,
-    index: int,
-    progress: float = 1.0,
-) -> list[MaskedBatch]:
-    """Gather ``rows`` with random views and mask them; depends on the arguments alone."""
-    ids, valid = table.gather(rows, np.random.default_rng([seed, VIEWS, stream, index]))
-    tokens = TokenSequence(table.modalities)
-    draw = generator(seed, stream, index)
-    return mask(torch.from_numpy(ids), torch.from_numpy(valid), tokens, config, draw, progress)
 
 
 class Trainer:
@@ -67,10 +55,19 @@ class Trainer:
         table: Token table.
         folder: Where to write; the newest state in it is resumed.
         world: The processes that train together.
+        table_folder: Where the table is; processes that mask ahead open it there.
     """
 
-    def __init__(self, config: Config, table: TokenTable, folder: Path, world: World) -> None:
+    def __init__(
+        self,
+        config: Config,
+        table: TokenTable,
+        folder: Path,
+        world: World,
+        table_folder: Path | None = None,
+    ) -> None:
         self.config, self.table, self.folder, self.world = config, table, folder, world
+        self.table_folder = table_folder
         settings, seed = config.train, config.seed
         rows, val_rows = table.rows("train"), table.rows("val")
         if not len(rows) or not len(val_rows):
@@ -99,69 +96,103 @@ class Trainer:
         self.model = model.to(world.device)
         self.dtype = resolve_dtype(settings, world.device)
         self.operations = Operations.of(model)
-        self.replica = Replica(model, self.dtype, world, settings.compile)
-        self.optimizers = build_optimizers(model, settings)
+        self.names = [m.name for m in table.modalities]
+        self.fast = choose(settings, world, self.dtype)
+        self.maker = BatchMaker(
+            masking=config.masking,
+            seed=seed,
+            steps=settings.steps,
+            packer=packer(
+                table.modalities,
+                config.model.register_token,
+                settings.batch_size // settings.accumulate,
+                config.masking,
+                settings.quantum,
+            ),
+        )
+        # Before the optimizers: it may shard the weights.
+        replica = None
+        if not self.fast.packed:
+            replica = Replica(model, self.dtype, world, self.fast.compiled)
+        self.optimizers = build_optimizers(model, settings, on_device=self.fast.packed)
         self.average = WeightAverage(model, settings.ema)
         self.peak = measured_peak(self.dtype, world.device)
-        self.names = [m.name for m in table.modalities]
         self.state = TrainingState(folder, world, model, self.optimizers, self.average)
         none = [0.0] * len(self.names)
         fresh = {"seconds": 0.0, "tokens": 0, "operations": 0, "skipped": 0, "good": 0}
         self.note: dict[str, Any] = fresh | {"sums": none, "counts": none}
-        self.note["scale"] = self.replica.scale
+        self.note["scale"] = 2.0**12 if self.dtype == torch.float16 else 1.0
         self.first = self.state.resume(self.note)
-        self.replica.scale = self.note["scale"]
-        self.replica.refresh()
+        self.settled = self.first
+        self.norm = 0.0
+        self.host: HostStep | None = None
+        self.on_device: DeviceStep | None = None
+        moved = self.optimizers, settings.clip_norm, self.note
+        if replica is None:
+            self.on_device = DeviceStep(
+                model, self.dtype, *moved, self.fast.compiled, self.fast.graphs
+            )
+        else:
+            self.host = HostStep(replica, moved[0], self.average, *moved[1:])
         if self.first and not world.rank:
             say(f"train: goes on after step {self.first}")
 
-    def step(self, number: int, picked: np.ndarray) -> dict[str, float]:
-        """Take step ``number`` (from 0) on the rows ``picked``; return its rate and norm."""
-        settings, seed = self.config.train, self.config.seed
-        progress = number / settings.steps
-        batches = masked_batches(
-            self.table, picked, self.config.masking, seed, MASKS, number, progress
-        )
-        torch.manual_seed(derive_seed(seed, DROPOUT, number) + self.world.rank)
+    def step(
+        self, number: int, picked: np.ndarray, packed: list[PackedBatch] | None = None
+    ) -> dict[str, float]:
+        """Take step ``number`` (from 0) on the rows ``picked``; return what is known of it."""
+        settings, seed, note = self.config.train, self.config.seed, self.note
         rate = learning_rate(number, settings)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-        sums, counts = self.replica.gradients(batches)
-        norm = gradient_norm(self.model, settings.clip_norm)
-        if np.isfinite(norm) and bool(torch.isfinite(sums).all()):
-            for optimizer in self.optimizers:
-                optimizer.step()
+        if settings.dropout or self.host:
+            torch.manual_seed(derive_seed(seed, DROPOUT, number) + self.world.rank)
+        if self.on_device:
+            packed = packed or self.maker.packed(self.table, number, picked)
+            self.on_device(packed, rate)
             self.average.update(self.model)
-            self.replica.refresh()
-            self.note["good"] += 1
-            if self.dtype == torch.float16 and self.note["good"] % 1000 == 0:
-                self.replica.scale *= 2
-        elif self.dtype == torch.float16 and self.replica.scale > 1:
-            # Too large a scale overflows by design; the step is left out and the scale halved.
-            self.replica.scale /= 2
-            self.note["skipped"] += 1
-            sums, counts = torch.zeros_like(sums), torch.zeros_like(counts)
-        else:
-            self._refuse(number, picked, batches, sums, norm)
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        self.note["scale"] = self.replica.scale
-        self.note["tokens"] += count_tokens(batches)
-        self.note["operations"] += self.operations.count(batches)
-        for key, values in (("sums", sums), ("counts", counts)):
-            self.note[key] = [a + b for a, b in zip(self.note[key], values.tolist(), strict=True)]
+            for part in packed:
+                note["tokens"] += part.tokens
+                real = part.groups[: part.num_real]
+                note["operations"] += self.operations.of_groups(real, part.counts)
+            return {"lr": rate}
+        assert self.host is not None
+        batches = self.maker.masked(self.table, number, picked)
+        sums, norm, is_good = self.host(batches, rate)
+        if not is_good:
+            self._refuse(number, picked, batches, sums.tolist(), norm)
+        note["tokens"] += count_tokens(batches)
+        note["operations"] += self.operations.count(batches)
+        self.norm = norm
         return {"lr": rate, "grad_norm": norm}
+
+    def settle(self, done: int) -> None:
+        """Read what the device knows after ``done`` steps into the note.
+
+        Raises:
+            UserError: A loss that was not finite.
+        """
+        if self.on_device is None:
+            return
+        before, note = self.note["good"], self.note
+        found = self.on_device.update.read()
+        if found.bad:
+            number = self.settled + found.good - before
+            (picked,) = self.order.steps(number, number + 1)
+            batches = self.maker.masked(self.table, number, picked)
+            self._refuse(number, picked, batches, *found.bad)
+        for key, values in (("sums", found.sums), ("counts", found.counts)):
+            note[key] = [a + b for a, b in zip(note[key], values, strict=True)]
+        note |= {"scale": found.scale, "good": found.good, "skipped": found.skipped}
+        self.norm, self.settled = found.norm, done
 
     def _refuse(
         self,
         number: int,
         picked: np.ndarray,
         batches: list[MaskedBatch],
-        sums: Tensor,
+        sums: list[float],
         norm: float,
     ) -> None:
-        shown = dict(zip(self.names, sums.tolist(), strict=True))
+        shown = dict(zip(self.names, sums, strict=True))
         where = self.folder / f"nonfinite-{number + 1}"
         clips = [str(self.table.clip_ids[row]) for row in picked]
         vocabulary = self.table.vocabulary
@@ -182,11 +213,49 @@ class Trainer:
     def validate(self) -> dict[str, float]:
         """Return the loss of the averaged weights on the fixed validation batches, by modality."""
         self.average.swap(self.model)
-        self.replica.refresh()
-        sums, counts = self.replica.evaluate(self.validation)
+        if self.on_device:
+            self.on_device.refresh()
+            sums = self.on_device.evaluate(self.packed_validation).cpu()
+            counts = count_targets(self.validation, len(self.names))
+        elif self.host:
+            self.host.replica.refresh()
+            sums, counts = self.host.replica.evaluate(self.validation)
         self.average.swap(self.model)
-        self.replica.refresh()
+        (self.on_device or self.host.replica).refresh()  # type: ignore[union-attr]
         return _means(self.names, sums.tolist(), counts.tolist())
+
+    @cached_property
+    def packed_validation(self) -> list[PackedBatch]:
+        """The validation batches, as many groups in each as in a step."""
+        size = self.maker.packer.batch_size // self.config.masking.group_size
+        parts = [self.validation[i : i + size] for i in range(0, len(self.validation), size)]
+        return [self.maker.packer(part) for part in parts]
+
+    def _steps(self) -> Iterator[tuple[int, np.ndarray, list[PackedBatch] | None]]:
+        """Yield the steps that are left, with their batches where these are made ahead."""
+        settings = self.config.train
+        steps = enumerate(self.order.steps(self.first, settings.steps), self.first)
+        if self.on_device is None:
+            yield from ((number, picked, None) for number, picked in steps)
+        else:
+            yield from self.maker.ahead(
+                self.table,
+                self.table_folder,
+                steps,
+                mask_workers(settings, self.world.device),
+                settings.ahead,
+            )
+
+    def _taken(
+        self, number: int, picked: np.ndarray, packed: list[PackedBatch] | None
+    ) -> dict[str, float]:
+        # A look at the device only where memory ran out.
+        if self.world.device.type != "cuda":
+            return self.step(number, picked)
+        try:
+            return self.step(number, picked, packed)
+        except torch.cuda.OutOfMemoryError as error:
+            raise UserError(too_large(self.config, self.model, self.dtype, error)) from error
 
     def run(self, stop: Callable[[int], bool]) -> dict[str, Any]:
         """Take the steps that are left; see ``train_model``."""
@@ -204,13 +273,17 @@ class Trainer:
         ):
             started = time.perf_counter()
             logged = (started, note["tokens"], note["operations"])
-            for number, picked in enumerate(
-                self.order.steps(self.first, settings.steps), self.first
-            ):
-                line: dict[str, Any] = {"step": number + 1} | self.step(number, picked)
+            for number, picked, packed in self._steps():
+                line: dict[str, Any] = {"step": number + 1} | self._taken(number, picked, packed)
                 done, last = number + 1, number + 1 == settings.steps
-                if done % every == 0 or last:
+                is_logged = done % every == 0 or last
+                wanted = self.world.any(interrupt.asked or stop(done))
+                is_saved = done % settings.save_every == 0 or wanted or last
+                if is_logged or is_saved:
+                    self.settle(done)
+                if is_logged:
                     now = time.perf_counter()
+                    line["grad_norm"] = self.norm
                     line["loss"] = self.losses()
                     passed = now - logged[0]
                     line["tokens_per_second"] = round((note["tokens"] - logged[1]) / passed)
@@ -224,8 +297,7 @@ class Trainer:
                     shown = " ".join(f"{k} {v:.2f}" for k, v in line["loss"].items())
                     progress.advance(0, note=f"{line['tokens_per_second']:,} tokens/s {shown}")
                 progress.advance()
-                wanted = self.world.any(interrupt.asked or stop(done))
-                if done % settings.save_every == 0 or wanted or last:
+                if is_saved:
                     now = time.perf_counter()
                     note["seconds"], started = note["seconds"] + now - started, now
                     self.state.save(done, note)
@@ -268,6 +340,7 @@ def train_model(
     folder: Path,
     stop: Callable[[int], bool] = lambda step: False,
     world: World | None = None,
+    table_folder: Path | None = None,
 ) -> dict[str, Any]:
     """Train on the table's train split; resume the newest state of ``folder``.
 
@@ -279,6 +352,7 @@ def train_model(
         folder: Where to write.
         stop: Asked after every step; True saves the state and raises KeyboardInterrupt.
         world: The processes that train together; None joins those of torchrun, if any.
+        table_folder: Where the table is; processes that mask ahead open it there.
 
     Returns:
         Summary: steps, seconds, parameters, tokens, use of the machine, last validation loss by
@@ -293,7 +367,7 @@ def train_model(
     keep_freed_memory()
     if world is None:
         world = train_world(config)
-    return Trainer(config, table, folder, world).run(stop)
+    return Trainer(config, table, folder, world, table_folder).run(stop)
 
 
 def _means(names: list[str], sums: list[float], counts: list[float]) -> dict[str, float]:

@@ -65,8 +65,18 @@ def draw_masks(
     names = list(strategies)
     counts_BC = sequence.count(valid_BL)
     parts, plans = [], []
-    for rows in torch.arange(len(valid_BL)).split(config.group_size):
+    groups = list(torch.arange(len(valid_BL)).split(config.group_size))
+    name, paired = "", False
+    for number, rows in enumerate(groups):
+        if paired:  # the plan of the group before holds for this one too
+            paired = False
+            continue
         name = names[pick_weighted(weights, generator)]
+        if config.paired_totals and name in OWN_BUDGETS and number + 1 < len(groups):
+            paired, both = True, torch.cat([rows, groups[number + 1]])
+            parts += [rows, groups[number + 1]]
+            plans.append(strategies[name](counts_BC[both], sequence, config, generator))
+            continue
         counts_bC = counts_BC[rows]
         own = [rows]
         if name not in OWN_BUDGETS and bool((counts_bC != counts_bC[0]).any()):

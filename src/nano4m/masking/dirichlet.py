@@ -89,11 +89,14 @@ def limits(
 
 def draw_totals(
     limits: Limits, config: MaskingConfig, generator: Generator, fewest: tuple[int, int] = (0, 0)
-) -> tuple[int, int]:
-    """Draw the numbers of inputs and targets that all samples of the group can hold.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the numbers of inputs and targets that all samples of the group can hold, int64 (B,).
 
     Uniform between ``min_inputs`` and ``max_inputs``, then between ``min_targets`` and
     ``max_targets``; never less than ``fewest``, never more than the smallest sample can hold.
+
+    More rows than ``group_size`` are a pair of groups: where the first has the fewest plus n, the
+    second has the most less n, so each is uniform and their sum is always the same.
 
     Raises:
         UserError: The smallest sample cannot hold the minima.
@@ -103,12 +106,22 @@ def draw_totals(
     free_B, room_B = limits.free_BC.sum(1), limits.out_high_BC.sum(1)
     most_in_B = np.minimum(limits.in_high_BC.sum(1), free_B + room_B - low_out)
     high_in = min(int(most_in_B.min()), config.max_inputs or int(most_in_B.min()))
+    rows, group = len(room_B), config.group_size
     if high_in >= low_in and int(room_B.min()) >= low_out:
         total_in = uniform(low_in, high_in, generator)
-        most_out = int((room_B - np.maximum(total_in - free_B, 0)).min())
-        high_out = min(most_out, config.max_targets or most_out)
-        if high_out >= low_out:
-            return total_in, uniform(low_out, high_out, generator)
+        totals_in = [total_in] if rows <= group else [total_in, low_in + high_in - total_in]
+        # What fits beside the inputs of each half, its own totals given.
+        highs_out = []
+        for total_in in totals_in:
+            most_out = int((room_B - np.maximum(total_in - free_B, 0)).min())
+            highs_out.append(min(most_out, config.max_targets or most_out))
+        if min(highs_out) >= low_out:
+            more = uniform(low_out, highs_out[0], generator) - low_out
+            totals_out = [low_out + more]
+            if rows > group:
+                totals_out.append(max(low_out, highs_out[1] - more))
+            sizes = [rows] if rows <= group else [group, rows - group]
+            return np.repeat(totals_in, sizes), np.repeat(totals_out, sizes)
     raise UserError(
         f"a clip of {limits.counts_BC.sum(1).min()} tokens to choose from cannot give {low_in} and "
         f"be asked for {low_out}; lower masking.min_inputs, min_targets, input_limits or "
@@ -201,6 +214,5 @@ def dirichlet(
     found = limits(counts_BC, sequence, config)
     totals = draw_totals(found, config, generator)
     shares = draw_shares(len(counts_BC), sequence, config, generator)
-    total_in_B, total_out_B = (np.full(len(counts_BC), total) for total in totals)
-    budgets = allocate((total_in_B, total_out_B), shares, found, generator)
+    budgets = allocate(totals, shares, found, generator)
     return Plan(*(torch.from_numpy(budget_BC) for budget_BC in budgets))

@@ -123,7 +123,7 @@ def _budgets(
     low_in_B, low_out_B = found.in_low_BC.sum(1), found.out_low_BC.sum(1)
     forced = int(size_C[is_sound_C].sum()) if lead_in else 0
     fewest = (int(low_in_B.max()) + forced, int(low_out_B.max()))
-    total_in, total_out = draw_totals(others, config, generator, fewest)
+    total_in_B, total_out_B = draw_totals(others, config, generator, fewest)
     shares = draw_shares(len(low_in_B), sequence, config, generator)
 
     def whole_frames(
@@ -132,13 +132,13 @@ def _budgets(
         part_BC = (share_BC * rest_B[:, None]).astype(np.int64) // size_C * size_C
         return np.minimum(low_BC + part_BC, high_BC) * is_sound_C
 
-    inputs_BC = whole_frames(shares[0], found.in_low_BC, total_in - low_in_B, found.in_high_BC)
+    inputs_BC = whole_frames(shares[0], found.in_low_BC, total_in_B - low_in_B, found.in_high_BC)
     room_BC = np.minimum(found.out_high_BC, found.counts_BC - inputs_BC)
-    targets_BC = whole_frames(shares[1], found.out_low_BC, total_out - low_out_B, room_BC)
+    targets_BC = whole_frames(shares[1], found.out_low_BC, total_out_B - low_out_B, room_BC)
     if lead_in:
         for c in np.flatnonzero(is_sound_C):
             size = size_C[c]
-            spare_B = total_in - inputs_BC.sum(1) - others.in_low_BC.sum(1)
+            spare_B = total_in_B - inputs_BC.sum(1) - others.in_low_BC.sum(1)
             is_mute_B = (inputs_BC[:, c] == 0) & (found.in_high_BC[:, c] >= size)
             is_mute_B &= spare_B >= size
             is_absent_B = is_mute_B & (targets_BC[:, c] == 0)
@@ -146,7 +146,7 @@ def _budgets(
             is_led_B &= targets_BC[:, c] >= 2 * size
             inputs_BC[:, c] += size * (is_absent_B | is_led_B)
             targets_BC[:, c] -= size * is_led_B
-    totals = (total_in - inputs_BC.sum(1), total_out - targets_BC.sum(1))
+    totals = (total_in_B - inputs_BC.sum(1), total_out_B - targets_BC.sum(1))
     more_in_BC, more_out_BC = allocate(totals, shares, others, generator)
     return torch.from_numpy(inputs_BC + more_in_BC), torch.from_numpy(targets_BC + more_out_BC)
 

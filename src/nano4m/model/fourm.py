@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nano4m.batch import MaskedBatch
 from nano4m.modalities import Modality
+from nano4m.model.attention import Segments
 from nano4m.model.config import ModelConfig
 from nano4m.model.layers import DecoderBlock, EncoderBlock
 from nano4m.model.positions import Positions
@@ -35,6 +36,35 @@ class Context(NamedTuple):
     states_BND: Tensor
     modality_BN: Tensor
     coords_BN2: Tensor
+
+
+class PackedTensors(NamedTuple):
+    """A packed batch on the device: samples of any lengths, laid end to end without padding.
+
+    Made by ``nano4m.packed``. T inputs and U targets of all samples together; int32.
+
+    Attributes:
+        enc_ids_T: An id of -1 is a register token.
+        enc_modality_T, enc_coords_T2: As in ``MaskedBatch``.
+        dec_ids_U, dec_modality_U, dec_coords_U2: What is asked for.
+        order_U: Targets sorted by modality; behind them those that only fill the batch up.
+        weights_C: float32, weight of a target of each modality in the loss.
+        counts_C: float32, number of targets of each modality.
+        encoder, decoder, across: Where the samples begin.
+    """
+
+    enc_ids_T: Tensor
+    enc_modality_T: Tensor
+    enc_coords_T2: Tensor
+    dec_ids_U: Tensor
+    dec_modality_U: Tensor
+    dec_coords_U2: Tensor
+    order_U: Tensor
+    weights_C: Tensor
+    counts_C: Tensor
+    encoder: Segments
+    decoder: Segments
+    across: Segments
 
 
 class FourM(nn.Module):
@@ -136,35 +166,56 @@ class FourM(nn.Module):
 
         With RoPE nothing is added to a token: queries and keys turn by where they stand.
         """
-        x_BND = self.table(ids_BN + self.starts_C[modality_BN])  # type: ignore[index]
-        x_BND = x_BND + self.encoder_modality(modality_BN)
-        if not self.config.rotary:
-            x_BND = x_BND + self.positions.added(modality_BN, coords_BN2, x_BND.dtype)
+        x_BND = self._embed(ids_BN, modality_BN, coords_BN2)
         if self.register is not None:
             x_BND = torch.cat([self.register.expand(len(x_BND), -1, -1), x_BND], dim=1)
             modality_BN = F.pad(modality_BN, (1, 0))
             coords_BN2 = F.pad(coords_BN2, (0, 0, 1, 0))
+        return self._encode(x_BND, modality_BN, coords_BN2)
+
+    def _embed(self, ids_BN: Tensor, modality_BN: Tensor, coords_BN2: Tensor) -> Tensor:
+        x_BND = self.table(ids_BN + self.starts_C[modality_BN])  # type: ignore[index]
+        x_BND = x_BND + self.encoder_modality(modality_BN)
+        if not self.config.rotary:
+            x_BND = x_BND + self.positions.added(modality_BN, coords_BN2, x_BND.dtype)
+        return x_BND
+
+    def _encode(
+        self,
+        x_BND: Tensor,
+        modality_BN: Tensor,
+        coords_BN2: Tensor,
+        segments: Segments | None = None,
+    ) -> Context:
         rotation = self.positions.rotation(modality_BN, coords_BN2)
         for block in self.encoder:
-            x_BND = self._block(block, x_BND, rotation)
+            x_BND = self._block(block, x_BND, rotation, segments)
         states_BND = self.context(self.encoder_norm(x_BND))
         if self.config.context == "positioned":
             added = self.positions.added(modality_BN, coords_BN2, x_BND.dtype)
             states_BND = states_BND + added
         return Context(states_BND, modality_BN, coords_BN2)
 
-    def decode(self, context: Context, modality_BM: Tensor, coords_BM2: Tensor) -> Tensor:
+    def decode(
+        self,
+        context: Context,
+        modality_BM: Tensor,
+        coords_BM2: Tensor,
+        among: Segments | None = None,
+        across: Segments | None = None,
+    ) -> Tensor:
         """Return the state of every asked-for position, (B, M, D), see ``logits``.
 
         A query is nothing but its modality and its position, which is therefore added with RoPE
-        too: without it all queries of a modality would be equal.
+        too: without it all queries of a modality would be equal. ``among`` and ``across`` are those
+        of ``DecoderBlock``.
         """
         x_BMD = self.decoder_modality(modality_BM)
         x_BMD = x_BMD + self.positions.added(modality_BM, coords_BM2, x_BMD.dtype)
         target = self.positions.rotation(modality_BM, coords_BM2)
         source = self.positions.rotation(context.modality_BN, context.coords_BN2)
         for block in self.decoder:
-            x_BMD = self._block(block, x_BMD, context.states_BND, target, source)
+            x_BMD = self._block(block, x_BMD, context.states_BND, target, source, among, across)
         return self.decoder_norm(x_BMD)
 
     def head(self, index: int, full: bool = False) -> tuple[Tensor, float]:
@@ -181,15 +232,25 @@ class FourM(nn.Module):
         Raises:
             ValueError: ``full`` where every modality has a head of its own.
         """
+        weight, rows = self.head_rows(index, full)
+        scale = self.config.dim**-0.5 if self.config.tied else 1.0
+        return weight[rows], scale
+
+    def head_rows(self, index: int, full: bool = False) -> tuple[nn.Parameter, slice]:
+        """Return the parameter that ``head`` is a part of, and which rows of it.
+
+        Raises:
+            ValueError: ``full`` where every modality has a head of its own.
+        """
         shared = self.config.tables == "shared"
         if full and not shared:
             raise ValueError("full scores need tables 'shared'; here each modality has its own")
         if not (self.config.tied or shared):
-            return self.heads[index].get_parameter("weight"), 1.0
+            return self.heads[index].get_parameter("weight"), slice(None)
         whole = self.table if self.config.tied else self.heads[0]
-        weight = whole.get_parameter("weight")
-        scale = self.config.dim**-0.5 if self.config.tied else 1.0
-        return weight if full else self._rows(weight, index), scale
+        start = self.starts[index]
+        rows = slice(None) if full else slice(start, start + self.modalities[index].vocab_size)
+        return whole.get_parameter("weight"), rows
 
     def logits(self, states: Tensor, index: int, full: bool = False) -> Tensor:
         """Return scores (..., V) over the ids of modality ``index`` from states (..., D).
@@ -208,3 +269,17 @@ class FourM(nn.Module):
         """Return the decoder states (B, M, D) of a batch; the loss asks for their logits."""
         context = self.encode(batch.enc_ids_BN, batch.enc_modality_BN, batch.enc_coords_BN2)
         return self.decode(context, batch.dec_modality_BM, batch.dec_coords_BM2)
+
+    def packed_states(self, batch: PackedTensors) -> Tensor:
+        """Return the decoder states (U, D) of a packed batch: those of ``forward``, end to end."""
+        ids_1T, modality_1T = batch.enc_ids_T[None], batch.enc_modality_T[None]
+        coords_1T2 = batch.enc_coords_T2[None]
+        x_1TD = self._embed(ids_1T.clamp_min(0), modality_1T, coords_1T2)
+        if self.register is not None:
+            x_1TD = torch.where(ids_1T[..., None] < 0, self.register, x_1TD)
+        context = self._encode(x_1TD, modality_1T, coords_1T2, batch.encoder)
+        dec_coords_1U2 = batch.dec_coords_U2[None]
+        states_1UD = self.decode(
+            context, batch.dec_modality_U[None], dec_coords_1U2, batch.decoder, batch.across
+        )
+        return states_1UD[0]

@@ -4,20 +4,15 @@ Shapes: B batch, N encoder tokens, M decoder tokens, D width, E width inside an 
 width.
 """
 
-from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nano4m.model.attention import Segments, attention, packed_attention
 from nano4m.model.config import ModelConfig
 from nano4m.model.positions import Rotation, rotate
-
-MOST_KEYS = 1024
-"""Keys up to which attention on a CPU keeps its scores."""
-MOST_SCORES = 1 << 15
-"""Scores of a head up to which they are kept for the backward pass, and not made anew in it."""
 
 MOST_HIDDEN = 1 << 22
 """Numbers inside an MLP up to which its GELU is kept for the backward pass."""
@@ -25,66 +20,6 @@ MOST_HIDDEN = 1 << 22
 
 def _norm(dim: int) -> nn.LayerNorm:
     return nn.LayerNorm(dim, eps=1e-6, bias=False)
-
-
-@cache
-def _has_tiles() -> bool:
-    """Return whether this CPU has AMX, on which fused attention is fast in its forward pass."""
-    return torch.cpu._is_amx_tile_supported()
-
-
-class _Attend(torch.autograd.Function):
-    """Attention that keeps queries, keys and values alone and makes the scores anew."""
-
-    @staticmethod
-    def forward(ctx: Any, q_BHMK: Tensor, k_BHNK: Tensor, v_BHNK: Tensor) -> Tensor:
-        ctx.save_for_backward(q_BHMK, k_BHNK, v_BHNK)
-        if _has_tiles():
-            return F.scaled_dot_product_attention(q_BHMK, k_BHNK, v_BHNK)
-        return _plain(q_BHMK, k_BHNK, v_BHNK)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, d_BHMK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q_BHMK, k_BHNK, v_BHNK = ctx.saved_tensors
-        scale = q_BHMK.shape[-1] ** -0.5
-        q_BHMK = q_BHMK * scale
-        weight_BHMN = (q_BHMK @ k_BHNK.transpose(-1, -2)).softmax(-1)
-        d_weight_BHMN = d_BHMK @ v_BHNK.transpose(-1, -2)
-        d_v_BHNK = weight_BHMN.transpose(-1, -2) @ d_BHMK
-        d_score_BHMN = torch.ops.aten._softmax_backward_data(
-            d_weight_BHMN, weight_BHMN, -1, weight_BHMN.dtype
-        )
-        d_k_BHNK = d_score_BHMN.transpose(-1, -2) @ q_BHMK
-        return (d_score_BHMN @ k_BHNK).mul_(scale), d_k_BHNK, d_v_BHNK
-
-
-def _plain(q_BHMK: Tensor, k_BHNK: Tensor, v_BHNK: Tensor) -> Tensor:
-    scores_BHMN = (q_BHMK * q_BHMK.shape[-1] ** -0.5) @ k_BHNK.transpose(-1, -2)
-    return scores_BHMN.softmax(-1) @ v_BHNK
-
-
-def attention(q_BHMK: Tensor, k_BHNK: Tensor, v_BHNK: Tensor) -> Tensor:
-    """Return softmax(q k' / sqrt(K)) v, (B, H, M, K), by the way that is fast on the device.
-
-    PyTorch's fused attention for CPUs multiplies in tiles too small for these lengths: backward in
-    half precision takes 4 to 9 times as long as plain steps (docs/PERFORMANCE.md). It is used
-    where AMX makes its forward pass the faster one and no such backward pass follows. Plain steps
-    keep the (M, N) scores if they are few and make them anew for the backward pass if they are
-    many; very long ones go the fused way.
-    """
-    fused = F.scaled_dot_product_attention
-    length, keys = q_BHMK.shape[2], k_BHNK.shape[2]
-    if q_BHMK.device.type != "cpu" or keys > MOST_KEYS:
-        return fused(q_BHMK, k_BHNK, v_BHNK)
-    if torch.compiler.is_compiling():
-        return _plain(q_BHMK, k_BHNK, v_BHNK)
-    learns = torch.is_grad_enabled() and (q_BHMK.requires_grad or v_BHNK.requires_grad)
-    if _has_tiles() and (not learns or q_BHMK.dtype.itemsize >= 4):
-        return fused(q_BHMK, k_BHNK, v_BHNK)
-    if learns and length * keys > MOST_SCORES:
-        return _Attend.apply(q_BHMK, k_BHNK, v_BHNK)
-    return _plain(q_BHMK, k_BHNK, v_BHNK)
 
 
 class _Attention(nn.Module):
@@ -104,14 +39,20 @@ class _Attention(nn.Module):
         v_BND: Tensor,
         query: Rotation | None,
         key: Rotation | None,
+        segments: Segments | None = None,
     ) -> Tensor:
-        """Return the values that each query gathers, heads side by side, (B, M, D)."""
+        """Return the values that each query gathers, heads side by side, (B, M, D).
+
+        With ``segments`` B is 1 and sequences lie end to end, see ``packed_attention``.
+        """
         q, k, v = (self._heads(t) for t in (q_BMD, k_BND, v_BND))
         q, k = self.norm_q(q), self.norm_k(k)
         if query is not None and key is not None:
             q, k = rotate(q, query), rotate(k, key)
         # Autocast computes norms in float32.
         q, k = q.to(v.dtype), k.to(v.dtype)
+        if segments is not None:
+            return packed_attention(q, k, v, segments).transpose(1, 2).flatten(2)
         return attention(q, k, v).transpose(1, 2).flatten(2)
 
     def _heads(self, x_BND: Tensor) -> Tensor:
@@ -126,10 +67,15 @@ class SelfAttention(_Attention):
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
 
-    def forward(self, x_BND: Tensor, rotation: Rotation | None = None) -> Tensor:
+    def forward(
+        self,
+        x_BND: Tensor,
+        rotation: Rotation | None = None,
+        segments: Segments | None = None,
+    ) -> Tensor:
         """Return (B, N, D)."""
         q, k, v = self.qkv(x_BND).chunk(3, dim=-1)
-        return self.out(self.attend(q, k, v, rotation, rotation))
+        return self.out(self.attend(q, k, v, rotation, rotation, segments))
 
 
 class CrossAttention(_Attention):
@@ -147,10 +93,11 @@ class CrossAttention(_Attention):
         context_BND: Tensor,
         target: Rotation | None = None,
         source: Rotation | None = None,
+        segments: Segments | None = None,
     ) -> Tensor:
         """Return (B, M, D); queries turn by where they stand, keys by where the context stands."""
         k, v = self.kv(context_BND).chunk(2, dim=-1)
-        return self.out(self.attend(self.q(x_BMD), k, v, target, source))
+        return self.out(self.attend(self.q(x_BMD), k, v, target, source, segments))
 
 
 class _DownOfGelu(torch.autograd.Function):
@@ -220,9 +167,14 @@ class EncoderBlock(nn.Module):
         self.mlp = MLPS[config.mlp](dim, int(dim * config.mlp_ratio))
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x_BND: Tensor, rotation: Rotation | None = None) -> Tensor:
+    def forward(
+        self,
+        x_BND: Tensor,
+        rotation: Rotation | None = None,
+        segments: Segments | None = None,
+    ) -> Tensor:
         """Return (B, N, D)."""
-        x_BND = x_BND + self.drop(self.attention(self.norm1(x_BND), rotation))
+        x_BND = x_BND + self.drop(self.attention(self.norm1(x_BND), rotation, segments))
         return x_BND + self.drop(self.mlp(self.norm2(x_BND)))
 
 
@@ -247,9 +199,16 @@ class DecoderBlock(nn.Module):
         context_BND: Tensor,
         target: Rotation | None = None,
         source: Rotation | None = None,
+        among: Segments | None = None,
+        across: Segments | None = None,
     ) -> Tensor:
-        """Return (B, M, D); ``target`` and ``source`` as in ``CrossAttention``."""
-        x_BMD = x_BMD + self.drop(self.attention(self.norm1(x_BMD), target))
+        """Return (B, M, D); ``target`` and ``source`` as in ``CrossAttention``.
+
+        Args:
+            among, across: Of a packed batch: queries among themselves, and queries on the context.
+        """
+        x_BMD = x_BMD + self.drop(self.attention(self.norm1(x_BMD), target, among))
         context = self.norm_context(context_BND)
-        x_BMD = x_BMD + self.drop(self.cross(self.norm_query(x_BMD), context, target, source))
+        found = self.cross(self.norm_query(x_BMD), context, target, source, across)
+        x_BMD = x_BMD + self.drop(found)
         return x_BMD + self.drop(self.mlp(self.norm2(x_BMD)))

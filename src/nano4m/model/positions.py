@@ -115,7 +115,7 @@ class Positions(nn.Module):
         self.register_buffer("table", table)
 
     def _index(self, modality_BN: Tensor, coords_BN2: Tensor) -> Tensor:
-        row_BN, column_BN = coords_BN2.long().unbind(-1)
+        row_BN, column_BN = coords_BN2.unbind(-1)
         return row_BN * self.columns_C[modality_BN] + column_BN  # type: ignore[index]
 
     def added(self, modality_BN: Tensor, coords_BN2: Tensor, dtype: torch.dtype) -> Tensor:

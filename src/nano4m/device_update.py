@@ -1,0 +1,144 @@
+"""The update of the weights, decided on the device: clipping, skipping, counting without a look.
+
+A float that the host reads makes it wait until the device has done all that was launched; then the
+device waits for the host. So everything that a step decides is decided by tensors, and read when a
+line is logged.
+
+Shapes: C modalities.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+DOUBLE_EVERY = 1000
+"""Good fp16 steps after which the loss scale doubles."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the device knows of the steps since the last reading.
+
+    Attributes:
+        sums, counts: Summed cross-entropy and targets of each modality, over good steps.
+        norm: Gradient norm of the last step.
+        scale: Loss scale.
+        good, skipped: Steps so far.
+        bad: (sums, norm) of the step that stopped the run; None: no step did.
+    """
+
+    sums: list[float]
+    counts: list[float]
+    norm: float
+    scale: float
+    good: int
+    skipped: int
+    bad: tuple[list[float], float] | None
+
+
+class DeviceUpdate:
+    """Float32 gradients, and the update that they make.
+
+    A step whose gradient is not finite changes nothing. In fp16 its loss scale is halved and the
+    next step goes on; otherwise all further steps change nothing either, so that the weights are
+    those of the bad step when the host looks.
+
+    Args:
+        model: float32; its gradients are made here and stay.
+        copies: What computes, refreshed after the update; empty if the model itself does.
+        optimizers: That take ``grad_scale`` and ``found_inf``.
+        most: Largest gradient norm.
+        dtype: That is computed in.
+        note: State of a resumed run: ``scale``, ``good``, ``skipped``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        copies: Sequence[Tensor],
+        optimizers: Sequence[Any],
+        most: float,
+        dtype: torch.dtype,
+        modalities: int,
+        note: dict[str, Any],
+    ) -> None:
+        self.masters, self.copies = list(model.parameters()), list(copies)
+        device = self.masters[0].device
+        for master in self.masters:
+            master.grad = torch.zeros_like(master)
+        self.gradients: list[Tensor] = [m.grad for m in self.masters if m.grad is not None]
+        self.optimizers, self.most, self.halves = optimizers, most, dtype == torch.float16
+
+        def number(value: float = 0.0, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.full((), value, dtype=dtype, device=device)
+
+        self.scale = number(note["scale"])
+        self.good = number(note["good"], torch.int64)
+        self.skipped = number(note["skipped"], torch.int64)
+        self.divisor, self.found, self.norm = number(1.0), number(), number()
+        self.stopped = number(0, torch.bool)
+        self.sums_C = torch.zeros(modalities, device=device)
+        self.counts_C = torch.zeros(modalities, device=device)
+        self.total_sums_C, self.total_counts_C = (
+            torch.zeros(modalities, dtype=torch.float64, device=device) for _ in range(2)
+        )
+        self.bad_sums_C, self.bad_norm = torch.zeros_like(self.sums_C), number()
+        for optimizer in optimizers:
+            optimizer.grad_scale, optimizer.found_inf = self.divisor, self.found
+
+    def set_rate(self, rate: float) -> None:
+        """Set the learning rate of the next update."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"].fill_(rate)
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        """Update the weights by the gradients there are; ``sums_C`` begins anew."""
+        norms = torch._foreach_norm(self.gradients)
+        norm = torch.linalg.vector_norm(torch.stack(norms)) / self.scale
+        is_bad = ~(norm.isfinite() & self.sums_C.isfinite().all())
+        is_left_out = is_bad | self.stopped
+        self.found.copy_(is_left_out)
+        # The factor of clip_grad_norm_, as a divisor.
+        self.divisor.copy_(self.scale * ((norm + 1e-6) / self.most).clamp(min=1))
+        for optimizer in self.optimizers:
+            optimizer.step()
+        if self.copies:
+            torch._foreach_copy_(self.copies, [m.detach() for m in self.masters])
+        self.norm.copy_(norm)
+        self.good += ~is_left_out
+        self.total_sums_C += torch.where(is_left_out, 0, self.sums_C)
+        self.total_counts_C += torch.where(is_left_out, 0, self.counts_C)
+        if self.halves:
+            self.skipped += is_bad
+            doubled = torch.where(self.good % DOUBLE_EVERY == 0, self.scale * 2, self.scale)
+            self.scale.copy_(torch.where(is_bad, (self.scale / 2).clamp(min=1), doubled))
+        else:
+            is_first = is_bad & ~self.stopped
+            self.bad_sums_C.copy_(torch.where(is_first, self.sums_C, self.bad_sums_C))
+            self.bad_norm.copy_(torch.where(is_first, norm, self.bad_norm))
+            self.stopped |= is_bad
+        self.sums_C.zero_()
+        self.counts_C.zero_()
+
+    def read(self) -> Reading:
+        """Return what the device knows, and begin to count anew. This waits for the device."""
+        numbers = torch.cat([
+            self.total_sums_C, self.total_counts_C, self.bad_sums_C.double(),
+            torch.stack([
+                n.double()
+                for n in (self.norm, self.scale, self.good, self.skipped, self.stopped,
+                          self.bad_norm)
+            ]),
+        ]).tolist()  # fmt: skip
+        self.total_sums_C.zero_()
+        self.total_counts_C.zero_()
+        size = len(self.sums_C)
+        sums, counts, bad_sums = (numbers[i * size : (i + 1) * size] for i in range(3))
+        norm, scale, good, skipped, stopped, bad_norm = numbers[3 * size :]
+        bad = (bad_sums, bad_norm) if stopped else None
+        return Reading(sums, counts, norm, scale, round(good), round(skipped), bad)

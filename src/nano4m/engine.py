@@ -1,0 +1,96 @@
+"""How a step is computed on this machine: packed or not, compiled or not, as graphs or not."""
+
+import os
+import shutil
+from dataclasses import dataclass
+
+import torch
+
+from nano4m.accounting import memory_needed
+from nano4m.config import Config, TrainConfig
+from nano4m.devices import World
+from nano4m.errors import UserError
+from nano4m.model.fourm import FourM
+from nano4m.progress import say
+from nano4m.workers import count_workers
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The choices of ``TrainConfig``, resolved.
+
+    Attributes:
+        packed: All samples of a step in one row of tokens, decided on the device.
+        compiled: Blocks and loss are compiled.
+        graphs: Passes and update are captured.
+    """
+
+    packed: bool
+    compiled: bool
+    graphs: bool
+
+
+def why_no_compiler() -> str | None:
+    """Return what TorchInductor lacks on a GPU, or None."""
+    from torch.utils._triton import has_triton
+
+    if not has_triton():
+        return "Triton is missing (pip install triton)"
+    if not any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang")):
+        return "there is no C compiler (apt install gcc)"
+    return None
+
+
+def choose(settings: TrainConfig, world: World, dtype: torch.dtype) -> Engine:
+    """Resolve ``packed``, ``compile`` and ``graphs`` for this device and these processes.
+
+    Raises:
+        UserError: Something is asked for that cannot be had here.
+    """
+    on_gpu = world.device.type == "cuda"
+    alone = world.size == 1
+    if settings.packed == "on" and not alone:
+        raise UserError(
+            f"--train.packed on takes one process, and there are {world.size}; leave it out"
+        )
+    packed = settings.packed == "on" or (settings.packed == "auto" and on_gpu and alone)
+    if settings.graphs == "on" and not (packed and on_gpu):
+        raise UserError(
+            "--train.graphs on captures packed steps on a CUDA device; give --device cuda, and "
+            "leave --train.packed at auto"
+        )
+    graphs = settings.graphs == "on" or (settings.graphs == "auto" and packed and on_gpu)
+    compiled = settings.compile == "on"
+    if on_gpu and settings.compile != "off":
+        lacking = why_no_compiler()
+        if lacking and compiled:
+            raise UserError(f"--train.compile on: {lacking}; give --train.compile off")
+        half = dtype.itemsize == 2
+        compiled = compiled or (settings.compile == "auto" and packed and half and not lacking)
+        if settings.compile == "auto" and half and lacking and not world.rank:
+            say(f"train: not compiled, {lacking}; steps take about half as long again")
+    return Engine(packed, compiled, graphs)
+
+
+def mask_workers(settings: TrainConfig, device: torch.device) -> int:
+    """Return how many processes mask ahead."""
+    if settings.workers is not None:
+        return settings.workers
+    return min(8, count_workers("auto") // 2) if device.type == "cuda" else 0
+
+
+def too_large(config: Config, model: FourM, dtype: torch.dtype, error: BaseException) -> str:
+    """Return what to say of a step that the memory of a card does not hold: what would fit."""
+    train, masking, device = config.train, config.masking, model.device
+    groups = train.batch_size // masking.group_size
+    total = torch.cuda.get_device_properties(device).total_memory
+    way = "give a smaller --masking.group-size, and then --train.accumulate"
+    for passes in range(train.accumulate + 1, groups + 1):
+        needed = memory_needed(model, train, masking, dtype, passes)
+        if groups % passes == 0 and (needed < 0.9 * total or passes == groups):
+            way = f"--train.accumulate {passes} needs about {needed / 1e9:.1f} GB"
+            break
+    return (
+        f"a step of {train.batch_size} samples does not fit {device}, which has "
+        f"{total / 1e9:.0f} GB ({str(error).splitlines()[0]}); {way}"
+    )
