@@ -20,6 +20,9 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 MOST_WORKERS = 16
 """Of a machine that is asked for ``auto``: more wait for each other's disk and start for long."""
 
+MOST_READERS = 8
+"""Threads that decode media: each holds some hundred clips, and more wait for the interpreter."""
+
 MEMORY_A_WORKER = 1 << 30
 """Bytes: what PyTorch and the media in work take in one process, at the sizes of the presets."""
 
@@ -38,6 +41,11 @@ def count_workers(requested: int | str) -> int:
     else:
         cores = os.cpu_count() or 1
     return max(1, min(cores, MOST_WORKERS, _memory() // MEMORY_A_WORKER))
+
+
+def count_readers() -> int:
+    """Return the number of threads that decode media while a GPU computes."""
+    return min(MOST_READERS, count_workers("auto"))
 
 
 def _memory() -> int:

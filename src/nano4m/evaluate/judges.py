@@ -23,7 +23,7 @@ from nano4m.modalities import FRAMED, Media
 from nano4m.progress import bar
 from nano4m.tokenizers.mel import FLOOR_DB, MelSpectrogram
 from nano4m.tokenizers.on_device import CPU, fused, repeatable, seeded, send
-from nano4m.workers import ahead, count_workers
+from nano4m.workers import ahead, count_readers
 
 MOST_MEDIA = 12000
 """Pictures or sounds that a judge is trained on; more fill the memory."""
@@ -235,6 +235,6 @@ def train_judge(
         return media.flatten(0, 1) if has_frames else media
 
     parts = np.array_split(rows[chosen], -(-len(chosen) // 256))
-    media = ahead(read, parts, 0 if device.type == "cpu" else count_workers("auto"))
+    media = ahead(read, parts, 0 if device.type == "cpu" else count_readers())
     own = np.repeat(labels[chosen], clips.num_frames if has_frames else 1)
     return JUDGES[kind](Lesson(media, own, num_classes, clips.sample_rate, steps, seed, device))

@@ -15,7 +15,7 @@ from nano4m.modalities import TEXT_END, Layout, Modality, modality
 from nano4m.progress import bar
 from nano4m.table import TokenTable, Vocabulary, write_table
 from nano4m.tokenizers.base import Tokenizer
-from nano4m.workers import ahead, count_workers
+from nano4m.workers import ahead, count_readers
 
 CHUNK = 128
 """Clips that are read and varied together; on a CPU also those that are encoded together."""
@@ -150,7 +150,7 @@ def build_table(
                 )
 
             chunks = [_Chunk(i, rows[i : i + CHUNK]) for i in range(0, len(rows), CHUNK)]
-            threads = 1 if tokenizer.device.type == "cpu" else count_workers("auto")
+            threads = 1 if tokenizer.device.type == "cpu" else count_readers()
             for views in _join(ahead(read, chunks, threads), tokenizer.device):
                 encoded = ENCODERS[entry.layout](tokenizer, views)
                 parts.append(encoded.cpu().numpy().astype(np.uint16))

@@ -29,7 +29,7 @@ from nano4m.tokenizers.image_vq import ImageVQTokenizer
 from nano4m.tokenizers.mel_vq import MelVQTokenizer
 from nano4m.tokenizers.on_device import CPU
 from nano4m.tokenizers.quality import measure
-from nano4m.workers import ahead, count_workers, worker_pool
+from nano4m.workers import ahead, count_readers, count_workers, worker_pool
 
 if TYPE_CHECKING:
     from nano4m.clip_table import ClipTable
@@ -122,7 +122,7 @@ def _fit_here(
     clips: "ClipTable", jobs: list[Job], device: torch.device
 ) -> Iterator[dict[str, Any]]:
     if device.type != "cpu":
-        threads = count_workers("auto")
+        threads = count_readers()
         for job, material in zip(
             jobs, ahead(lambda job: _read(clips, job, threads), jobs, 1), strict=True
         ):

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nano4m.tokenizers.mel import FLOOR_DB, MelSpectrogram
+from nano4m.tokenizers.on_device import repeatable
 
 
 def psnr(x: Tensor, y: Tensor) -> Tensor:
@@ -134,7 +135,8 @@ def measure(tokenizer: Any, kind: str, media: Any) -> dict[str, float]:
     is_text = isinstance(media, list)
     decoded = [c for part in parts for c in part] if is_text else torch.cat(parts)
     original = media if is_text else media.to(tokenizer.device)
-    numbers = MEASURES[kind](original, decoded, tokenizer)
+    with repeatable(tokenizer.device, exact=True):
+        numbers = MEASURES[kind](original, decoded, tokenizer)
     if is_text:
         read = torch.cat([r[:n] for r, n in zip(ids, tokenizer.lengths(ids), strict=True)])
         bits = len(read) / len(ids) * math.log2(tokenizer.vocab_size)
