@@ -192,7 +192,13 @@ def manifest_shards(folder: Path) -> Iterator[list[dict[str, Any]]]:
     """Yield the rows of each shard of a complete table, kept or not, without media
     (MANIFEST_COLUMNS)."""
     for path, _ in find_shards(folder):
-        yield pq.read_table(path, columns=list(MANIFEST_COLUMNS)).to_pylist()
+        yield _read(path, MANIFEST_COLUMNS).to_pylist()
+
+
+def _read(path: Path, columns: Sequence[str]) -> pa.Table:
+    # Half the time of pq.read_table, which looks for the files of a data set first.
+    with pq.ParquetFile(path) as file:
+        return file.read(columns=list(columns), use_threads=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,7 +314,7 @@ def open_clips(folder: Path) -> ClipTable:
     shards = find_shards(folder)
     tables, places = [], []
     for number, (path, _) in enumerate(shards):
-        table = pq.read_table(path, columns=[*TEXTS, "kept"])
+        table = _read(path, [*TEXTS, "kept"])
         kept = np.flatnonzero(table["kept"].to_numpy())
         tables.append(table.take(pa.array(kept)))
         places.append(np.stack([np.full_like(kept, number), *np.divmod(kept, GROUP_ROWS)], axis=1))
@@ -320,8 +326,8 @@ def open_clips(folder: Path) -> ClipTable:
 
     @lru_cache(maxsize=16)
     def column(shard: int, group: int, name: str) -> pa.ChunkedArray:
-        file = pq.ParquetFile(shards[shard][0])
-        return file.read_row_group(group, columns=[name]).column(name)
+        with pq.ParquetFile(shards[shard][0]) as file:
+            return file.read_row_group(group, columns=[name]).column(name)
 
     abouts = [about for _, about in shards if about["kept"]]
     flags: dict[Media, str] = {"picture": "frames", "depth": "depth", "normals": "normals"}
