@@ -70,7 +70,10 @@ class Fill:
 
     def send(self, values: Tensor) -> Tensor:
         """Return a tensor of the CPU where the sampler works."""
-        return values.to(self.ids_BL.device, non_blocking=True)
+        device = self.ids_BL.device
+        # From pinned memory alone it goes while the device works.
+        values = values.pin_memory() if device.type == "cuda" else values
+        return values.to(device, non_blocking=True)
 
     def ask(
         self,

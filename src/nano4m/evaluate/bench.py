@@ -82,6 +82,12 @@ class Bench:
         return self.ids_BL[chosen] * given, given
 
     @property
+    def place(self) -> torch.device:
+        """Where answers are picked: at the model, but for Metal, which has no float64."""
+        device = self.model.device
+        return torch.device("cpu") if device.type == "mps" else device
+
+    @property
     def rows_at_once(self) -> int:
         """Rows of a forward pass."""
         return rows_that_fit(self.model, self.tokens, 0, 0, 1, self.batch_size)
@@ -90,10 +96,10 @@ class Bench:
         self, ids: Tensor, given: Tensor, slots: Tensor, count: int
     ) -> Iterator[tuple[Tensor, Tensor, int, Tensor]]:
         """Yield rows of the question (r,), where their answers are (r,), a first slot, and answers,
-        float32 (n, t, V); indices are on the model's device too. See ``log_shares``.
+        float32 (n, t, V), all at ``place``. See ``log_shares``.
         """
         # Clips share captions and beginnings of captions: equal questions are asked once.
-        length, device = self.tokens.length, self.model.device
+        length, device = self.tokens.length, self.place
         rows, which_R = torch.cat([ids, given.long(), slots], 1).unique(dim=0, return_inverse=True)
         ids, shown, slots = rows.split([length, length, slots.shape[1]], dim=1)
         asked = log_shares(
@@ -104,7 +110,7 @@ class Bench:
             place[part] = torch.arange(len(part))
             where_R = place[which_R]
             own = (where_R >= 0).nonzero()[:, 0]
-            yield own.to(device), where_R[own].to(device), first, log_p
+            yield own.to(device), where_R[own].to(device), first, log_p.to(device)
 
     def pick(self, ids: Tensor, given: Tensor, slots: Tensor, wanted_RTK: Tensor) -> Tensor:
         """Return log p of K ids for each of the first slots, float32 (R, T, K).
@@ -114,7 +120,7 @@ class Bench:
             slots: int64 (R, T or more), all asked for at once.
             wanted_RTK: int64 ids.
         """
-        device, wanted_RTK = self.model.device, wanted_RTK.to(self.model.device)
+        device, wanted_RTK = self.place, wanted_RTK.to(self.place)
         out_RTK = torch.empty(wanted_RTK.shape, device=device)
         for own, where, first, log_p in self._ask(ids, given, slots, wanted_RTK.shape[1]):
             t = torch.arange(log_p.shape[1], device=device)[:, None]
@@ -130,7 +136,7 @@ class Bench:
             ids, given: What the model is shown in each of R rows.
             own: int64 (S, T) tokens to be rated in every row.
         """
-        span, device = self.tokens.slices[target], self.model.device
+        span, device = self.tokens.slices[target], self.place
         slots = torch.arange(span.start, span.stop)
         own, parts = own.to(device), []
         for rows in torch.arange(len(ids)).split(self.rows_at_once):
