@@ -129,10 +129,14 @@ def score_gradient(
     wide_TV = score_TV.to(exact)
     if cap:
         wide_TV = torch.tanh(wide_TV / cap) * cap
-    log_TV = wide_TV.log_softmax(1)
+    # By rows, never over the whole of the scores: one kernel then has all of a row.
+    most_T1 = wide_TV.amax(1, keepdim=True)
+    sum_T1 = (wide_TV - most_T1).exp().sum(1, keepdim=True)
+    right_T1 = wide_TV.gather(1, ids_T[:, None].long())
+    total = (sum_T1.log() + most_T1 - right_T1).sum()
     is_right_TV = torch.arange(score_TV.shape[1], device=ids_T.device) == ids_T[:, None]
-    total = -torch.where(is_right_TV, log_TV, 0).sum()
-    d_TV = (log_TV.exp() - is_right_TV.to(exact)) * weight
+    share_TV = (wide_TV - most_T1).exp() * (1 / sum_T1)
+    d_TV = (share_TV - is_right_TV.to(exact)) * weight
     if cap:
         d_TV = d_TV * (1 - (wide_TV / cap).square())
     return total, d_TV.to(score_TV.dtype)

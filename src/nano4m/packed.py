@@ -77,22 +77,19 @@ class Packer:
         has_register: Whether each sample begins with a register token.
         batch_size: Most samples of a packed batch.
         quantum: Tokens that inputs and targets are filled up to a multiple of.
+        longest: Most inputs, with the register, and most targets of a sample.
     """
 
     modalities: tuple[Modality, ...]
     has_register: bool
     batch_size: int
     quantum: int
-
-    @cached_property
-    def longest(self) -> int:
-        """Most tokens of a sample, its register included."""
-        return sum(m.length for m in self.modalities) + 1
+    longest: tuple[int, int]
 
     @cached_property
     def fillers(self) -> int:
         """Sequences that fill up: enough for a whole quantum, and one."""
-        return -(-self.quantum // self.longest) + 1
+        return -(-self.quantum // min(self.longest)) + 1
 
     def parts(self, batches: Sequence[MaskedBatch]) -> list[PackedBatch]:
         """Return one step in packed batches of ``batch_size``; targets weigh as in the whole
@@ -152,7 +149,7 @@ class Packer:
             *(np.concatenate([[0], np.cumsum(lengths)]) for lengths in starts),
         ]  # fmt: skip
         flat = np.concatenate([np.asarray(part, dtype=np.int32).reshape(-1) for part in parts])
-        shape = PackedShape(inputs, targets, len(starts[0]), (self.longest, self.longest))
+        shape = PackedShape(inputs, targets, len(starts[0]), self.longest)
         tokens = given - samples * register + asked
         found = tuple(int(n) for n in counts)
         return PackedBatch(shape, flat, found, tuple(groups), len(batches), tokens)
@@ -161,8 +158,8 @@ class Packer:
         """Return the sequences that hold what fills up, none longer than a sample can be."""
         found = []
         for left in range(sequences, 0, -1):
-            given = min(self.longest, inputs - (left - 1))
-            asked = min(self.longest, targets)
+            given = min(self.longest[0], inputs - (left - 1))
+            asked = min(self.longest[1], targets)
             found.append((1, given, asked))
             inputs, targets = inputs - given, targets - asked
         assert not inputs and not targets, "the sequences that fill up hold a whole quantum"
@@ -200,7 +197,13 @@ def packer(
     if quantum is None:
         slots = sum(m.length for m in modalities) * batch_size
         quantum = ALIGNED if masking.totals_repeat else -(-slots // FRACTION // ALIGNED) * ALIGNED
+    # Kernels for sequences of any lengths are launched for the longest that may come.
+    slots = sum(m.length for m in modalities)
+    longest = slots, slots
+    if masking.totals_repeat:
+        longest = min(slots, masking.max_inputs or slots), min(slots, masking.max_targets or slots)
     return Packer(
+        longest=(longest[0] + 1, longest[1]),
         modalities=modalities,
         has_register=has_register,
         batch_size=batch_size,

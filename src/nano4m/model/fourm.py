@@ -201,17 +201,25 @@ class FourM(nn.Module):
         context: Context,
         modality_BM: Tensor,
         coords_BM2: Tensor,
-        among: Segments | None = None,
-        across: Segments | None = None,
     ) -> Tensor:
         """Return the state of every asked-for position, (B, M, D), see ``logits``.
 
         A query is nothing but its modality and its position, which is therefore added with RoPE
-        too: without it all queries of a modality would be equal. ``among`` and ``across`` are those
-        of ``DecoderBlock``.
+        too: without it all queries of a modality would be equal.
         """
         x_BMD = self.decoder_modality(modality_BM)
         x_BMD = x_BMD + self.positions.added(modality_BM, coords_BM2, x_BMD.dtype)
+        return self._decode(context, x_BMD, modality_BM, coords_BM2)
+
+    def _decode(
+        self,
+        context: Context,
+        x_BMD: Tensor,
+        modality_BM: Tensor,
+        coords_BM2: Tensor,
+        among: Segments | None = None,
+        across: Segments | None = None,
+    ) -> Tensor:
         target = self.positions.rotation(modality_BM, coords_BM2)
         source = self.positions.rotation(context.modality_BN, context.coords_BN2)
         for block in self.decoder:
@@ -274,12 +282,23 @@ class FourM(nn.Module):
         """Return the decoder states (U, D) of a packed batch: those of ``forward``, end to end."""
         ids_1T, modality_1T = batch.enc_ids_T[None], batch.enc_modality_T[None]
         coords_1T2 = batch.enc_coords_T2[None]
-        x_1TD = self._embed(ids_1T.clamp_min(0), modality_1T, coords_1T2)
+        rows_1T = ids_1T.clamp_min(0) + self.starts_C[modality_1T]  # type: ignore[index]
+        x_1TD = self.table(rows_1T) + self._of_modality(self.encoder_modality, modality_1T)
+        if not self.config.rotary:
+            x_1TD = x_1TD + self.positions.looked_up(modality_1T, coords_1T2, x_1TD.dtype)
         if self.register is not None:
             x_1TD = torch.where(ids_1T[..., None] < 0, self.register, x_1TD)
         context = self._encode(x_1TD, modality_1T, coords_1T2, batch.encoder)
-        dec_coords_1U2 = batch.dec_coords_U2[None]
-        states_1UD = self.decode(
-            context, batch.dec_modality_U[None], dec_coords_1U2, batch.decoder, batch.across
-        )
-        return states_1UD[0]
+        modality_1U, coords_1U2 = batch.dec_modality_U[None], batch.dec_coords_U2[None]
+        x_1UD = self._of_modality(self.decoder_modality, modality_1U)
+        x_1UD = x_1UD + self.positions.looked_up(modality_1U, coords_1U2, x_1UD.dtype)
+        x_1UD = self._decode(context, x_1UD, modality_1U, coords_1U2, batch.decoder, batch.across)
+        return x_1UD[0]
+
+    def _of_modality(self, table: nn.Embedding, modality_BN: Tensor) -> Tensor:
+        """Return rows of a table of few rows; as a product, whose gradient is one too.
+
+        A gradient that is added up row by row waits at each of the few rows.
+        """
+        kinds = torch.arange(len(self.modalities), device=modality_BN.device)
+        return (modality_BN[..., None] == kinds).to(table.weight.dtype) @ table.weight

@@ -6,6 +6,7 @@ long sequence would share a position.
 Shapes: B batch, N tokens, C modalities, P positions, D width, H heads, K head width.
 """
 
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -105,7 +106,7 @@ class Positions(nn.Module):
 
     def __init__(self, config: ModelConfig, modalities: tuple[Modality, ...]) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.modalities = config, modalities
         columns = torch.tensor([m.columns for m in modalities])
         self.register_buffer("columns_C", columns, persistent=False)
         table = None
@@ -123,6 +124,25 @@ class Positions(nn.Module):
         if self.table is None:
             return sincos2d(coords_BN2, self.config.dim).to(dtype)
         return self.table[self._index(modality_BN, coords_BN2)].to(dtype)  # type: ignore[index]
+
+    @cached_property
+    def _rows(self) -> tuple[Tensor, Tensor]:
+        """What is added at every position of every modality, and where each modality begins."""
+        device = self.get_buffer("columns_C").device
+        starts = [0]
+        for m in self.modalities:
+            starts.append(starts[-1] + m.length)
+        coords = torch.tensor([c for m in self.modalities for c in m.coordinates()], device=device)
+        kinds = [torch.full((m.length,), i) for i, m in enumerate(self.modalities)]
+        table = self.added(torch.cat(kinds).to(device), coords, torch.float32)
+        return table, torch.tensor(starts[:-1], dtype=torch.int32, device=device)
+
+    def looked_up(self, modality_BN: Tensor, coords_BN2: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return what ``added`` does, from a table: no sine is computed twice."""
+        table, starts_C = self._rows
+        row_BN, column_BN = coords_BN2.unbind(-1)
+        columns_BN = self.columns_C[modality_BN]  # type: ignore[index]
+        return table.to(dtype)[starts_C[modality_BN] + row_BN * columns_BN + column_BN]
 
     def rotation(self, modality_BN: Tensor, coords_BN2: Tensor) -> Rotation | None:
         """Return the rotation of queries or keys that stand there; None without RoPE."""
