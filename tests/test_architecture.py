@@ -119,7 +119,7 @@ def test_keys_that_turn_by_the_queries_places_are_caught(name, monkeypatch):
     model, batch = build(name, register_token=False).double(), batch_of(given=5, asked=5)
     right = CrossAttention.forward
 
-    def wrong(self, x, context, target, source):
+    def wrong(self, x, context, target, source, segments=None):
         return right(self, x, context, target, target)
 
     monkeypatch.setattr(CrossAttention, "forward", wrong)
