@@ -14,6 +14,7 @@ from torch import nn
 
 from nano4m.batch import MaskedBatch
 from nano4m.config import MaskingConfig, TrainConfig
+from nano4m.modalities import Modality
 from nano4m.model.fourm import FourM
 
 
@@ -70,6 +71,15 @@ class Operations:
         targets = torch.bincount(kinds, minlength=len(self.heads)).tolist()
         return self.of_groups(groups, targets)
 
+    def about(
+        self, modalities: Sequence[Modality], masking: MaskingConfig, train: TrainConfig
+    ) -> int:
+        """Return about how many operations a whole run takes."""
+        given, asked = usual_totals(modalities, masking)
+        slots = sum(m.length for m in modalities)
+        targets = [round(train.batch_size * asked * m.length / slots) for m in modalities]
+        return self.of_groups([(train.batch_size, given, asked)], targets) * train.steps
+
     def of_groups(self, groups: Sequence[tuple[int, int, int]], targets: Sequence[int]) -> int:
         """Return the operations of a step.
 
@@ -84,6 +94,15 @@ class Operations:
             total += 2 * rows * (matrices + 2 * self.width * attention)
         scores = sum(n * v for n, v in zip(targets, self.heads, strict=True))
         return 3 * (total + 2 * self.width * scores)
+
+
+def usual_totals(modalities: Sequence[Modality], masking: MaskingConfig) -> tuple[int, int]:
+    """Return about how many inputs and targets a sample has on average, and with its register."""
+    slots = sum(m.length for m in modalities)
+    if masking.totals_repeat:
+        most = min(masking.max_inputs or slots, slots), min(masking.max_targets or slots, slots)
+        return (masking.min_inputs + most[0]) // 2 + 1, (masking.min_targets + most[1]) // 2
+    return slots // 3 + 1, slots // 3
 
 
 def peak_memory(device: torch.device) -> int:
@@ -118,11 +137,7 @@ def memory_needed(
     size = dtype.itemsize
     a_weight = 4 + 4 + 8 + (4 if train.ema else 0) + (2 * size if size < 4 else 4)
     fixed = model.num_parameters * a_weight
-    lengths = sum(m.length for m in model.modalities)
-    given = min(masking.max_inputs or lengths, lengths) + 1
-    asked = min(masking.max_targets or lengths, lengths)
-    if masking.totals_repeat:
-        given, asked = (given + masking.min_inputs) // 2, (asked + masking.min_targets) // 2
+    given, asked = usual_totals(model.modalities, masking)
     width, ratio = model.config.dim, model.config.mlp_ratio
     # Inputs of norms, of matrices and of the nonlinearity, in widths.
     encoder = len(model.encoder) * (8 + 2 * ratio)

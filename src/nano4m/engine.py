@@ -14,6 +14,11 @@ from nano4m.model.fourm import FourM
 from nano4m.progress import say
 from nano4m.workers import count_workers
 
+USUAL_SHARE = 0.2
+"""Share of the peak that steps reach without a compiler on a large GPU."""
+LEAST_SECONDS = 90
+"""Length of a run from which compiling, 20 to 50 s, pays."""
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -41,8 +46,17 @@ def why_no_compiler() -> str | None:
     return None
 
 
-def choose(settings: TrainConfig, world: World, dtype: torch.dtype) -> Engine:
+def choose(
+    settings: TrainConfig, world: World, dtype: torch.dtype, operations: float, peak: float
+) -> Engine:
     """Resolve ``packed``, ``compile`` and ``graphs`` for this device and these processes.
+
+    Args:
+        settings: Of the run.
+        world: The processes that train together.
+        dtype: Type to compute in.
+        operations: Useful ones of the whole run.
+        peak: Operations a second of the device at best.
 
     Raises:
         UserError: Something is asked for that cannot be had here.
@@ -66,9 +80,11 @@ def choose(settings: TrainConfig, world: World, dtype: torch.dtype) -> Engine:
         if lacking and compiled:
             raise UserError(f"--train.compile on: {lacking}; give --train.compile off")
         half = dtype.itemsize == 2
-        compiled = compiled or (settings.compile == "auto" and packed and half and not lacking)
-        if settings.compile == "auto" and half and lacking and not world.rank:
-            say(f"train: not compiled, {lacking}; steps take about half as long again")
+        # Compiling takes longer than a short run gains.
+        pays = half and packed and operations / (USUAL_SHARE * peak) > LEAST_SECONDS
+        compiled = compiled or (settings.compile == "auto" and pays and not lacking)
+        if settings.compile == "auto" and pays and lacking and not world.rank:
+            say(f"train: not compiled, {lacking}; steps take a quarter longer")
     return Engine(packed, compiled, graphs)
 
 

@@ -80,7 +80,10 @@ def _train(run: Run, folder: Path) -> dict[str, Any]:
     from nano4m.table import open_table
     from nano4m.train import train_model
 
-    return train_model(run.config, open_table(run.out / "table"), folder, world=run.world)
+    table = run.out / "table"
+    return train_model(
+        run.config, open_table(table), folder, world=run.world, table_folder=table.resolve()
+    )
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,18 @@ STAGES: dict[str, Stage] = {
 NOT_SETTINGS = {
     "clips": {"workers"},
     "model": {"checkpointing"},
-    "train": {"strategy", "compile", "tracker", "save_every"},
+    "train": {
+        "strategy",
+        "compile",
+        "tracker",
+        "save_every",
+        "packed",
+        "graphs",
+        "quantum",
+        "accumulate",
+        "workers",
+        "ahead",
+    },
     "evaluate": {"workers"},
 }
 
@@ -215,11 +229,34 @@ def remembered_data(out: Path) -> Path | None:
     return Path(found) if found else None
 
 
+def with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a finished stage with options that came later at their defaults.
+
+    A run of before an option is what it would be with the default now.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    filled = dict(settings)
+    for name, field in Config.model_fields.items():
+        value = settings.get(name)
+        if not isinstance(value, dict):
+            continue
+        try:
+            whole = TypeAdapter(field.rebuild_annotation()).validate_python(value)
+            found = TypeAdapter(field.rebuild_annotation()).dump_python(whole, mode="json")
+        except ValidationError:
+            continue
+        # What was left out as no setting stays out.
+        found = {k: v for k, v in found.items() if k not in NOT_SETTINGS.get(name, ())}
+        filled[name] = found
+    return filled
+
+
 def _belongs(run: Run, name: str) -> bool:
     """Whether the folder of a stage is empty or of these settings."""
     owner = run.out / name / "settings.json"
     return not owner.exists() or not differences(
-        settings_there(owner.parent), settings_of(run, name)
+        with_defaults(settings_there(owner.parent)), settings_of(run, name)
     )
 
 
@@ -311,7 +348,7 @@ def _one(run: Run, name: str, begin: Callable[[], None] = lambda: None) -> dict[
     for earlier in list(STAGES)[: list(STAGES).index(name)]:
         manifest = manifest_of(run.out, earlier)
         inputs[earlier] = manifest.get("digest", "") if manifest else ""
-    return run_stage(run.out, name, settings_of(run, name), inputs, work)
+    return run_stage(run.out, name, settings_of(run, name), inputs, work, with_defaults)
 
 
 def write_config(run: Run) -> None:

@@ -144,6 +144,7 @@ def run_stage(
     settings: dict[str, Any],
     inputs: dict[str, str],
     work: Callable[[Path], dict[str, Any]],
+    as_now: Callable[[dict[str, Any]], dict[str, Any]] = lambda settings: settings,
 ) -> dict[str, Any]:
     """Run ``work(folder)`` unless ``folder`` is complete, of ``settings`` and made from ``inputs``.
 
@@ -156,6 +157,7 @@ def run_stage(
         settings: JSON of everything that the result depends on.
         inputs: Earlier stage -> digest of what it made.
         work: Writes into the folder, resumes what it finds there, returns a JSON summary.
+        as_now: Turns settings that an earlier version wrote into what it would write now.
 
     Returns:
         The manifest: settings, summary, provenance, seconds.
@@ -176,7 +178,7 @@ def run_stage(
         # Settings alone are of an attempt that got nowhere, such as one without its --data.
         begun = {path.name for path in folder.iterdir()} - {"settings.json", "inputs.json"}
         if owner.exists() and begun:
-            changed = differences(settings_there(folder), settings)
+            changed = differences(as_now(settings_there(folder)), settings)
             if changed:
                 shown = "\n  ".join(changed[:8])
                 raise UserError(

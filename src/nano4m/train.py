@@ -97,7 +97,9 @@ class Trainer:
         self.dtype = resolve_dtype(settings, world.device)
         self.operations = Operations.of(model)
         self.names = [m.name for m in table.modalities]
-        self.fast = choose(settings, world, self.dtype)
+        self.peak = measured_peak(self.dtype, world.device)
+        whole = self.operations.about(table.modalities, config.masking, settings)
+        self.fast = choose(settings, world, self.dtype, whole, self.peak)
         self.maker = BatchMaker(
             masking=config.masking,
             seed=seed,
@@ -116,7 +118,6 @@ class Trainer:
             replica = Replica(model, self.dtype, world, self.fast.compiled)
         self.optimizers = build_optimizers(model, settings, on_device=self.fast.packed)
         self.average = WeightAverage(model, settings.ema)
-        self.peak = measured_peak(self.dtype, world.device)
         self.state = TrainingState(folder, world, model, self.optimizers, self.average)
         none = [0.0] * len(self.names)
         fresh = {"seconds": 0.0, "tokens": 0, "operations": 0, "skipped": 0, "good": 0}

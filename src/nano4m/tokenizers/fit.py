@@ -27,7 +27,6 @@ from nano4m.tokenizers.base import Tokenizer
 from nano4m.tokenizers.bpe import BpeTokenizer
 from nano4m.tokenizers.image_vq import ImageVQTokenizer
 from nano4m.tokenizers.mel_vq import MelVQTokenizer
-from nano4m.tokenizers.on_device import CPU
 from nano4m.tokenizers.quality import measure
 from nano4m.workers import ahead, count_readers, count_workers, worker_pool
 
@@ -66,11 +65,16 @@ class Material(NamedTuple):
     everything: list[str]
 
 
+ENOUGH_CORES = 4
+"""From which tokenizers are fitted side by side on a GPU."""
+
+
 def fit_tokenizers(config: Config, clips: "ClipTable", out: Path) -> dict[str, dict[str, Any]]:
     """Fit what ``config.tokenizers`` lists into ``out/<modality>`` and return the quality of each.
 
-    Deterministic in ``config.seed``, on one kind of device. On a CPU they are fitted side by side
-    in processes; on a GPU one after the other, while the media of the next are read. Also writes
+    Deterministic in ``config.seed``, on one kind of device. They are fitted side by side in
+    processes; with a GPU and few cores one after the other, while the media of the next are read.
+    Also writes
     ``out/quality.json``.
 
     Raises:
@@ -95,8 +99,10 @@ def fit_tokenizers(config: Config, clips: "ClipTable", out: Path) -> dict[str, d
         else:
             qualities[name] = quality
 
-    on_cpu = device.type == "cpu"
-    workers = min(count_workers(config.clips.workers), len(jobs)) if on_cpu else 0
+    # On a GPU too: a small network takes longer to launch than to compute, and each process
+    # launches its own; a few cores are kept busy by one.
+    cores = count_workers(config.clips.workers)
+    workers = min(cores, len(jobs)) if device.type == "cpu" or cores >= ENOUGH_CORES else 0
     with bar("fit tokenizers", len(jobs), "tokenizers") as progress:
 
         def done(name: str, quality: dict[str, Any]) -> None:
@@ -110,7 +116,10 @@ def fit_tokenizers(config: Config, clips: "ClipTable", out: Path) -> dict[str, d
                 done(name, quality)
         else:
             with worker_pool(workers) as pool:
-                running = {pool.submit(_fit_in_worker, clips.folder, j): n for n, j in jobs.items()}
+                running = {
+                    pool.submit(_fit_in_worker, clips.folder, job, str(device)): name
+                    for name, job in jobs.items()
+                }
                 for future in as_completed(running):
                     done(running[future], future.result())
     qualities = {name: qualities[name] for name in config.tokenizers}
@@ -138,10 +147,10 @@ def _fit_here(
         torch.set_num_threads(before)
 
 
-def _fit_in_worker(folder: Path, job: Job) -> dict[str, Any]:
+def _fit_in_worker(folder: Path, job: Job, device: str) -> dict[str, Any]:
     from nano4m.clip_table import open_clips
 
-    return next(_fit_here(open_clips(folder), [job], CPU))
+    return next(_fit_here(open_clips(folder), [job], torch.device(device)))
 
 
 def _finished(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
