@@ -96,6 +96,7 @@ class DeviceStep:
         # Without a kernel for sequences of any lengths a graph would hold the lengths of one step.
         self.recorder = GraphRecorder() if graphs and self.fused else None
         self.passes: dict[tuple[PackedShape, bool], _Passes] = {}
+        self.written: set[int] = set()
         self.updates = 0
         self.captured_update: Captured[None] | None = None
         self.warm_seconds = 0.0
@@ -166,13 +167,25 @@ class DeviceStep:
 
     def _loss(self, states_UD: Tensor, found: _Passes, batch: PackedBatch, is_first: bool) -> None:
         if is_first:
-            torch._foreach_zero_(list(self.head_gradients.values()))
+            self._begin(batch)
         tensors = unpack(found.flat, batch, self.fused)
         packed_cross_entropy(
-            self.computing, states_UD.detach(), tensors, batch.counts, self.head_gradients,
+            self.computing, states_UD.detach(), tensors, batch.counts, self.head_gradients, self.written,
             found.d_states_UD, self.update.sums_C, self.update.scale, self.most_scores, self.score,
         )  # fmt: skip
         self.update.counts_C += tensors.counts_C
+
+    def _begin(self, batch: PackedBatch) -> None:
+        """Forget the gradients of heads; those that a single product writes need not be zeroed."""
+        owners = [
+            (id(self.computing.head_rows(c, self._is_full)[0]), count)
+            for c, count in enumerate(batch.counts)
+        ]
+        alone = len(self.head_gradients) == len(owners)
+        fresh = {owner for owner, count in owners if alone and count}
+        self.written = set(self.head_gradients) - fresh
+        if self.written:
+            torch._foreach_zero_([self.head_gradients[owner] for owner in sorted(self.written)])
 
     def _backward(self, states_UD: Tensor, d_states_UD: Tensor, is_first: bool) -> None:
         grads = torch.autograd.grad(states_UD, self.trunk, d_states_UD)

@@ -152,6 +152,7 @@ def packed_cross_entropy(
     batch: PackedTensors,
     counts: Sequence[int],
     gradients: dict[int, Tensor],
+    written: set[int],
     d_states_UD: Tensor,
     sums_C: Tensor,
     scale: Tensor,
@@ -167,7 +168,8 @@ def packed_cross_entropy(
         states_UD: Of the decoder.
         batch: The batch on the device.
         counts: Targets of each modality.
-        gradients: Of heads, by the ``id`` of their parameter in ``model``; added to.
+        gradients: Of heads, by the ``id`` of their parameter in ``model``.
+        written: Those that hold something of this step already and are added to; kept up to date.
         d_states_UD: Written: the gradient of the weighted loss, 0 for what only fills up.
         sums_C: float32, summed cross-entropy of each modality; added to.
         scale: Factor on the loss before the gradient, a scalar on the device.
@@ -192,7 +194,12 @@ def packed_cross_entropy(
             total, d_TV = score(states_TD @ weight_VD.T, ids_U[span], weights_C[c], cap)
             sums_C[c] += total
             torch.mm(d_TV, weight_VD, out=d_sorted_UD[span])
-            gradient_VD += d_TV.T @ states_TD
+            if id(parameter) in written or first > start:
+                gradient_VD += d_TV.T @ states_TD
+            else:
+                gradient_VD.copy_(d_TV.T @ states_TD)
+        # One head of all modalities is zeroed before, its rows are added to.
+        written.add(id(parameter))
         if factor != 1:
             d_sorted_UD[start : start + count] *= factor
         start += count
