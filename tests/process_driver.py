@@ -113,10 +113,10 @@ def run_cli(folder: Path, arguments: list[str]) -> list[dict]:
     told = []
     step = Trainer.step
 
-    def interrupted(self, number, picked):
+    def interrupted(self, number, picked, packed=None):
         if number == 2 and rank_of_process() == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, number, picked)
+        return step(self, number, picked, packed)
 
     for command, planted in (
         ("train", interrupted),

@@ -366,9 +366,9 @@ def test_a_run_moves_from_a_gpu_to_a_cpu_and_back(tmp_path, cuda):
 
 
 @pytest.mark.gpu
-def test_steps_between_two_readings_never_wait(cuda):
+def test_steps_between_two_readings_never_wait(tmp_path, cuda):
     table = tiny_table()
-    trainer = Trainer(small_config(device="cuda"), table, None, World(cuda))
+    trainer = Trainer(small_config(device="cuda"), table, tmp_path, World(cuda))
     steps = list(enumerate(trainer.order.steps(0, 12)))
     for number, rows in steps[:6]:
         trainer.step(number, rows)

@@ -124,10 +124,10 @@ def test_the_first_signal_waits_for_the_step_and_the_second_does_not():
 def test_a_signal_saves_the_step_it_came_in(tmp_path, monkeypatch):
     step = Trainer.step
 
-    def interrupted(self, number, picked):
+    def interrupted(self, number, picked, packed=None):
         if number == 6:
             os.kill(os.getpid(), signal.SIGINT)
-        return step(self, number, picked)
+        return step(self, number, picked, packed)
 
     monkeypatch.setattr(Trainer, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -109,6 +109,12 @@ class DeviceStep:
     def _is_full(self) -> bool:
         return self.model.config.tables == "shared"
 
+    @property
+    def warming(self) -> str:
+        """What came up so far, for a summary."""
+        shapes = len({shape for shape, _ in self.passes})
+        return f", shapes {shapes}, {self.warm_seconds:.1f} s to warm up"
+
     def __call__(self, batches: Sequence[PackedBatch], rate: float) -> None:
         """Take a step: the gradients of all ``batches`` together, one update.
 
@@ -170,8 +176,9 @@ class DeviceStep:
             self._begin(batch)
         tensors = unpack(found.flat, batch, self.fused)
         packed_cross_entropy(
-            self.computing, states_UD.detach(), tensors, batch.counts, self.head_gradients, self.written,
-            found.d_states_UD, self.update.sums_C, self.update.scale, self.most_scores, self.score,
+            self.computing, states_UD.detach(), tensors, batch.counts, self.head_gradients,
+            self.written, found.d_states_UD, self.update.sums_C, self.update.scale,
+            self.most_scores, self.score,
         )  # fmt: skip
         self.update.counts_C += tensors.counts_C
 

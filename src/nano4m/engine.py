@@ -6,11 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from nano4m.accounting import memory_needed
-from nano4m.config import Config, TrainConfig
+from nano4m.config import TrainConfig
 from nano4m.devices import World
 from nano4m.errors import UserError
-from nano4m.model.fourm import FourM
 from nano4m.progress import say
 from nano4m.workers import count_workers
 
@@ -33,6 +31,11 @@ class Engine:
     packed: bool
     compiled: bool
     graphs: bool
+
+    def __str__(self) -> str:
+        found = ["packed" if self.packed else "by groups"]
+        found += ["compiled"] * self.compiled + ["CUDA graphs"] * self.graphs
+        return ", ".join(found)
 
 
 def why_no_compiler() -> str | None:
@@ -93,20 +96,3 @@ def mask_workers(settings: TrainConfig, device: torch.device) -> int:
     if settings.workers is not None:
         return settings.workers
     return min(8, count_workers("auto") // 2) if device.type == "cuda" else 0
-
-
-def too_large(config: Config, model: FourM, dtype: torch.dtype, error: BaseException) -> str:
-    """Return what to say of a step that the memory of a card does not hold: what would fit."""
-    train, masking, device = config.train, config.masking, model.device
-    groups = train.batch_size // masking.group_size
-    total = torch.cuda.get_device_properties(device).total_memory
-    way = "give a smaller --masking.group-size, and then --train.accumulate"
-    for passes in range(train.accumulate + 1, groups + 1):
-        needed = memory_needed(model, train, masking, dtype, passes)
-        if groups % passes == 0 and (needed < 0.9 * total or passes == groups):
-            way = f"--train.accumulate {passes} needs about {needed / 1e9:.1f} GB"
-            break
-    return (
-        f"a step of {train.batch_size} samples does not fit {device}, which has "
-        f"{total / 1e9:.0f} GB ({str(error).splitlines()[0]}); {way}"
-    )

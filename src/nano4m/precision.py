@@ -6,6 +6,8 @@ here: the choice is that of activations and of the copy of the weights that comp
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -101,6 +103,20 @@ def prepare_matmul() -> bool:
     if error > EXACT:
         torch.set_float32_matmul_precision(before)
     return error <= EXACT
+
+
+@contextmanager
+def plain_products() -> Iterator[None]:
+    """Multiply as a fresh process does, whatever ``prepare_matmul`` has allowed in this one.
+
+    Tokenizers and ids then do not depend on what was trained or opened before them.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def measured_peak(dtype: torch.dtype, device: torch.device) -> float:

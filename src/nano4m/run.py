@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nano4m.config import Config
 from nano4m.errors import UserError
 from nano4m.launch import size_of_world
+from nano4m.settings import NOT_SETTINGS, with_defaults
 from nano4m.stage import (
     differences,
     manifest_of,
@@ -184,25 +185,6 @@ STAGES: dict[str, Stage] = {
     "report": Stage("write the page to look at and listen to", ("report",), _report),
 }
 
-# How something is computed, not what: a change of these does not make a result another one.
-NOT_SETTINGS = {
-    "clips": {"workers"},
-    "model": {"checkpointing"},
-    "train": {
-        "strategy",
-        "compile",
-        "tracker",
-        "save_every",
-        "packed",
-        "graphs",
-        "quantum",
-        "accumulate",
-        "workers",
-        "ahead",
-    },
-    "evaluate": {"workers"},
-}
-
 
 def settings_of(run: Run, name: str) -> dict[str, Any]:
     """Return the JSON of everything that stage ``name`` depends on."""
@@ -227,29 +209,6 @@ def remembered_data(out: Path) -> Path | None:
         return None
     found = settings_there(out / "clips").get("data")
     return Path(found) if found else None
-
-
-def with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a finished stage with options that came later at their defaults.
-
-    A run of before an option is what it would be with the default now.
-    """
-    from pydantic import TypeAdapter, ValidationError
-
-    filled = dict(settings)
-    for name, field in Config.model_fields.items():
-        value = settings.get(name)
-        if not isinstance(value, dict):
-            continue
-        try:
-            whole = TypeAdapter(field.rebuild_annotation()).validate_python(value)
-            found = TypeAdapter(field.rebuild_annotation()).dump_python(whole, mode="json")
-        except ValidationError:
-            continue
-        # What was left out as no setting stays out.
-        found = {k: v for k, v in found.items() if k not in NOT_SETTINGS.get(name, ())}
-        filled[name] = found
-    return filled
 
 
 def _belongs(run: Run, name: str) -> bool:

@@ -22,7 +22,7 @@ from nano4m.checkpoint import save_model, save_reproducer
 from nano4m.config import Config
 from nano4m.device_step import DeviceStep
 from nano4m.devices import World, open_world
-from nano4m.engine import choose, mask_workers, too_large
+from nano4m.engine import choose, mask_workers
 from nano4m.errors import UserError
 from nano4m.host_step import HostStep
 from nano4m.interrupt import Interrupt
@@ -41,6 +41,7 @@ from nano4m.order import (
 from nano4m.packed import PackedBatch, packer
 from nano4m.precision import measured_peak, prepare_matmul, resolve_device, resolve_dtype
 from nano4m.progress import bar, say
+from nano4m.refusals import check_shares, fitting, not_finite
 from nano4m.replica import Replica
 from nano4m.state import TrainingState
 from nano4m.table import TokenTable
@@ -70,20 +71,10 @@ class Trainer:
         self.table_folder = table_folder
         settings, seed = config.train, config.seed
         rows, val_rows = table.rows("train"), table.rows("val")
-        if not len(rows) or not len(val_rows):
-            raise UserError(
-                f"training needs clips in the train and val splits; the table has {len(rows)} and "
-                f"{len(val_rows)}: add data, or change the shares under --source"
-            )
+        check_shares(config, len(rows), len(val_rows), world.size)
         check_masking(config.masking, TokenSequence(table.modalities))
         group = config.masking.group_size
         groups = settings.batch_size // group
-        if groups % world.size:
-            raise UserError(
-                f"--train.batch-size {settings.batch_size} is {groups} groups of "
-                f"--masking.group-size {group}, which {world.size} processes cannot share evenly; "
-                f"give a batch size that is a multiple of {group * world.size}"
-            )
         self.epochs = settings.steps * settings.batch_size / len(rows)
         self.order = SampleOrder(rows, table.text_lengths(rows), group, groups, seed)
         val_rows = np.resize(val_rows, settings.val_samples)
@@ -193,17 +184,12 @@ class Trainer:
         sums: list[float],
         norm: float,
     ) -> None:
-        shown = dict(zip(self.names, sums, strict=True))
         where = self.folder / f"nonfinite-{number + 1}"
         clips = [str(self.table.clip_ids[row]) for row in picked]
         vocabulary = self.table.vocabulary
         save_reproducer(where, self.model, vocabulary, batches, clips, self.dtype, self.world)
-        raise UserError(
-            f"the loss is not finite at step {number + 1} ({shown}, gradient norm {norm}); "
-            f"clips: {', '.join(clips[:8])}, ...; weights and batches of the step are in {where}; "
-            f"lower --train.lr or --train.clip-norm, or train with --train.precision fp32, and "
-            f"start again with --overwrite"
-        )
+        shown = dict(zip(self.names, sums, strict=True))
+        raise UserError(not_finite(number, shown, norm, clips, where))
 
     def losses(self) -> dict[str, float]:
         """Return the mean training loss of each modality since the last call."""
@@ -227,10 +213,8 @@ class Trainer:
 
     @cached_property
     def packed_validation(self) -> list[PackedBatch]:
-        """The validation batches, as many groups in each as in a step."""
-        size = self.maker.packer.batch_size // self.config.masking.group_size
-        parts = [self.validation[i : i + size] for i in range(0, len(self.validation), size)]
-        return [self.maker.packer(part) for part in parts]
+        """The validation batches, as many samples in each as in a pass."""
+        return self.maker.packer.parts(self.validation)
 
     def _steps(self) -> Iterator[tuple[int, np.ndarray, list[PackedBatch] | None]]:
         """Yield the steps that are left, with their batches where these are made ahead."""
@@ -239,24 +223,9 @@ class Trainer:
         if self.on_device is None:
             yield from ((number, picked, None) for number, picked in steps)
         else:
-            yield from self.maker.ahead(
-                self.table,
-                self.table_folder,
-                steps,
-                mask_workers(settings, self.world.device),
-                settings.ahead,
-            )
-
-    def _taken(
-        self, number: int, picked: np.ndarray, packed: list[PackedBatch] | None
-    ) -> dict[str, float]:
-        # A look at the device only where memory ran out.
-        if self.world.device.type != "cuda":
-            return self.step(number, picked)
-        try:
-            return self.step(number, picked, packed)
-        except torch.cuda.OutOfMemoryError as error:
-            raise UserError(too_large(self.config, self.model, self.dtype, error)) from error
+            workers = mask_workers(settings, self.world.device)
+            coming = (self.table, self.table_folder, steps, workers, settings.ahead)
+            yield from self.maker.ahead(*coming)
 
     def run(self, stop: Callable[[int], bool]) -> dict[str, Any]:
         """Take the steps that are left; see ``train_model``."""
@@ -275,7 +244,8 @@ class Trainer:
             started = time.perf_counter()
             logged = (started, note["tokens"], note["operations"])
             for number, picked, packed in self._steps():
-                line: dict[str, Any] = {"step": number + 1} | self._taken(number, picked, packed)
+                with fitting(self.config, self.model, self.dtype):
+                    line: dict[str, Any] = {"step": number + 1} | self.step(number, picked, packed)
                 done, last = number + 1, number + 1 == settings.steps
                 is_logged = done % every == 0 or last
                 wanted = self.world.any(interrupt.asked or stop(done))
@@ -324,6 +294,7 @@ class Trainer:
             "peak_gflops": round(self.peak / 1e9),
             "memory_gb": round(peak_memory(self.world.device) / 1e9, 3),
             "skipped_steps": note["skipped"],
+            "engine": f"{self.fast}{self.on_device.warming if self.on_device else ''}",
             "epochs": round(self.epochs, 1),
             "val": val,
         }

@@ -12,6 +12,7 @@ from nano4m.clip_table import ClipTable
 from nano4m.config import Config, MelVQ
 from nano4m.errors import UserError
 from nano4m.modalities import TEXT_END, Layout, Modality, modality
+from nano4m.precision import plain_products
 from nano4m.progress import bar
 from nano4m.table import TokenTable, Vocabulary, write_table
 from nano4m.tokenizers.base import Tokenizer
@@ -113,6 +114,7 @@ def _together(chunks: list[Any]) -> Any:
     return chunks[0] if len(chunks) == 1 else torch.cat(chunks)
 
 
+@plain_products()
 def build_table(
     config: Config, clips: ClipTable, tokenizers: Mapping[str, Tokenizer], folder: Path
 ) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from nano4m.config import Config
 from nano4m.errors import UserError
 from nano4m.modalities import FRAMED, modality
-from nano4m.precision import resolve_device
+from nano4m.precision import plain_products, resolve_device
 from nano4m.progress import bar, say
 from nano4m.stage import write_json
 from nano4m.tokenizers.base import Tokenizer
@@ -69,6 +69,7 @@ ENOUGH_CORES = 4
 """From which tokenizers are fitted side by side on a GPU."""
 
 
+@plain_products()
 def fit_tokenizers(config: Config, clips: "ClipTable", out: Path) -> dict[str, dict[str, Any]]:
     """Fit what ``config.tokenizers`` lists into ``out/<modality>`` and return the quality of each.
 
