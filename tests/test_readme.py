@@ -72,7 +72,11 @@ def problems(line: str, options: dict[str, set[str]]) -> list[str]:
     if command == "info":
         what = rest[0] if rest else ""
         is_known = what in {*PRESETS, *REGISTRIES} or "/" in what or what.isupper()
-        return [] if is_known and set(given) <= {"--json", "--help"} else [f"info of {rest}"]
+        return (
+            []
+            if is_known and set(given) <= {"--json", "--help", "--device"}
+            else [f"info of {rest}"]
+        )
     if command == "generate":
         known = GENERATE_OPTIONS | {"-h", "--help"}
         return [f"no option {option}" for option in given if option not in known]

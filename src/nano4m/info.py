@@ -113,10 +113,13 @@ def layouts(config: Config) -> tuple[Modality, ...]:
 
 
 def describe_preset(config: Config) -> dict[str, Any]:
-    """Return parameters, modalities and budgets of a configuration, and what its masks train."""
+    """Return parameters, modalities and budgets of a configuration, what its masks train, and what
+    the training takes on its device.
+    """
     import torch
 
     from nano4m.batch import TokenSequence
+    from nano4m.forecast import forecast
     from nano4m.masking.conditions import condition_shares, rarest, used
     from nano4m.model.fourm import FourM
 
@@ -133,6 +136,7 @@ def describe_preset(config: Config) -> dict[str, Any]:
         "batch_size": config.train.batch_size,
         "masking": config.masking.model_dump(mode="json"),
         "rarest_in_training": rarest(shares),
+        "on_this_device": forecast(config, entries, model),
     }
 
 
@@ -189,12 +193,13 @@ def describe_table(folder: Path) -> dict[str, Any]:
     }
 
 
-def info(what: str, as_json: bool) -> str:
-    """usage: nano4m info WHAT [--json]
+def info(what: str, as_json: bool, device: str = "auto") -> str:
+    """usage: nano4m info WHAT [--json] [--device DEVICE]
 
     WHAT is
       a preset              farm, digits, animals, reference, farm-large: parameters,
-                            modalities, budgets
+                            modalities, budgets, and what its training takes on the device:
+                            memory of a step, time (auto, cpu, cuda, cuda:N or mps)
       the folder of a run   what is finished and what it reached
       a checkpoint's        parameters, choices, modalities, fingerprints
       a token table's       clips, modalities, fingerprints
@@ -205,7 +210,7 @@ def info(what: str, as_json: bool) -> str:
     if what in REGISTRIES:
         told = REGISTRIES[what]()
     elif what in PRESETS:
-        told = describe_preset(preset(what))
+        told = describe_preset(preset(what).model_copy(update={"device": device}))
     elif (path / "tokens.arrow").exists():
         told = describe_table(path)
     elif (path / "model.safetensors").exists():

@@ -32,6 +32,8 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda", 0) if found else torch.device("cpu")
     kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (number and not (kind == "cuda" and number.isdigit())):
+        raise UserError(f"--device {name}: allowed are auto, cpu, cuda, cuda:N and mps")
     if kind == "cuda":
         if not found:
             raise UserError(f"--device {name}: {_why_no_cuda()}; use auto or cpu")
@@ -131,6 +133,9 @@ def measured_peak(dtype: torch.dtype, device: torch.device) -> float:
     """
     if device.type == "cuda":
         return _peak_of_gpu(dtype, device)
+    # The first product of a process loads libraries.
+    small = torch.ones(256, 256, dtype=dtype)
+    small @ small
     best, deadline = 0.0, time.perf_counter() + 0.2
     for size in (256, 1024, 2048):
         if best and time.perf_counter() + 2 * size**3 / best > deadline:
