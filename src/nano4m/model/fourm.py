@@ -298,7 +298,10 @@ class FourM(nn.Module):
     def _of_modality(self, table: nn.Embedding, modality_BN: Tensor) -> Tensor:
         """Return rows of a table of few rows; as a product, whose gradient is one too.
 
-        A gradient that is added up row by row waits at each of the few rows.
+        A gradient that is added up row by row waits at each of the few rows. Rows are filled up to
+        a multiple of 8, which matrix units ask for.
         """
-        kinds = torch.arange(len(self.modalities), device=modality_BN.device)
-        return (modality_BN[..., None] == kinds).to(table.weight.dtype) @ table.weight
+        fill = -len(self.modalities) % 8
+        kinds = torch.arange(len(self.modalities) + fill, device=modality_BN.device)
+        rows = F.pad(table.weight, (0, 0, 0, fill))
+        return (modality_BN[..., None] == kinds).to(rows.dtype) @ rows
