@@ -176,3 +176,27 @@ def test_the_average_is_its_formula(decay):
     assert torch.equal(model.weight, mine) and torch.equal(average.weights[0], theirs)
     average.swap(model)
     assert torch.equal(model.weight, theirs) and torch.equal(average.weights[0], mine)
+
+
+@pytest.mark.parametrize("shapes", [[(6, 10)], [(10, 6)], [(8, 8), (6, 10), (8, 8), (6, 10)]])
+def test_muon_of_many_matrices_is_that_of_each(shapes):
+    from nano4m.muon import BatchedMuon
+
+    draw = torch.Generator().manual_seed(0)
+    ours = [torch.randn(s, generator=draw).requires_grad_() for s in shapes]
+    theirs = [w.detach().clone().requires_grad_() for w in ours]
+    batched = BatchedMuon(ours, lr=torch.tensor(0.02), weight_decay=0.1)
+    settings = {"lr": 0.02, "weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
+    each = torch.optim.Muon(theirs, **settings)
+    for _ in range(5):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn(a.shape, generator=draw)
+            b.grad = a.grad.clone()
+        batched.step()
+        each.step()
+    for a, b in zip(ours, theirs, strict=True):
+        # Both iterate in bf16.
+        assert torch.allclose(a, b, atol=4e-3)
+        assert torch.allclose(
+            batched.state[a]["momentum_buffer"], each.state[b]["momentum_buffer"], atol=1e-6
+        )

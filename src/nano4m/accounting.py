@@ -144,6 +144,9 @@ def memory_needed(
     decoder = len(model.decoder) * (12 + 2 * ratio)
     context = len(model.decoder) * 4
     kept = (given * (encoder + context) + asked * decoder) * width * size
-    largest = max(m.vocab_size for m in model.modalities)
-    scores = min(asked * train.batch_size // passes * largest, 1 << 28) * size * 2
+    # Of the largest modality of a step, which may have twice its share of the targets.
+    targets = 2 * asked * train.batch_size // passes
+    slots = sum(m.length for m in model.modalities)
+    most = max(targets * m.length // slots * m.vocab_size for m in model.modalities)
+    scores = min(most, 1 << 28) * size * 2
     return int(fixed + kept * train.batch_size / passes + scores)
