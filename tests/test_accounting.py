@@ -187,6 +187,28 @@ def test_a_device_that_is_not_there_is_named(monkeypatch, tmp_path):
     assert resolve_device("cpu") == CPU
 
 
+def test_why_there_is_no_cuda_device_is_said(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    def refused():
+        with pytest.raises(UserError) as told:
+            resolve_device("cuda")
+        return str(told.value)
+
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "is a build without CUDA" in refused()
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert "CUDA_VISIBLE_DEVICES is '' and leaves no CUDA device" in refused()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+
+    def init():
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11020).")
+
+    monkeypatch.setattr(torch.cuda, "init", init)
+    assert "driver on your system is too old (found version 11020)" in refused()
+
+
 @pytest.mark.parametrize("dtype", precision.DTYPES.values(), ids=precision.DTYPES)
 def test_the_peak_of_a_machine_is_found_in_a_moment_and_draws_nothing(dtype):
     before, started = torch.get_rng_state(), time.process_time()

@@ -30,12 +30,20 @@ def _chosen(device, dtype=HALF, operations=LONG, size=1, **train):
     return choose(settings, World(device, size=size), dtype, operations, 1e14)
 
 
+@pytest.fixture(autouse=True)
+def ampere(monkeypatch):
+    """A card from Ampere on, where one is asked for."""
+    monkeypatch.setattr(
+        engine, "has_varlen_kernel", lambda device, dtype: device == CUDA and dtype != FULL
+    )
+
+
 def test_a_gpu_packs_compiles_and_captures_and_a_cpu_does_not(monkeypatch):
     monkeypatch.setattr(engine, "why_no_compiler", lambda: None)
     assert _chosen(CUDA) == Engine(packed=True, compiled=True, graphs=True)
-    # A short run gains less than compiling takes; float32 gains little.
+    # A short run gains less than compiling takes; float32 has no kernel for any lengths.
     assert _chosen(CUDA, operations=SHORT) == Engine(packed=True, compiled=False, graphs=True)
-    assert _chosen(CUDA, dtype=FULL) == Engine(packed=True, compiled=False, graphs=True)
+    assert _chosen(CUDA, dtype=FULL) == Engine(packed=True, compiled=False, graphs=False)
     assert _chosen(CPU) == Engine(packed=False, compiled=False, graphs=False)
     assert _chosen(CUDA, size=2) == Engine(packed=False, compiled=False, graphs=False)
     assert _chosen(CUDA, compile="off", graphs="off") == Engine(True, False, False)
@@ -53,8 +61,9 @@ def test_a_missing_compiler_is_said_and_refused_if_it_is_asked_for(monkeypatch, 
 def test_what_cannot_be_had_is_refused():
     with pytest.raises(UserError, match="--train.packed on takes one process, and there are 2"):
         _chosen(CPU, size=2, packed="on")
-    with pytest.raises(UserError, match="--train.graphs on captures packed steps on a CUDA"):
-        _chosen(CPU, graphs="on")
+    for device, dtype in ((CPU, HALF), (CUDA, FULL)):
+        with pytest.raises(UserError, match="--train.graphs on captures packed steps in bf16"):
+            _chosen(device, dtype, graphs="on")
 
 
 def test_masks_are_made_ahead_for_a_gpu_alone():

@@ -31,11 +31,10 @@ MEDIA_TO_IDS = {
 }  # fmt: skip
 IDS_TO_IDS = (
     "batch", "masking", "model", "loss", "optim", "checkpoint", "train", "generate", "table",
-    "published", "convert", "order", "precision", "devices", "batches", "compute", "device_step", "device_update",
-    "engine", "filling", "host_step", "likelihoods", "muon", "packed", "refusals", "writing", "replica", "state", "accounting",
-    "allocation",
-    "tracking", 
-    "config_generate", "guidance", "orders", "sampling", "schedules",
+    "published", "convert", "order", "precision", "devices", "replica", "state", "accounting",
+    "allocation", "tracking", "config_generate", "guidance", "orders", "sampling", "schedules",
+    "batches", "compute", "device_step", "device_update", "engine", "filling", "host_step",
+    "likelihoods", "muon", "packed", "refusals", "writing",
 )  # fmt: skip
 MOST_LINES = 350
 

@@ -151,7 +151,9 @@ def _checked(own: Any) -> Any:
 class GenerateConfig(Sampling):
     """MaskGIT sampling (arXiv:2202.04200) and its relatives, with exceptions by modality."""
 
-    batch_size: Annotated[int, Field(gt=0)] = Field(64, description="Samples at once.")
+    batch_size: Annotated[int, Field(gt=0)] = Field(
+        64, description="Samples at once on a CPU; a GPU takes as many as fit."
+    )
     modalities: Annotated[Overrides, _WORDS] = Field(
         default_factory=dict,
         description="Settings of single modalities, such as sound.noise=2 sound.temperature=1; "

@@ -93,8 +93,7 @@ class DeviceStep:
             for block in (*own.encoder, *own.decoder):
                 block.compile()
             self.score = torch.compile(score_gradient)
-        # Without a kernel for sequences of any lengths a graph would hold the lengths of one step.
-        self.recorder = GraphRecorder() if graphs and self.fused else None
+        self.recorder = GraphRecorder() if graphs else None
         self.passes: dict[tuple[PackedShape, bool], _Passes] = {}
         self.written: set[int] = set()
         self.updates = 0

@@ -9,6 +9,7 @@ import torch
 from nano4m.config import TrainConfig
 from nano4m.devices import World
 from nano4m.errors import UserError
+from nano4m.model.attention import has_varlen_kernel
 from nano4m.progress import say
 from nano4m.workers import count_workers
 
@@ -71,12 +72,14 @@ def choose(
             f"--train.packed on takes one process, and there are {world.size}; leave it out"
         )
     packed = settings.packed == "on" or (settings.packed == "auto" and on_gpu and alone)
-    if settings.graphs == "on" and not (packed and on_gpu):
+    # Without a kernel for sequences of any lengths a graph would hold the lengths of one step.
+    capturable = packed and on_gpu and has_varlen_kernel(world.device, dtype)
+    if settings.graphs == "on" and not capturable:
         raise UserError(
-            "--train.graphs on captures packed steps on a CUDA device; give --device cuda, and "
-            "leave --train.packed at auto"
+            "--train.graphs on captures packed steps in bf16 or fp16 on a CUDA card from Ampere "
+            "on; leave it, --train.packed and --train.precision at auto, or give --device cuda"
         )
-    graphs = settings.graphs == "on" or (settings.graphs == "auto" and packed and on_gpu)
+    graphs = settings.graphs != "off" and capturable
     compiled = settings.compile == "on"
     if on_gpu and settings.compile != "off":
         lacking = why_no_compiler()
