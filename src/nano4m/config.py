@@ -264,7 +264,7 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
         0, description="Random seed of every stage."
     )
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = Field(
+    device: str = Field(
         "auto",
         description="Where every stage computes: cpu, cuda, cuda:N or mps (untested); auto: the "
         "GPU if there is one.",
@@ -280,6 +280,16 @@ class Config(Section):
     generate: GenerateConfig = GenerateConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     report: ReportConfig = ReportConfig()
+
+    @field_validator("device")
+    @classmethod
+    def _is_a_device(cls, name: str) -> str:
+        kind, _, number = name.partition(":")
+        if kind not in ("auto", "cpu", "cuda", "mps") or (
+            ":" in name and not (kind == "cuda" and number.isdigit())
+        ):
+            raise ValueError("allowed are auto, cpu, cuda, cuda:N and mps")
+        return name
 
     @model_validator(mode="before")
     @classmethod

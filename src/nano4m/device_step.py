@@ -98,7 +98,7 @@ class DeviceStep:
         self.written: set[int] = set()
         self.updates = 0
         self.captured_update: Captured[None] | None = None
-        self.warm_seconds = 0.0
+        self.warms_up, self.warm_seconds = compiled or graphs, 0.0
         self.most_scores = MOST_SCORES
         if self.device.type == "cuda":
             free = torch.cuda.mem_get_info(self.device)[0]
@@ -112,7 +112,8 @@ class DeviceStep:
     def warming(self) -> str:
         """What came up so far, for a summary."""
         shapes = len({shape for shape, _ in self.passes})
-        return f", shapes {shapes}, {self.warm_seconds:.1f} s to warm up"
+        warmed = f", {self.warm_seconds:.1f} s to warm up" if self.warms_up else ""
+        return f", shapes {shapes}{warmed}"
 
     def __call__(self, batches: Sequence[PackedBatch], rate: float) -> None:
         """Take a step: the gradients of all ``batches`` together, one update.

@@ -50,8 +50,8 @@ def _why_no_cuda() -> str:
     """Return why PyTorch sees no CUDA device."""
     if torch.version.cuda is None:
         return (
-            f"PyTorch {torch.__version__} is a build without CUDA; install one with it into this "
-            "environment (README, A GPU)"
+            f"PyTorch {torch.__version__} is a build without CUDA; install one with CUDA (2.11 or "
+            "newer) into this environment"
         )
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
