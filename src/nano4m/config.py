@@ -205,11 +205,12 @@ class TrainConfig(Section):
     compile: Switch = Field(
         "auto",
         description="Compile blocks and loss (torch.compile); auto: on a GPU with a C compiler, in "
-        "bf16 or fp16.",
+        "bf16 or fp16, if the training takes more than about 90 s there.",
     )
     graphs: Switch = Field(
         "auto",
-        description="Capture packed passes and the update as CUDA graphs; auto: on a GPU.",
+        description="Capture packed passes and the update as CUDA graphs; auto: on a GPU from "
+        "Ampere on, in bf16 or fp16.",
     )
     quantum: Positive | None = Field(
         None,
@@ -221,8 +222,8 @@ class TrainConfig(Section):
     )
     workers: Annotated[int, Field(ge=0)] | None = Field(
         None,
-        description="Processes that mask packed batches ahead; 0: none; none: a quarter of the "
-        "cores with a GPU, at most 8.",
+        description="Processes that mask packed batches ahead; none: half of the cores with a GPU, "
+        "at most 8, and 0 without.",
     )
     ahead: Positive = Field(16, description="Packed steps that are made ahead.")
     tracker: Literal["auto", "none", "tensorboard", "wandb"] = Field(
