@@ -15,6 +15,7 @@ from nano4m.engine import Engine, choose, mask_workers
 from nano4m.errors import UserError
 from nano4m.forecast import forecast
 from nano4m.info import layouts
+from nano4m.model.attention import has_varlen_kernel
 from nano4m.model.fourm import FourM
 from nano4m.presets import PRESETS, preset
 from nano4m.refusals import too_large
@@ -25,16 +26,16 @@ HALF, FULL = torch.bfloat16, torch.float32
 LONG, SHORT = 1e18, 1e12
 
 
-def _chosen(device, dtype=HALF, operations=LONG, size=1, **train):
-    settings = small_config(**train).train
-    return choose(settings, World(device, size=size), dtype, operations, 1e14)
+def _chosen(device, dtype=HALF, operations=LONG, size=1, model=None, dropout=0.0, **train):
+    config = small_config(model, dropout=dropout, **train)
+    return choose(config, World(device, size=size), dtype, operations, 1e14)
 
 
 @pytest.fixture(autouse=True)
 def ampere(monkeypatch):
     """A card from Ampere on, where one is asked for."""
     monkeypatch.setattr(
-        engine, "has_varlen_kernel", lambda device, dtype: device == CUDA and dtype != FULL
+        engine, "has_varlen_kernel", lambda device, dtype, head: device == CUDA and dtype != FULL
     )
 
 
@@ -50,6 +51,28 @@ def test_a_gpu_packs_compiles_and_captures_and_a_cpu_does_not(monkeypatch):
     assert _chosen(CUDA, packed="off") == Engine(False, False, False)
 
 
+def test_blocks_that_are_computed_twice_are_captured_without_dropout_alone(monkeypatch):
+    monkeypatch.setattr(engine, "why_no_compiler", lambda: None)
+    twice = {"checkpointing": True}
+    assert _chosen(CUDA, model=twice).graphs
+    assert not _chosen(CUDA, model=twice, dropout=0.1).graphs
+
+
+def test_where_every_step_is_new_nothing_is_compiled(monkeypatch):
+    monkeypatch.setattr(engine, "has_varlen_kernel", lambda device, dtype, head: False)
+    monkeypatch.setattr(engine, "why_no_compiler", lambda: None)
+    assert _chosen(CUDA) == Engine(packed=True, compiled=False, graphs=False)
+    with pytest.raises(UserError, match="give --train.packed off too"):
+        _chosen(CUDA, compile="on")
+    assert _chosen(CUDA, compile="on", packed="off").compiled
+
+
+def test_heads_that_the_kernel_does_not_take_are_known():
+    assert not has_varlen_kernel(CPU, HALF, 64)
+    for width in (4, 12, 260, 512):
+        assert not has_varlen_kernel(CUDA, HALF, width)
+
+
 def test_a_missing_compiler_is_said_and_refused_if_it_is_asked_for(monkeypatch, capsys):
     monkeypatch.setattr(engine, "why_no_compiler", lambda: "there is no C compiler")
     assert not _chosen(CUDA).compiled
@@ -59,6 +82,8 @@ def test_a_missing_compiler_is_said_and_refused_if_it_is_asked_for(monkeypatch, 
 
 
 def test_what_cannot_be_had_is_refused():
+    with pytest.raises(UserError, match="--train.packed on is for cpu and cuda, not mps"):
+        _chosen(torch.device("mps"), packed="on")
     with pytest.raises(UserError, match="--train.packed on takes one process, and there are 2"):
         _chosen(CPU, size=2, packed="on")
     for device, dtype in ((CPU, HALF), (CUDA, FULL)):
@@ -85,6 +110,11 @@ def test_a_step_that_is_too_large_is_refused_with_one_that_fits(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Card)
     said = too_large(config, model, HALF, RuntimeError("CUDA out of memory. Tried 2 GiB"))
     assert "--train.accumulate 2 needs about" in said and "Tried 2 GiB" in said
+    Card.total_memory = 10**9
+    said = too_large(config, model, HALF, RuntimeError("CUDA out of memory."))
+    assert "needs about" not in said and "give a smaller --masking.group-size, and then" in said
+    said = too_large(config, model, HALF, RuntimeError("CUDA out of memory."), is_packed=False)
+    assert said.endswith("give a smaller --masking.group-size")
 
 
 def test_memory_is_near_what_a_card_held():

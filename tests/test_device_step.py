@@ -17,7 +17,7 @@ from nano4m.host_step import HostStep
 from nano4m.model.fourm import FourM
 from nano4m.optim import WeightAverage, build_optimizers
 from nano4m.order import MASKS
-from nano4m.packed import packer
+from nano4m.packed import Packer, packer
 from nano4m.replica import Replica
 from nano4m.train import Trainer, train_model
 
@@ -111,6 +111,33 @@ def test_what_fills_a_batch_up_changes_nothing():
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found[0], other, strict=True))
 
 
+@pytest.mark.parametrize("quantum", [64, 128, 1000])
+def test_a_batch_that_is_not_full_is_filled_up(quantum):
+    table = tiny_table()
+    groups, masking = _groups(table, 1)
+    model = _model({}, table)
+    wanted, _ = Replica(model, torch.float32, CPU).evaluate(groups)
+    for size in (32, 64, 256):
+        batch = packer(table.modalities, True, size, masking, quantum)(groups)
+        assert min(given for _, given, _ in batch.groups) >= 1
+        assert torch.allclose(_step(model).evaluate([batch]), wanted, rtol=1e-5)
+
+
+def test_sequences_that_fill_up_hold_whatever_is_left():
+    modalities = tiny_table().modalities
+    for longest in ((5, 16), (16, 5), (33, 64), (2, 2)):
+        for quantum in (64, 4096):
+            own = Packer(
+                modalities=modalities, has_register=True, batch_size=4, quantum=quantum,
+                longest=longest,
+            )  # fmt: skip
+            for extra in range(0, quantum, 7):
+                spare = own.fillers + 4
+                found = own._filling(spare + extra, extra, spare)
+                assert sum(g for _, g, _ in found) == spare + extra
+                assert max(g for _, g, _ in found) <= longest[0]
+
+
 def test_a_batch_that_is_packed_holds_every_token_once():
     table = tiny_table()
     for seed in range(20):
@@ -195,6 +222,66 @@ def test_an_fp16_step_that_overflows_is_left_out_and_the_scale_halved():
     found = step.update.read()
     assert (found.good, found.skipped, found.scale, found.bad) == (3, 1, 2.0**11, None)
     assert all(bool(p.isfinite().all()) for p in model.parameters())
+
+
+def test_an_fp16_run_that_overflows_at_any_scale_is_stopped():
+    table = tiny_table()
+    model = _model({}, table)
+    step = _step(model, torch.float16, build_optimizers(model, small_config().train, True))
+    groups, masking = _groups(table, 0)
+    parts = packer(table.modalities, True, 32, masking).parts(groups)
+    step(parts, 1e-3)
+    with torch.no_grad():
+        step.computing.heads[0].weight.fill_(float("nan"))
+        model.heads[0].weight.fill_(float("nan"))
+    kept = [p.detach().clone() for p in model.parameters()]
+    for _ in range(20):
+        step(parts, 1e-3)
+    found = step.update.read()
+    # From 2 ** 12 down to 1, then no further.
+    assert (found.good, found.skipped, found.scale) == (1, 12, 1.0) and found.bad is not None
+    now = list(model.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(kept[:5], now[:5], strict=True))
+
+
+@pytest.mark.parametrize("packed", ["on", "off"])
+def test_a_run_without_an_average_saves_and_resumes_to_the_bit(tmp_path, packed):
+    config = small_config(ema=0.0, packed=packed, steps=6, save_every=2)
+    for name in ("straight", "stopped"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        train_model(config, tiny_table(), tmp_path / "stopped", stop=lambda done: done == 3)
+    for name in ("straight", "stopped"):
+        train_model(config, tiny_table(), tmp_path / name)
+    straight, stopped = (_weights(tmp_path / n) for n in ("straight", "stopped"))
+    assert all(torch.equal(w, stopped[n]) for n, w in straight.items())
+
+
+def test_validation_that_is_no_multiple_of_a_step_is_whole(tmp_path):
+    told = {}
+    for packed in ("on", "off"):
+        (tmp_path / packed).mkdir()
+        config = small_config(packed=packed, batch_size=32, val_samples=20, quantum=64, steps=2)
+        told[packed] = train_model(config, tiny_table(), tmp_path / packed)["val"]
+    assert told["on"] == pytest.approx(told["off"], rel=1e-3)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 4])
+def test_shapes_repeat_whatever_a_step_is_cut_into(accumulate):
+    table = tiny_table(96)
+    others = dict.fromkeys(("any_to_any", "inference_aligned", "suffix", "infill"), 0.0)
+    limits = {"min_inputs": 2, "max_inputs": 7, "min_targets": 2, "max_targets": 7}
+    masking = MaskingConfig(
+        **others, **limits, dirichlet=1.0, group_size=8, paired_totals=True, sources=(1.0,)
+    )
+    same = np.flatnonzero(table.text_lengths(np.arange(96)) == 3)
+    pack = packer(table.modalities, True, 32 // accumulate, masking)
+    shapes = {
+        part.shape
+        for step in range(100)
+        for part in pack.parts(masked_batches(table, np.resize(same, 32), masking, 0, MASKS, step))
+    }
+    assert len(shapes) <= (16 if accumulate == 4 else 2)
 
 
 def test_a_run_refuses_the_step_that_is_not_finite_by_its_number(tmp_path, monkeypatch):

@@ -86,7 +86,7 @@ class DeviceStep:
         self.trunk = [p for p, _ in trunk]
         self.only_trunk = [id(p) not in heads for p in self.trunk]
         self.trunk_gradients = [g for _, g in trunk]
-        self.fused = has_varlen_kernel(self.device, dtype)
+        self.fused = has_varlen_kernel(self.device, dtype, model.config.head_dim)
         self.score = score_gradient
         if compiled:
             # The blocks alone: they are alike, so each kind is compiled once.
@@ -240,7 +240,8 @@ class DeviceStep:
         sorted_UD, ids_U = states_UD.index_select(0, order_U), ids_U.index_select(0, order_U)
         for c, count in enumerate(batch.counts):
             total = states_UD.new_zeros((), dtype=torch.float32)
-            rows = max(1, self.most_scores // len(self.model.head(c, self._is_full)[0]))
+            # Float32 scores and their logarithms: a few times what a step holds of them.
+            rows = max(1, self.most_scores // 8 // len(self.model.head(c, self._is_full)[0]))
             for first in range(start, start + count, rows):
                 span = slice(first, min(first + rows, start + count))
                 logits = self.computing.logits(sorted_UD[span], c, self._is_full)

@@ -43,8 +43,8 @@ class DeviceUpdate:
     """Float32 gradients, and the update that they make.
 
     A step whose gradient is not finite changes nothing. In fp16 its loss scale is halved and the
-    next step goes on; otherwise all further steps change nothing either, so that the weights are
-    those of the bad step when the host looks.
+    next step goes on, down to a scale of 1; otherwise all further steps change nothing either, so
+    that the weights are those of the bad step when the host looks.
 
     Args:
         model: float32; its gradients are made here and stay.
@@ -113,15 +113,17 @@ class DeviceUpdate:
         self.good += ~is_left_out
         self.total_sums_C += torch.where(is_left_out, 0, self.sums_C)
         self.total_counts_C += torch.where(is_left_out, 0, self.counts_C)
+        # In fp16 a smaller scale may help, as long as there is one.
+        ends = is_bad & ~self.stopped
         if self.halves:
-            self.skipped += is_bad
+            ends = ends & (self.scale <= 1)
+            self.skipped += is_bad & ~ends & ~self.stopped
             doubled = torch.where(self.good % DOUBLE_EVERY == 0, self.scale * 2, self.scale)
+            doubled = torch.where(is_left_out, self.scale, doubled)
             self.scale.copy_(torch.where(is_bad, (self.scale / 2).clamp(min=1), doubled))
-        else:
-            is_first = is_bad & ~self.stopped
-            self.bad_sums_C.copy_(torch.where(is_first, self.sums_C, self.bad_sums_C))
-            self.bad_norm.copy_(torch.where(is_first, norm, self.bad_norm))
-            self.stopped |= is_bad
+        self.bad_sums_C.copy_(torch.where(ends, self.sums_C, self.bad_sums_C))
+        self.bad_norm.copy_(torch.where(ends, norm, self.bad_norm))
+        self.stopped |= ends
         self.sums_C.zero_()
         self.counts_C.zero_()
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from nano4m.config import TrainConfig
+from nano4m.config import Config, TrainConfig
 from nano4m.devices import World
 from nano4m.errors import UserError
 from nano4m.model.attention import has_varlen_kernel
@@ -51,45 +51,61 @@ def why_no_compiler() -> str | None:
 
 
 def choose(
-    settings: TrainConfig, world: World, dtype: torch.dtype, operations: float, peak: float
+    config: Config,
+    world: World,
+    dtype: torch.dtype,
+    operations: float,
+    peak: float,
+    quiet: bool = False,
 ) -> Engine:
     """Resolve ``packed``, ``compile`` and ``graphs`` for this device and these processes.
 
     Args:
-        settings: Of the run.
+        config: ``train`` and ``model`` are used.
         world: The processes that train together.
         dtype: Type to compute in.
         operations: Useful ones of the whole run.
         peak: Operations a second of the device at best.
+        quiet: Do not say what is missing.
 
     Raises:
         UserError: Something is asked for that cannot be had here.
     """
+    settings, model = config.train, config.model
     on_gpu = world.device.type == "cuda"
     alone = world.size == 1
     if settings.packed == "on" and not alone:
         raise UserError(
             f"--train.packed on takes one process, and there are {world.size}; leave it out"
         )
+    if settings.packed == "on" and world.device.type not in ("cpu", "cuda"):
+        raise UserError(f"--train.packed on is for cpu and cuda, not {world.device}; leave it out")
     packed = settings.packed == "on" or (settings.packed == "auto" and on_gpu and alone)
     # Without a kernel for sequences of any lengths a graph would hold the lengths of one step.
-    capturable = packed and on_gpu and has_varlen_kernel(world.device, dtype)
+    fused = packed and on_gpu and has_varlen_kernel(world.device, dtype, model.head_dim)
+    # What is computed twice must drop the same: two graphs count their random numbers apart.
+    capturable = fused and not (model.checkpointing and settings.dropout)
     if settings.graphs == "on" and not capturable:
         raise UserError(
             "--train.graphs on captures packed steps in bf16 or fp16 on a CUDA card from Ampere "
-            "on; leave it, --train.packed and --train.precision at auto, or give --device cuda"
+            "on, with heads of a multiple of 8 channels, and not checkpointing with dropout; leave "
+            "it at auto"
         )
     graphs = settings.graphs != "off" and capturable
     compiled = settings.compile == "on"
+    if compiled and packed and not fused:
+        raise UserError(
+            "--train.compile on compiles packed steps where one kernel attends to sequences of any "
+            "lengths (bf16 or fp16 on a CUDA card from Ampere on); give --train.packed off too"
+        )
     if on_gpu and settings.compile != "off":
         lacking = why_no_compiler()
         if lacking and compiled:
             raise UserError(f"--train.compile on: {lacking}; give --train.compile off")
-        half = dtype.itemsize == 2
-        # Compiling takes longer than a short run gains.
-        pays = half and packed and operations / (USUAL_SHARE * peak) > LEAST_SECONDS
+        # Compiling takes longer than a short run gains; without that kernel every step is new.
+        pays = fused and operations / (USUAL_SHARE * peak) > LEAST_SECONDS
         compiled = compiled or (settings.compile == "auto" and pays and not lacking)
-        if settings.compile == "auto" and pays and lacking and not world.rank:
+        if settings.compile == "auto" and pays and lacking and not (quiet or world.rank):
             say(f"train: not compiled, {lacking}; steps take a quarter longer")
     return Engine(packed, compiled, graphs)
 

@@ -17,8 +17,9 @@ from nano4m.modalities import Modality
 from nano4m.model.fourm import FourM
 from nano4m.precision import measured_peak, resolve_device, resolve_dtype
 
-SHARES = {"by groups": 0.5, "packed": 0.15, "packed, CUDA graphs": 0.2}
-"""Share of the peak that large steps reach, by the engine; compiled ones a quarter more."""
+SHARES = {"by groups": 0.05, "packed": 0.12, "packed, CUDA graphs": 0.2}
+"""Share of a GPU's peak that large steps reach, by the engine; compiled ones a quarter more."""
+CPU_SHARE = 0.5
 LAUNCH_SECONDS = 0.006
 """Of a step on a GPU, however small it is."""
 
@@ -39,7 +40,7 @@ def forecast(config: Config, modalities: tuple[Modality, ...], model: FourM) -> 
     dtype = resolve_dtype(train, device)
     peak = measured_peak(dtype, device)
     whole = Operations.of(model).about(modalities, masking, train)
-    engine = choose(train, World(device), dtype, whole, peak)
+    engine = choose(config, World(device), dtype, whole, peak, quiet=True)
     told: dict[str, Any] = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "precision": str(dtype).removeprefix("torch."),
@@ -52,6 +53,7 @@ def forecast(config: Config, modalities: tuple[Modality, ...], model: FourM) -> 
         total = torch.cuda.get_device_properties(device).total_memory
         told["memory_of_the_card_gb"] = round(total / 1e9, 1)
     share = SHARES[str(engine).replace(", compiled", "")] * (1.25 if engine.compiled else 1)
+    share = CPU_SHARE if device.type == "cpu" else share
     seconds = whole / (share * peak)
     if device.type == "cuda":
         seconds = max(seconds, LAUNCH_SECONDS * train.steps)

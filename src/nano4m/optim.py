@@ -87,6 +87,11 @@ class WeightAverage:
         self._model = model
 
     @property
+    def is_kept(self) -> bool:
+        """Whether the average is something else than the weights."""
+        return self._weights is not None
+
+    @property
     def weights(self) -> list[torch.Tensor]:
         """The averaged weights, in the order of the model's parameters."""
         if self._weights is None:

@@ -88,8 +88,8 @@ class Packer:
 
     @cached_property
     def fillers(self) -> int:
-        """Sequences that fill up: enough for a whole quantum, and one."""
-        return -(-self.quantum // min(self.longest)) + 1
+        """Sequences that fill up: enough for a whole quantum beside an input each, and one."""
+        return -(-self.quantum // max(1, min(self.longest[0] - 1, self.longest[1]))) + 1
 
     def parts(self, batches: Sequence[MaskedBatch]) -> list[PackedBatch]:
         """Return one step in packed batches of ``batch_size``; targets weigh as in the whole
@@ -124,11 +124,11 @@ class Packer:
             raise ValueError(f"{samples} samples do not fit a packed batch of {self.batch_size}")
         given = sum(rows * (n + register) for rows, n, _ in sizes)
         asked = sum(rows * m for rows, _, m in sizes)
-        # A sequence that fills up has an input at least: attention to nothing has no value.
-        inputs = -(-(given + self.fillers) // self.quantum) * self.quantum
-        targets = -(-asked // self.quantum) * self.quantum
         # A batch that is not full lacks whole sequences; they fill up too.
         spare = self.fillers + self.batch_size - samples
+        # A sequence that fills up has an input at least: attention to nothing has no value.
+        inputs = -(-(given + spare) // self.quantum) * self.quantum
+        targets = -(-asked // self.quantum) * self.quantum
         groups = [(rows, n + register, m) for rows, n, m in sizes]
         groups += self._filling(inputs - given, targets - asked, spare)
         dec_modality = np.concatenate([b.dec_modality_BM.numpy().reshape(-1) for b in batches])
@@ -163,6 +163,7 @@ class Packer:
             found.append((1, given, asked))
             inputs, targets = inputs - given, targets - asked
         assert not inputs and not targets, "the sequences that fill up hold a whole quantum"
+        assert all(given > 0 for _, given, _ in found), "each has an input"
         return found
 
     def _inputs(self, parts: Sequence[Tensor], register: int, total: int, fill: int) -> np.ndarray:
@@ -196,7 +197,9 @@ def packer(
     """Return the packer of a run; see ``TrainConfig.quantum`` for what None chooses."""
     if quantum is None:
         slots = sum(m.length for m in modalities) * batch_size
-        quantum = ALIGNED if masking.totals_repeat else -(-slots // FRACTION // ALIGNED) * ALIGNED
+        # Totals add up to the same only over whole pairs of groups.
+        repeats = masking.totals_repeat and batch_size % (2 * masking.group_size) == 0
+        quantum = ALIGNED if repeats else -(-slots // FRACTION // ALIGNED) * ALIGNED
     # Kernels for sequences of any lengths are launched for the longest that may come.
     slots = sum(m.length for m in modalities)
     longest = slots, slots

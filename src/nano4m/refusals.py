@@ -53,23 +53,32 @@ def not_finite(
 
 
 @contextmanager
-def fitting(config: Config, model: FourM, dtype: torch.dtype) -> Iterator[None]:
+def fitting(
+    config: Config, model: FourM, dtype: torch.dtype, is_packed: bool = True
+) -> Iterator[None]:
     """Refuse a step that the memory of the card does not hold, with what would fit."""
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
-        raise UserError(too_large(config, model, dtype, error)) from error
+        raise UserError(too_large(config, model, dtype, error, is_packed)) from error
 
 
-def too_large(config: Config, model: FourM, dtype: torch.dtype, error: BaseException) -> str:
+def too_large(
+    config: Config,
+    model: FourM,
+    dtype: torch.dtype,
+    error: BaseException,
+    is_packed: bool = True,
+) -> str:
     """Return what to say of a step that the memory of a card does not hold: what would fit."""
     train, masking, device = config.train, config.masking, model.device
     groups = train.batch_size // masking.group_size
     total = torch.cuda.get_device_properties(device).total_memory
-    way = "give a smaller --masking.group-size, and then --train.accumulate"
-    for passes in range(train.accumulate + 1, groups + 1):
+    # Group after group, a pass holds one of them, and only packed steps are cut into passes.
+    way = "give a smaller --masking.group-size" + (", and then --train.accumulate" * is_packed)
+    for passes in range(train.accumulate + 1, (groups if is_packed else 0) + 1):
         needed = memory_needed(model, train, masking, dtype, passes)
-        if groups % passes == 0 and (needed < 0.9 * total or passes == groups):
+        if groups % passes == 0 and needed < 0.9 * total:
             way = f"--train.accumulate {passes} needs about {needed / 1e9:.1f} GB"
             break
     return (

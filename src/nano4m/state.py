@@ -126,10 +126,12 @@ class TrainingState:
         self.model, self.optimizers, self.average = model, optimizers, average
 
     def _averages(self) -> dict[str, Tensor]:
-        return {f"average.{i}": w for i, w in enumerate(self.average.weights)}
+        weights = self.average.weights if self.average.is_kept else []
+        return {f"average.{i}": w for i, w in enumerate(weights)}
 
     def save(self, step: int, note: dict[str, Any]) -> None:
         """Write the state after ``step`` steps."""
+        note = note | {"updates": self.average.updates}
         if self.world.sharded:
             self._save_shards(step, note)
         elif not self.world.rank:
@@ -158,11 +160,12 @@ class TrainingState:
         if found is None:
             return 0
         step, tensors, saved = found
-        note.update({key: saved[key] for key in note})
+        note.update({key: saved[key] for key in note if key in saved})
         weights = {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}
         self.model.load_state_dict(weights)
         unpack_optimizers(self.optimizers, tensors)
-        self.average.updates = step - int(note["skipped"])
+        # On a GPU a step that is left out moves the average too; of before, none did.
+        self.average.updates = int(saved.get("updates", step - int(saved["skipped"])))
         for name, weight in self._averages().items():
             weight.copy_(tensors[name])
         return step
@@ -211,7 +214,8 @@ class TrainingState:
                 model_state_dict=tensors["model"],
                 optim_state_dict=tensors["optimizers"],
             )
-            note.update({key: saved[key] for key in note})
-            self.average.updates = int(saved["step"]) - int(note["skipped"])
+            note.update({key: saved[key] for key in note if key in saved})
+            done = int(saved["step"]) - int(saved["skipped"])
+            self.average.updates = int(saved.get("updates", done))
             return int(saved["step"])
         raise UserError(f"no state in {self.folder} can be read; start again with --overwrite")

@@ -90,19 +90,16 @@ class Trainer:
         self.names = [m.name for m in table.modalities]
         self.peak = measured_peak(self.dtype, world.device)
         whole = self.operations.about(table.modalities, config.masking, settings)
-        self.fast = choose(settings, world, self.dtype, whole, self.peak)
+        self.fast = choose(config, world, self.dtype, whole, self.peak)
         self.maker = BatchMaker(
             masking=config.masking,
             seed=seed,
             steps=settings.steps,
             packer=packer(
-                table.modalities,
-                config.model.register_token,
-                settings.batch_size // settings.accumulate,
-                config.masking,
-                settings.quantum,
+                table.modalities, config.model.register_token,
+                settings.batch_size // settings.accumulate, config.masking, settings.quantum,
             ),
-        )
+        )  # fmt: skip
         # Before the optimizers: it may shard the weights.
         replica = None
         if not self.fast.packed:
@@ -111,10 +108,14 @@ class Trainer:
         self.average = WeightAverage(model, settings.ema)
         self.state = TrainingState(folder, world, model, self.optimizers, self.average)
         none = [0.0] * len(self.names)
-        fresh = {"seconds": 0.0, "tokens": 0, "operations": 0, "skipped": 0, "good": 0}
-        self.note: dict[str, Any] = fresh | {"sums": none, "counts": none}
-        self.note["scale"] = 2.0**12 if self.dtype == torch.float16 else 1.0
+        self.note: dict[str, Any] = {"seconds": 0.0, "tokens": 0, "operations": 0}
+        self.note |= {"skipped": 0, "good": 0, "sums": none, "counts": none}
+        scale = 2.0**12 if self.dtype == torch.float16 else 1.0
+        start = {"scale": scale, "precision": str(self.dtype)}
+        self.note |= start
         self.first = self.state.resume(self.note)
+        if self.note["precision"] != start["precision"]:  # on another machine
+            self.note |= start
         self.settled = self.first
         self.norm = 0.0
         self.host: HostStep | None = None
@@ -126,6 +127,7 @@ class Trainer:
             )
         else:
             self.host = HostStep(replica, moved[0], self.average, *moved[1:])
+        self.computing: Any = self.on_device or replica
         if self.first and not world.rank:
             say(f"train: goes on after step {self.first}")
 
@@ -164,10 +166,11 @@ class Trainer:
         """
         if self.on_device is None:
             return
-        before, note = self.note["good"], self.note
+        note = self.note
+        before = note["good"] + note["skipped"]
         found = self.on_device.update.read()
         if found.bad:
-            number = self.settled + found.good - before
+            number = self.settled + found.good + found.skipped - before
             (picked,) = self.order.steps(number, number + 1)
             batches = self.maker.masked(self.table, number, picked)
             self._refuse(number, picked, batches, *found.bad)
@@ -200,15 +203,15 @@ class Trainer:
     def validate(self) -> dict[str, float]:
         """Return the loss of the averaged weights on the fixed validation batches, by modality."""
         self.average.swap(self.model)
-        if self.on_device:
-            self.on_device.refresh()
-            sums = self.on_device.evaluate(self.packed_validation).cpu()
-            counts = count_targets(self.validation, len(self.names))
-        elif self.host:
-            self.host.replica.refresh()
-            sums, counts = self.host.replica.evaluate(self.validation)
+        self.computing.refresh()
+        with fitting(self.config, self.model, self.dtype, self.fast.packed):
+            if self.on_device:
+                sums = self.on_device.evaluate(self.packed_validation).cpu()
+            else:
+                sums = self.computing.evaluate(self.validation)[0]
         self.average.swap(self.model)
-        (self.on_device or self.host.replica).refresh()  # type: ignore[union-attr]
+        self.computing.refresh()
+        counts = count_targets(self.validation, len(self.names))
         return _means(self.names, sums.tolist(), counts.tolist())
 
     @cached_property
@@ -224,8 +227,8 @@ class Trainer:
             yield from ((number, picked, None) for number, picked in steps)
         else:
             workers = mask_workers(settings, self.world.device)
-            coming = (self.table, self.table_folder, steps, workers, settings.ahead)
-            yield from self.maker.ahead(*coming)
+            folder = self.table_folder
+            yield from self.maker.ahead(self.table, folder, steps, workers, settings.ahead)
 
     def run(self, stop: Callable[[int], bool]) -> dict[str, Any]:
         """Take the steps that are left; see ``train_model``."""
@@ -244,7 +247,7 @@ class Trainer:
             started = time.perf_counter()
             logged = (started, note["tokens"], note["operations"])
             for number, picked, packed in self._steps():
-                with fitting(self.config, self.model, self.dtype):
+                with fitting(self.config, self.model, self.dtype, self.fast.packed):
                     line: dict[str, Any] = {"step": number + 1} | self.step(number, picked, packed)
                 done, last = number + 1, number + 1 == settings.steps
                 is_logged = done % every == 0 or last

@@ -96,13 +96,13 @@ class Segments(NamedTuple):
     groups: tuple[tuple[int, int, int], ...] = ()
 
 
-def has_varlen_kernel(device: torch.device, dtype: torch.dtype) -> bool:
+def has_varlen_kernel(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
     """Return whether one call attends inside sequences of different lengths.
 
     That is FlashAttention (arXiv:2307.08691) as PyTorch 2.10 and newer have it: on CUDA cards from
-    Ampere on, in half precision.
+    Ampere on, in half precision, for heads of a multiple of 8 channels up to 256.
     """
-    if device.type != "cuda" or dtype.itemsize > 2:
+    if device.type != "cuda" or dtype.itemsize > 2 or head_dim % 8 or head_dim > 256:
         return False
     try:
         import torch.nn.attention.varlen  # noqa: F401

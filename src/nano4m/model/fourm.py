@@ -74,7 +74,7 @@ class FourM(nn.Module):
         self, config: ModelConfig, modalities: tuple[Modality, ...], dropout: float = 0.0
     ) -> None:
         super().__init__()
-        self.config, self.modalities = config, modalities
+        self.config, self.modalities, self.dropout = config, modalities, dropout
         dim = config.dim
         sizes = [m.vocab_size for m in modalities]
         shared = config.tables == "shared"
@@ -158,7 +158,9 @@ class FourM(nn.Module):
         """Call a block; with checkpointing, keep its inputs alone and compute it again for the
         gradient."""
         if self.config.checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, *inputs, use_reentrant=False)
+            # Without dropout nothing is drawn, and no state of random numbers need be kept.
+            kept = self.dropout > 0
+            return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=kept)
         return block(*inputs)
 
     def encode(self, ids_BN: Tensor, modality_BN: Tensor, coords_BN2: Tensor) -> Context:
