@@ -1,5 +1,7 @@
 """Batches made ahead of time are those of the step, whoever makes them."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ from nano4m.table import open_table, write_table
 def _maker(table, quantum=None):
     masking = small_config().masking
     own = packer(table.modalities, True, 16, masking, quantum)
-    return BatchMaker(masking=masking, seed=3, steps=10, packer=own)
+    return BatchMaker(masking=masking, seed=3, steps=4000, packer=own)
 
 
 def _steps(table, count=7):
@@ -34,6 +36,23 @@ def test_batches_come_in_order_and_are_those_of_the_step(tmp_path, workers, dept
             assert np.array_equal(part.flat, other.flat)
 
 
+def test_no_step_waits_for_processes_to_start(tmp_path, monkeypatch):
+    write_table(tiny_table(), tmp_path)
+    table = open_table(tmp_path)
+    maker, own = _maker(table), []
+    packed = BatchMaker.packed
+    monkeypatch.setattr(BatchMaker, "packed", lambda *args: own.append(args[2]) or packed(*args))
+    numbers = []
+    for number, _, _ in maker.ahead(table, tmp_path, _steps(table, 4000), workers=1, depth=3):
+        numbers.append(number)
+        if len(numbers) > len(own):
+            break  # this one came from the other process
+        # As long as a step takes: the process starts meanwhile.
+        time.sleep(0.02)
+    assert numbers == list(range(len(numbers)))
+    assert own == numbers[:-1] and own
+
+
 def test_a_table_that_is_nowhere_is_masked_in_this_process():
     table = tiny_table()
     made = list(_maker(table).ahead(table, None, _steps(table), workers=4, depth=2))
@@ -45,6 +64,7 @@ def test_a_mistake_in_another_process_is_told(tmp_path):
     table = open_table(tmp_path)
     steps = [(0, np.array([10**6] * 16))]
     with pytest.raises(IndexError):
+        # In this process or in the other, whichever comes to it.
         list(_maker(table).ahead(table, tmp_path, steps, workers=1, depth=2))
 
 

@@ -69,6 +69,8 @@ class BatchMaker:
     ) -> Iterator[tuple[int, np.ndarray, list[PackedBatch]]]:
         """Yield (number, picked, packed batches) of ``steps``, in order.
 
+        Other processes take seconds to start; until one has made a batch, this one makes them.
+
         Args:
             table: Where tokens are.
             folder: Of the table: other processes open it there. None: no other processes.
@@ -79,7 +81,7 @@ class BatchMaker:
         workers = workers if folder is not None else 0
         with worker_pool(workers, "--train.workers") if workers else nullcontext() as pool:
             running: deque[tuple[int, np.ndarray, Future | None]] = deque()
-            coming = iter(steps)
+            coming, has_begun = iter(steps), False
             while True:
                 while len(running) < max(1, depth):
                     step = next(coming, None)
@@ -90,7 +92,13 @@ class BatchMaker:
                 if not running:
                     return
                 number, picked, job = running.popleft()
-                made = job.result() if job else self.packed(table, number, picked)
+                has_begun = has_begun or (job is not None and job.done())
+                if job is not None and has_begun:
+                    made = job.result()
+                else:
+                    if job is not None:
+                        job.cancel()
+                    made = self.packed(table, number, picked)
                 yield number, picked, made
 
 
