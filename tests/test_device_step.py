@@ -224,6 +224,26 @@ def test_an_fp16_step_that_overflows_is_left_out_and_the_scale_halved():
     assert all(bool(p.isfinite().all()) for p in model.parameters())
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_the_loss_scale_is_taken_out_before_anything_sees_it(optimizer):
+    table, found = tiny_table(), []
+    groups, masking = _groups(table, 0)
+    parts = packer(table.modalities, True, 32, masking).parts(groups)
+    for scale in (1.0, 2.0**12):
+        model = _model({}, table)
+        settings = small_config(optimizer=optimizer).train
+        optimizers = build_optimizers(model, settings, True)
+        step = _step(model, optimizers=optimizers)
+        step.update.scale.fill_(scale)
+        for _ in range(3):
+            step(parts, 1e-3)
+        moments = [v for o in optimizers for state in o.state.values() for v in state.values()]
+        reading = torch.tensor([step.update.read().norm])
+        found.append([reading, *(p.detach() for p in model.parameters()), *moments])
+    for plain, scaled in zip(*found, strict=True):
+        assert torch.allclose(plain, scaled, rtol=1e-4, atol=1e-7)
+
+
 def test_an_fp16_run_that_overflows_at_any_scale_is_stopped():
     table = tiny_table()
     model = _model({}, table)

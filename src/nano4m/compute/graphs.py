@@ -35,7 +35,6 @@ class GraphRecorder:
 
     def __init__(self) -> None:
         self.pool = torch.cuda.graph_pool_handle()
-        self.count = 0
 
     def capture(self, work: Callable[[], Result]) -> Captured[Result]:
         """Capture what ``work`` launches on the current device; it is not executed."""
@@ -43,5 +42,4 @@ class GraphRecorder:
         # Other threads may allocate pinned memory meanwhile.
         with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
             result = work()
-        self.count += 1
         return Captured(graph, result)
