@@ -19,14 +19,14 @@ import numpy as np
 from measure import Report, arguments, figures, interleave, now, ratio, reference_modalities, shown
 from reference_data import CAPTIONS, COPIES, ClipFiles, write_clips
 
-from nano4m.config import MaskingConfig
-from nano4m.info import layouts
+from nano4m.config.presets import FARM_LARGE, REFERENCE
+from nano4m.config.run import MaskingConfig
 from nano4m.modalities import TEXT_END, Modality
-from nano4m.order import MASKS, SampleOrder
-from nano4m.presets import FARM_LARGE, REFERENCE
-from nano4m.table import TokenTable, Vocabulary, open_table, write_table
-from nano4m.table_shards import INDEX
-from nano4m.train import masked_batches
+from nano4m.pipeline.info import layouts
+from nano4m.tokens.table import TokenTable, Vocabulary, open_table, write_table
+from nano4m.tokens.table_shards import INDEX
+from nano4m.training.batch_sampler import MASKS, SampleOrder
+from nano4m.training.trainer import masked_batches
 
 
 def make_table(

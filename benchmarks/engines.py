@@ -14,17 +14,17 @@ from reference_baseline import PAD, Baseline, PaddedBatch, Sizes, build_optimize
 from reference_data import collate, mask_sample
 from torch import Tensor, nn
 
-from nano4m.accounting import Operations, count_tokens
-from nano4m.batch import MaskedBatch, TokenSequence
-from nano4m.config import MaskingConfig, ModelConfig, TrainConfig
-from nano4m.devices import World
+from nano4m.checkpoints.published import published_name
+from nano4m.compute.distributed import World
+from nano4m.config.presets import PUBLISHED_MODEL, REFERENCE, SIZE_FIELDS, SIZES
+from nano4m.config.run import MaskingConfig, ModelConfig, TrainConfig
 from nano4m.masking import mask
 from nano4m.modalities import TEXT_END, Modality
 from nano4m.model.fourm import FourM
-from nano4m.optim import build_optimizers, gradient_norm
-from nano4m.presets import PUBLISHED_MODEL, REFERENCE, SIZE_FIELDS, SIZES
-from nano4m.published import published_name
-from nano4m.replica import Replica
+from nano4m.tokens.batch import MaskedBatch, TokenSequence
+from nano4m.training.accounting import Operations, count_tokens
+from nano4m.training.mixed_precision import Replica
+from nano4m.training.optim import build_optimizers, gradient_norm
 
 CAPTION_TOKENS = (4, 7)
 EXACT_MODEL = PUBLISHED_MODEL

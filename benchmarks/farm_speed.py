@@ -23,12 +23,12 @@ from typing import Any
 
 import numpy as np
 
-from nano4m.clips import build_clips, make_row
-from nano4m.config import ClipsConfig, FarmSource
-from nano4m.presets import FARM
-from nano4m.sources import farm
-from nano4m.sources.base import ClipPlan
-from nano4m.sources.farm_render import render
+from nano4m.config.presets import FARM
+from nano4m.config.run import ClipsConfig, FarmSource
+from nano4m.data.build import build_clips, make_row
+from nano4m.data.sources import farm
+from nano4m.data.sources.base import ClipPlan
+from nano4m.data.sources.farm_render import render
 
 
 def cpu_name() -> str:

@@ -28,13 +28,13 @@ from measure import (
 from reference_baseline import END, PAD, START, Baseline, Sizes, maskgit
 from torch import Tensor
 
-from nano4m.allocation import keep_freed_memory
-from nano4m.batch import TokenSequence
-from nano4m.config import GenerateConfig, ModelConfig
-from nano4m.generate import generate
+from nano4m.compute.allocation import keep_freed_memory
+from nano4m.compute.precision import prepare_matmul
+from nano4m.config.presets import SIZE_FIELDS, SIZES
+from nano4m.config.run import GenerateConfig, ModelConfig
+from nano4m.generation.sampler import generate
 from nano4m.model.fourm import FourM
-from nano4m.precision import prepare_matmul
-from nano4m.presets import SIZE_FIELDS, SIZES
+from nano4m.tokens.batch import TokenSequence
 
 TASKS = (("caption", "sound"), ("rgb", "depth"))
 CAPTION_TOKENS = (4, 7)

@@ -9,12 +9,12 @@ import json
 
 from pydantic import ValidationError
 
-from nano4m.batch import TokenSequence
-from nano4m.config import MaskingConfig
-from nano4m.info import layouts
+from nano4m.config.presets import PRESETS, preset
+from nano4m.config.run import MaskingConfig
 from nano4m.masking.check import check_masking
 from nano4m.masking.conditions import KINDS, condition_shares
-from nano4m.presets import PRESETS, preset
+from nano4m.pipeline.info import layouts
+from nano4m.tokens.batch import TokenSequence
 
 
 def main() -> None:

@@ -15,12 +15,12 @@ import time
 import torch
 from farm_speed import cpu_name
 
-from nano4m.batch import TokenSequence
-from nano4m.config import MaskingConfig
-from nano4m.info import layouts
+from nano4m.config.presets import preset
+from nano4m.config.run import MaskingConfig
 from nano4m.masking import STRATEGIES, mask
 from nano4m.modalities import modality
-from nano4m.presets import preset
+from nano4m.pipeline.info import layouts
+from nano4m.tokens.batch import TokenSequence
 
 REFERENCE = {
     "rgb": ((14, 14), 16384),

@@ -17,10 +17,10 @@ from engines import DEFAULT_MODEL, EXACT_MODEL, BaselineEngine, Clips, OurEngine
 from measure import Report, arguments, figures, ratio, reference_modalities, shown
 from reference_baseline import Sizes
 
-from nano4m.accounting import Operations, peak_memory
-from nano4m.allocation import keep_freed_memory
+from nano4m.compute.allocation import keep_freed_memory
+from nano4m.compute.precision import prepare_matmul
 from nano4m.model.fourm import FourM
-from nano4m.precision import prepare_matmul
+from nano4m.training.accounting import Operations, peak_memory
 
 VARIANTS = {
     "baseline": "adamw",

@@ -17,9 +17,9 @@ import torch
 from engines import DEFAULT_MODEL, RECIPE, Clips, OurEngine, quick
 from measure import Report, arguments, figures, ratio, reference_modalities, shown
 
-from nano4m.allocation import keep_freed_memory
-from nano4m.devices import open_world
-from nano4m.precision import prepare_matmul
+from nano4m.compute.allocation import keep_freed_memory
+from nano4m.compute.distributed import open_world
+from nano4m.compute.precision import prepare_matmul
 
 
 def work(threads: int, batch: int, group: int, steps: int, tiny: bool) -> None:

@@ -40,7 +40,7 @@ def one(
     run: Path, split: str, clips: int, only: list[str], base: dict, change: dict, seed: int
 ) -> dict[str, Any]:
     """Draw and judge every direction under one setting, with one seed of the samples."""
-    from nano4m.config import GenerateConfig
+    from nano4m.config.run import GenerateConfig
     from nano4m.evaluate.coherence import real_ids
     from nano4m.evaluate.diversity import diversity
 

@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from nano4m.checkpoint import load_model
-from nano4m.clip_table import open_clips
-from nano4m.config import Config, GenerateConfig
+from nano4m.checkpoints.folder import load_model
+from nano4m.compute.precision import prepare_matmul
+from nano4m.config.run import Config, GenerateConfig
+from nano4m.data.clip_table import open_clips
 from nano4m.evaluate.coherence import decode, generate_from, predict, sampling_precision
 from nano4m.evaluate.desk import Desk, Materials, open_desk
 from nano4m.evaluate.tasks import judge_of
-from nano4m.precision import prepare_matmul
 from nano4m.stage import provenance
-from nano4m.table import open_table
 from nano4m.tokenizers import load_tokenizer
+from nano4m.tokens.table import open_table
 
 
 def with_settings(config: Config, settings: dict[str, Any]) -> Config:

@@ -34,14 +34,14 @@ from engines import DEFAULT_MODEL, EXACT_MODEL, BaselineEngine, Clips, quick
 from measure import Report, arguments, reference_modalities
 from reference_baseline import PaddedBatch, Sizes, build_optimizer
 
-from nano4m.accounting import Operations, peak_memory
-from nano4m.config import Config, ModelConfig
-from nano4m.devices import World
+from nano4m.compute.distributed import World
+from nano4m.compute.precision import measured_peak, resolve_device
+from nano4m.config.presets import REFERENCE
+from nano4m.config.run import Config, ModelConfig
 from nano4m.model.fourm import FourM
-from nano4m.precision import measured_peak, resolve_device
-from nano4m.presets import REFERENCE
-from nano4m.table import TokenTable, Vocabulary, open_table, write_table
-from nano4m.train import Trainer
+from nano4m.tokens.table import TokenTable, Vocabulary, open_table, write_table
+from nano4m.training.accounting import Operations, peak_memory
+from nano4m.training.trainer import Trainer
 
 EVERY = 20
 ROPE = ModelConfig(**(DEFAULT_MODEL.model_dump() | {"positions": "rope1d", "mlp": "swiglu"}))

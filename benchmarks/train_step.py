@@ -18,11 +18,11 @@ from engines import DEFAULT_MODEL, EXACT_MODEL, BaselineEngine, Clips, OurEngine
 from measure import Report, arguments, figures, interleave, ratio, reference_modalities, shown
 from reference_baseline import Sizes, modality_means, padded, token_losses
 
-from nano4m.accounting import Operations
-from nano4m.allocation import keep_freed_memory
-from nano4m.loss import token_cross_entropy
+from nano4m.compute.allocation import keep_freed_memory
+from nano4m.compute.precision import measured_peak, prepare_matmul
 from nano4m.model.fourm import FourM
-from nano4m.precision import measured_peak, prepare_matmul
+from nano4m.training.accounting import Operations
+from nano4m.training.loss import token_cross_entropy
 
 CPU = torch.device("cpu")
 

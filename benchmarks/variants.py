@@ -80,8 +80,8 @@ def one(run: Path, out: Path, settings: dict[str, Any], seed: int, split: str) -
     from dataclasses import replace
 
     from nano4m.evaluate.classify import caption_begun, classify, conditions
-    from nano4m.table import open_table
-    from nano4m.train import train_model
+    from nano4m.tokens.table import open_table
+    from nano4m.training.trainer import train_model
 
     study.start_process()
     config = study.with_settings(study.config_of(run), settings | {"seed": seed})
@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="names of variants, separated by ;")
     parser.add_argument("--out", type=Path, required=True, help="folder of the study")
     options = parser.parse_args()
-    from nano4m.table import open_table
+    from nano4m.tokens.table import open_table
 
     tokens = sum(m.length for m in open_table(options.run / "table").modalities)
     chosen = variants(options.set, tokens)

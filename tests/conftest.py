@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from nano4m.config import Config, ImageVQ, MaskingConfig, MelVQ, ModelConfig, TrainConfig
+from nano4m.config.run import Config, ImageVQ, MaskingConfig, MelVQ, ModelConfig, TrainConfig
 from nano4m.modalities import MODALITIES, Modality
-from nano4m.table import TokenTable, Vocabulary
+from nano4m.tokens.table import TokenTable, Vocabulary
 
 torch.set_num_threads(1)
 

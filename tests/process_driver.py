@@ -16,11 +16,11 @@ import torch
 
 from conftest import small_config, tiny_table
 from nano4m.cli import main
-from nano4m.config import Config
-from nano4m.devices import LARGE
+from nano4m.compute.distributed import LARGE
+from nano4m.compute.launch import rank_of_process
+from nano4m.config.run import Config
 from nano4m.errors import UserError
-from nano4m.launch import rank_of_process
-from nano4m.train import Trainer, train_model, train_world
+from nano4m.training.trainer import Trainer, train_model, train_world
 
 # Four groups a step: two for each of two processes.
 STEPS = {"dropout": 0.0, "batch_size": 32, "steps": 6, "save_every": 3, "val_every": 3, "lr": 1e-3}

@@ -13,29 +13,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from nano4m import __version__, checkpoint, cli, train
+from nano4m import __version__, cli
+from nano4m.checkpoints import folder as checkpoint
 from nano4m.cli import COMMANDS, main
-from nano4m.config import Config
+from nano4m.config.presets import PRESETS
+from nano4m.config.run import Config
 from nano4m.evaluate.results import Results
-from nano4m.info import REGISTRIES
-from nano4m.modalities import MODALITIES
-from nano4m.presets import PRESETS
-from nano4m.run import STAGES
-
-GRIDS = [name for name, modality in MODALITIES.items() if modality.layout == "grid"]
-FITTED = [name for name, modality in MODALITIES.items() if modality.layout != "text"]
-TINY = f"""
-  --source.train 44 --source.val 22 --source.test 22 --source.picture-size 32 --source.seconds 0.4
-  --clips.window-seconds 0.4 --clips.picture-size 32 --clips.workers 0 --evaluate.workers 0
-  {" ".join(f"--tokenizers.{name}.grid 4" for name in GRIDS)}
-  {" ".join(f"--tokenizers.{name}.{option}" for name in FITTED
-            for option in ("vocab 32", "width 8", "steps 2", "batch-size 8"))}
-  --tokenizers.sound.griffin-lim 1 --masking.group-size 8
-  --model.encoder-depth 1 --model.decoder-depth 1 --model.dim 16 --model.head-dim 8
-  --train.batch-size 16 --train.steps 6 --train.warmup 1 --train.val-samples 16
-  --train.val-every 3 --train.save-every 4 --generate.steps 2
-  --evaluate.clips 22 --evaluate.judge-steps 1 --evaluate.bootstrap 100 --report.samples 2
-""".split()  # fmt: skip
+from nano4m.pipeline.info import REGISTRIES
+from nano4m.pipeline.run import STAGES
+from nano4m.training import trainer as train
+from tiny_run import FITTED, TINY
 
 
 def files(out: Path) -> dict[str, tuple[int, bytes]]:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from nano4m.cli import COMMANDS, main
-from nano4m.config_generate import GenerateConfig
+from nano4m.config.generation import GenerateConfig
+from nano4m.config.presets import PRESETS
 from nano4m.evaluate import results
-from nano4m.info import REGISTRIES
-from nano4m.media.options import Options
-from nano4m.presets import PRESETS
+from nano4m.inference.options import Options
+from nano4m.pipeline.info import REGISTRIES
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nano4m.config import ClipsConfig
+from nano4m.config.presets import PRESETS
+from nano4m.config.run import ClipsConfig
+from nano4m.data.sources.listing import list_files
 from nano4m.errors import UserError
-from nano4m.presets import PRESETS
-from nano4m.run import Run, remembered_data, settings_of, single
-from nano4m.sources.listing import list_files
+from nano4m.pipeline.run import Run, remembered_data, settings_of, single
 from nano4m.stage import digest, manifest_of, run_stage
 from test_sources import picture, tone
 

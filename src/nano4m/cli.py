@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from nano4m import __version__
+from nano4m.compute.launch import rank_of_process
+from nano4m.config.presets import PRESETS, preset, with_size
 from nano4m.errors import UserError, nearest
-from nano4m.launch import rank_of_process
-from nano4m.presets import PRESETS, preset, with_size
-from nano4m.run import STAGES
+from nano4m.pipeline.run import STAGES
 
 EPILOG = """\
 examples
@@ -65,7 +65,7 @@ def _parse(command: str, args: Sequence[str]) -> tuple[Any, Options]:
     import tyro
     from pydantic import ValidationError
 
-    from nano4m.config import Config
+    from nano4m.config.run import Config
 
     if not args or args[0] in ("-h", "--help"):
         print(f"usage: nano4m {command} PRESET [--data DIR] [--out DIR] [options]\n")
@@ -148,8 +148,8 @@ def _describe(config: Any) -> str:
 
 
 def _run(command: str, args: Sequence[str]) -> None:
+    from nano4m.pipeline.run import Run, remembered_data, single, walk
     from nano4m.progress import say
-    from nano4m.run import Run, remembered_data, single, walk
 
     config, options = _parse(command, args)
     out = options.out or Path("runs") / config.preset
@@ -166,7 +166,7 @@ def _run(command: str, args: Sequence[str]) -> None:
 
 
 def _info(command: str, args: Sequence[str]) -> None:
-    from nano4m.info import info
+    from nano4m.pipeline.info import info
 
     parser = argparse.ArgumentParser(f"nano4m {command}", add_help=False, allow_abbrev=False)
     parser.add_argument("--json", action="store_true")
@@ -192,7 +192,7 @@ def _convert(command: str, args: Sequence[str]) -> None:
     parser.add_argument("--json", action="store_true", help="print a summary as JSON")
     options = parser.parse_args(args)
 
-    from nano4m.convert import convert
+    from nano4m.checkpoints.convert import convert
     from nano4m.progress import say
 
     told = convert(options.source, options.out)
@@ -202,10 +202,10 @@ def _convert(command: str, args: Sequence[str]) -> None:
 
 
 def _generate(command: str, args: Sequence[str]) -> None:
-    from nano4m.media.options import parse_options
+    from nano4m.inference.options import parse_options
 
     options, chosen = parse_options(args)
-    from nano4m.media.command import run_command
+    from nano4m.inference.command import run_command
 
     run_command(options, chosen)
 

@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from nano4m.launch import rank_of_process
+from nano4m.compute.launch import rank_of_process
 
 _T = TypeVar("_T")
 

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nano4m.batch import TokenSequence
-from nano4m.guidance import rows_that_fit
-from nano4m.likelihoods import log_shares
+from nano4m.generation.guidance import rows_that_fit
+from nano4m.generation.likelihoods import log_shares
 from nano4m.model.fourm import FourM
+from nano4m.tokens.batch import TokenSequence
 
 # Streams of random numbers of the probes, one a purpose.
 CLIPS, SHUFFLE, RESAMPLE, GENERATE, CONTROL, HALF, BEGINNING = range(100, 107)

@@ -21,7 +21,7 @@ from nano4m.evaluate.bench import CONTROL, RESAMPLE, SHUFFLE, Bench
 from nano4m.evaluate.results import Probe
 from nano4m.evaluate.stats import derangement, score
 from nano4m.evaluate.trie import Search, Text, Trie
-from nano4m.table import TokenTable
+from nano4m.tokens.table import TokenTable
 
 MOST_CAPTIONS = 64
 """Candidates a class: its commonest captions, if it has more."""

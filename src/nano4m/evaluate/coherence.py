@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nano4m.config import GenerateConfig
+from nano4m.compute.precision import multiplies_bf16
+from nano4m.config.run import GenerateConfig
 from nano4m.evaluate.bench import GENERATE, RESAMPLE, SHUFFLE, Bench
 from nano4m.evaluate.diversity import diversity
 from nano4m.evaluate.judges import Judge
 from nano4m.evaluate.results import Difference, Direction, Score, Together
 from nano4m.evaluate.stats import bootstrap_difference, derangement, score
-from nano4m.generate import generate
+from nano4m.generation.sampler import generate
 from nano4m.modalities import TEXT_END, Modality
-from nano4m.precision import multiplies_bf16
 from nano4m.tokenizers.base import Tokenizer
 
 DECODE_BATCH = 16

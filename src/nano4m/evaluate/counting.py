@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nano4m.modalities import Modality
-from nano4m.table import TokenTable
+from nano4m.tokens.table import TokenTable
 
 PRIOR = 16.0
 """Weight, in clips, of the coarser distribution in the mixture with counts."""

@@ -7,17 +7,17 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from nano4m.batch import TokenSequence
-from nano4m.clip_table import ClipTable
-from nano4m.config import Config
+from nano4m.compute.precision import prepare_matmul, resolve_device
+from nano4m.config.run import Config
+from nano4m.data.clip_table import ClipTable
 from nano4m.errors import UserError
 from nano4m.evaluate.bench import CLIPS, Bench
 from nano4m.evaluate.classify import candidates, caption_begun
 from nano4m.evaluate.trie import Text, Trie
 from nano4m.model.fourm import FourM
-from nano4m.precision import prepare_matmul, resolve_device
-from nano4m.table import TokenTable
 from nano4m.tokenizers.base import Tokenizer
+from nano4m.tokens.batch import TokenSequence
+from nano4m.tokens.table import TokenTable
 
 
 @dataclass(frozen=True)

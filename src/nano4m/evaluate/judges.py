@@ -18,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from nano4m.clip_table import ClipTable
+from nano4m.compute.workers import ahead, count_readers
+from nano4m.data.clip_table import ClipTable
 from nano4m.modalities import FRAMED, Media
 from nano4m.progress import bar
 from nano4m.tokenizers.mel import FLOOR_DB, MelSpectrogram
 from nano4m.tokenizers.on_device import CPU, fused, repeatable, seeded, send
-from nano4m.workers import ahead, count_readers
 
 MOST_MEDIA = 12000
 """Pictures or sounds that a judge is trained on; more fill the memory."""

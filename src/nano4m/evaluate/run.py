@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nano4m.config import Config
+from nano4m.config.run import Config
 from nano4m.evaluate.desk import Opener, open_desk
 from nano4m.evaluate.results import Direction, Results
 from nano4m.evaluate.tasks import ask_class, make, rate, run_tasks, tasks_of

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from nano4m.config import Config
+from nano4m.compute.workers import count_workers, worker_pool
+from nano4m.config.run import Config
 from nano4m.evaluate.bench import RESAMPLE
 from nano4m.evaluate.classify import classify, conditions
 from nano4m.evaluate.coherence import decode_batch, directions_into, predict
@@ -28,7 +29,6 @@ from nano4m.evaluate.retrieval import retrieval_of
 from nano4m.evaluate.stats import score
 from nano4m.modalities import FRAMED
 from nano4m.progress import bar
-from nano4m.workers import count_workers, worker_pool
 
 
 class Made(NamedTuple):

@@ -16,14 +16,14 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Generator, Tensor
 
-from nano4m.batch import MaskedBatch, TokenSequence, pack
-from nano4m.config import MaskingConfig
+from nano4m.config.run import MaskingConfig
 from nano4m.masking.any_to_any import any_to_any
 from nano4m.masking.continuation import infill, suffix
 from nano4m.masking.dirichlet import dirichlet
 from nano4m.masking.inference_aligned import inference_aligned
 from nano4m.masking.plan import Strategy, join, pick_weighted, place
 from nano4m.masking.span import reference_span, span
+from nano4m.tokens.batch import MaskedBatch, TokenSequence, pack
 
 STRATEGIES: dict[str, Strategy] = {
     "any_to_any": any_to_any,

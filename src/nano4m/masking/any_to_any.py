@@ -2,9 +2,9 @@
 
 from torch import Generator, Tensor
 
-from nano4m.batch import TokenSequence
-from nano4m.config import MaskingConfig
+from nano4m.config.run import MaskingConfig
 from nano4m.masking.plan import Plan, chance, draw_sources, known_part, same_for_all, uniform
+from nano4m.tokens.batch import TokenSequence
 
 
 def any_to_any(

@@ -1,8 +1,8 @@
 """What a masking section asks of the modalities of a run, checked before the first step."""
 
-from nano4m.batch import TokenSequence
-from nano4m.config import MaskingConfig
+from nano4m.config.run import MaskingConfig
 from nano4m.errors import UserError, nearest
+from nano4m.tokens.batch import TokenSequence
 
 BUDGETED = ("dirichlet", "span", "reference_span")
 

@@ -9,9 +9,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from nano4m.batch import TokenSequence
-from nano4m.config import MaskingConfig
+from nano4m.config.run import MaskingConfig
 from nano4m.masking import draw_masks
+from nano4m.tokens.batch import TokenSequence
 
 Kind = Literal[
     "whole", "only", "in part", "next token", "continuation", "infilling", "input length"

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from torch import Generator, Tensor
 
-from nano4m.batch import TokenSequence
-from nano4m.config import MaskingConfig
+from nano4m.config.run import MaskingConfig
 from nano4m.masking.plan import Plan, chance, known_part, same_for_all, uniform
+from nano4m.tokens.batch import TokenSequence
 
 
 def _pick(choices: Sequence[int], generator: Generator) -> int:

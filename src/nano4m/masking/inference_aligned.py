@@ -3,12 +3,12 @@
 import torch
 from torch import Generator, Tensor
 
-from nano4m.batch import TokenSequence
-from nano4m.config import MaskingConfig
-from nano4m.config_masking import Order
+from nano4m.config.masking import Order
+from nano4m.config.run import MaskingConfig
+from nano4m.generation.decoding_order import halton_ranks
+from nano4m.generation.token_schedules import token_counts
 from nano4m.masking.plan import Plan, draw_sources, same_for_all, uniform
-from nano4m.orders import halton_ranks
-from nano4m.schedules import token_counts
+from nano4m.tokens.batch import TokenSequence
 
 
 def inference_aligned(

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from nano4m.batch import TokenSequence
-from nano4m.config import MaskingConfig
+from nano4m.config.run import MaskingConfig
 from nano4m.errors import UserError
+from nano4m.tokens.batch import TokenSequence
 
 
 class Plan(NamedTuple):

@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nano4m.batch import MaskedBatch
+from nano4m.config.model import ModelConfig
 from nano4m.modalities import Modality
 from nano4m.model.attention import Segments
-from nano4m.model.config import ModelConfig
 from nano4m.model.layers import DecoderBlock, EncoderBlock
 from nano4m.model.positions import Positions
+from nano4m.tokens.batch import MaskedBatch
 
 
 class Context(NamedTuple):
@@ -41,7 +41,7 @@ class Context(NamedTuple):
 class PackedTensors(NamedTuple):
     """A packed batch on the device: samples of any lengths, laid end to end without padding.
 
-    Made by ``nano4m.packed``. T inputs and U targets of all samples together; int32.
+    Made by ``nano4m.training.packed``. T inputs and U targets of all samples together; int32.
 
     Attributes:
         enc_ids_T: An id of -1 is a register token.

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nano4m.config.model import ModelConfig
 from nano4m.model.attention import Segments, attention, packed_attention
-from nano4m.model.config import ModelConfig
 from nano4m.model.positions import Rotation, rotate
 
 MOST_HIDDEN = 1 << 22

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from nano4m.config.model import ModelConfig
 from nano4m.modalities import Modality
-from nano4m.model.config import ModelConfig
 
 BASE = 10000.0
 

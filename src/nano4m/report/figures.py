@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nano4m.clip_table import ClipTable
+from nano4m.data.clip_table import ClipTable
 from nano4m.evaluate.results import Results, Score
 from nano4m.modalities import Modality
 from nano4m.report.charts import is_above, loss_chart, matrix_chart, probe_chart

@@ -11,14 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from nano4m.clip_table import ClipTable
+from nano4m.data.clip_table import ClipTable
 from nano4m.evaluate.results import Results
 from nano4m.modalities import Modality
-from nano4m.pixels import PIXELS, Item, Look, shared_look
 from nano4m.report.charts import PAPER, draw_matrix
+from nano4m.report.pixels import PIXELS, Item, Look, shared_look
 from nano4m.report.samples import Sample, collect
-from nano4m.table import TokenTable
 from nano4m.tokenizers.base import Tokenizer
+from nano4m.tokens.table import TokenTable
 
 WIDTH = 1600
 """Pixels."""

@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from nano4m.clip_table import ClipTable
-from nano4m.config import Config
+from nano4m.config.run import Config
+from nano4m.data.clip_table import ClipTable
 from nano4m.evaluate.results import Results, Score
 from nano4m.modalities import Modality
-from nano4m.pixels import Item, Look, shared_look
 from nano4m.report import figures, likelihoods
 from nano4m.report.markup import Html, html, join, percent, section, short, span, tag
+from nano4m.report.pixels import Item, Look, shared_look
 from nano4m.report.render import render
 from nano4m.report.samples import Sample, collect
-from nano4m.table import TokenTable
 from nano4m.tokenizers.base import Tokenizer
+from nano4m.tokens.table import TokenTable
 
 OPEN_CLIPS = 3
 """Clips that are unfolded when the page opens."""

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from nano4m.modalities import Media
-from nano4m.pixels import PIXELS, Item, Look
 from nano4m.report.markup import Html, tag
+from nano4m.report.pixels import PIXELS, Item, Look
 
 LARGEST = 192
 """Pixels a side of a picture in the page; larger ones are made smaller."""

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from nano4m.clip_table import ClipTable
+from nano4m.data.clip_table import ClipTable
 from nano4m.modalities import Modality
-from nano4m.pixels import Item
-from nano4m.table import TokenTable
+from nano4m.report.pixels import Item
 from nano4m.tokenizers.base import Tokenizer
+from nano4m.tokens.table import TokenTable
 
 ARROW = "->"
 

@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nano4m.clip_table import ClipTable
-from nano4m.config import Config, MelVQ
+from nano4m.compute.precision import plain_products
+from nano4m.compute.workers import ahead, count_readers
+from nano4m.config.run import Config, MelVQ
+from nano4m.data.clip_table import ClipTable
 from nano4m.errors import UserError
 from nano4m.modalities import TEXT_END, Layout, Modality, modality
-from nano4m.precision import plain_products
 from nano4m.progress import bar
-from nano4m.table import TokenTable, Vocabulary, write_table
 from nano4m.tokenizers.base import Tokenizer
-from nano4m.workers import ahead, count_readers
+from nano4m.tokens.table import TokenTable, Vocabulary, write_table
 
 CHUNK = 128
 """Clips that are read and varied together; on a CPU also those that are encoded together."""

@@ -13,7 +13,7 @@ import torch
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
-from nano4m.config import Bpe
+from nano4m.config.run import Bpe
 from nano4m.errors import UserError
 from nano4m.modalities import TEXT_END
 from nano4m.tokenizers.base import Tokenizer

@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nano4m.config import Config
+from nano4m.compute.precision import plain_products, resolve_device
+from nano4m.compute.workers import ahead, count_readers, count_workers, worker_pool
+from nano4m.config.run import Config
 from nano4m.errors import UserError
 from nano4m.modalities import FRAMED, modality
-from nano4m.precision import plain_products, resolve_device
 from nano4m.progress import bar, say
 from nano4m.stage import write_json
 from nano4m.tokenizers.base import Tokenizer
@@ -28,10 +29,9 @@ from nano4m.tokenizers.bpe import BpeTokenizer
 from nano4m.tokenizers.image_vq import ImageVQTokenizer
 from nano4m.tokenizers.mel_vq import MelVQTokenizer
 from nano4m.tokenizers.quality import measure
-from nano4m.workers import ahead, count_readers, count_workers, worker_pool
 
 if TYPE_CHECKING:
-    from nano4m.clip_table import ClipTable
+    from nano4m.data.clip_table import ClipTable
 
 MOST_TRAIN = 6000
 """Pictures or sounds that a fit looks at; more change little and fill the memory."""
@@ -149,7 +149,7 @@ def _fit_here(
 
 
 def _fit_in_worker(folder: Path, job: Job, device: str) -> dict[str, Any]:
-    from nano4m.clip_table import open_clips
+    from nano4m.data.clip_table import open_clips
 
     return next(_fit_here(open_clips(folder), [job], torch.device(device)))
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nano4m.config import ImageVQ
+from nano4m.config.run import ImageVQ
 from nano4m.errors import UserError
 from nano4m.tokenizers.base import Tokenizer
 from nano4m.tokenizers.on_device import CPU, hold, repeatable, seeded, take

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nano4m.config import MelVQ
+from nano4m.config.run import MelVQ
 from nano4m.tokenizers.base import Tokenizer
 from nano4m.tokenizers.mel import FLOOR_DB, MelSpectrogram
 from nano4m.tokenizers.on_device import CPU, has_room, repeatable, seeded, send, take

@@ -1,0 +1,140 @@
+"""Published nano4M checkpoints to our checkpoint folders and back.
+
+Tensors carry over bit by bit; only names change, and the all-zero buffers that stand where a
+LayerNorm might have a bias are checked, left out, and written again.
+
+The table of positions is one of the tensors: the sines and cosines of large angles differ between
+float32 and float64 by up to 3.4e-5, and in the last bits between machines, so the model keeps the
+table that its weights were trained with (see ``Positions``). Here it is compared with the formula,
+only to refuse a file whose positions are something else.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from nano4m.checkpoints.folder import different_tensors, load_model, save_model
+from nano4m.checkpoints.published import (
+    OUTSIDE,
+    Described,
+    published_metadata,
+    published_name,
+    published_tensors,
+)
+from nano4m.errors import UserError
+from nano4m.model.fourm import FourM
+from nano4m.model.positions import sincos1d
+from nano4m.stage import writable
+from nano4m.tokens.table import Vocabulary
+
+
+def read_published(path: Path) -> tuple[FourM, Vocabulary]:
+    """Read a published nano4M checkpoint as a model in evaluation mode, and its vocabulary.
+
+    Raises:
+        UserError: Not such a file, a modality that is not in the registry, names, shapes or types
+            of tensors that differ from what the metadata describe, a LayerNorm bias that is not
+            zero, positions that are not the sines and cosines of the published model.
+    """
+    where = str(path)
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{where} cannot be read as safetensors: {error}") from error
+    told = Described.read(metadata, where)
+    vocabulary = told.vocabulary(where)
+    # Before a model of a depth that was made up is built.
+    if told.enc_depth + told.dec_depth > len(tensors):
+        raise UserError(
+            f"{where}: {len(tensors)} tensors are too few for enc_depth {told.enc_depth} and "
+            f"dec_depth {told.dec_depth}"
+        )
+    try:
+        config = told.config()
+    except ValidationError as error:
+        raise UserError(f"{where}: {error.errors()[0]['msg']}") from error
+    with torch.device("meta"):
+        expected = published_tensors(FourM(config, vocabulary.modalities))
+    differ = different_tensors(expected, tensors)
+    if differ:
+        raise UserError(f"{where} does not hold what its metadata describe: {differ}")
+    odd = sorted(name for name, t in tensors.items() if t.dtype != torch.float32)
+    if odd:
+        raise UserError(f"{where}: {odd[0]} is {tensors[odd[0]].dtype}, not float32")
+    model = FourM(config, vocabulary.modalities)
+    trained = {name: published_name(name) for name in model.state_dict()}
+    buffers = sorted(tensors.keys() - set(trained.values()))
+    biased = [name for name in buffers if bool(tensors[name].any())]
+    if biased:
+        raise UserError(
+            f"{where}: LayerNorms have no bias in this architecture, and these are not zero: "
+            f"{', '.join(biased[:4])}"
+        )
+    positions = tensors[OUTSIDE["positions.table"]]
+    formula = sincos1d(torch.arange(len(positions)), config.dim)
+    furthest = float((positions - formula).abs().max())
+    if not furthest < 1e-4:
+        raise UserError(
+            f"{where}: pos_emb is up to {furthest:.2g} away from sines, then cosines of "
+            f"position * 10000^(-k / {config.dim // 2})"
+        )
+    model.load_state_dict({name: tensors[theirs] for name, theirs in trained.items()})
+    return model.eval(), vocabulary
+
+
+def write_published(model: FourM, path: Path) -> None:
+    """Write a model as a published file, whole or not at all.
+
+    Raises:
+        UserError: See ``published_metadata``.
+    """
+    metadata = published_metadata(model.config, model.modalities)
+    tensors = {k: v.detach().cpu().contiguous() for k, v in published_tensors(model).items()}
+    part = path.with_name(f"{path.name}.part")
+    save_file(tensors, part, metadata)
+    os.replace(part, path)
+
+
+def convert(source: Path, out: Path) -> dict[str, Any]:
+    """Turn a published file into a checkpoint folder, or a checkpoint folder into such a file.
+
+    Args:
+        source: A file, or the folder of a checkpoint or of a run that has one.
+        out: What to write; nothing may be there.
+
+    Returns:
+        What was written and what it holds.
+
+    Raises:
+        UserError: See ``read_published`` and ``published_metadata``; or nothing is at ``source``,
+            or something at ``out``.
+    """
+    if out.exists():
+        raise UserError(f"{out} is there already; choose another --out")
+    if source.is_dir():
+        inside = source / "train" / "checkpoint"
+        model, vocabulary = load_model(inside if inside.is_dir() else source)
+        with writable(out.parent):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_published(model, out)
+    elif source.is_file():
+        model, vocabulary = read_published(source)
+        with writable(out.parent):
+            save_model(model, vocabulary, out)
+    else:
+        raise UserError(
+            f"nothing is at {source}; give a published .safetensors file or a checkpoint's folder"
+        )
+    return {
+        "from": str(source),
+        "to": str(out),
+        "parameters": model.num_parameters,
+        "modalities": [m.name for m in vocabulary.modalities],
+    }

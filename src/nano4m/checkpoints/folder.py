@@ -1,0 +1,128 @@
+"""Checkpoints: a folder of safetensors and JSON, never a pickle.
+
+``model.safetensors`` (averaged weights), ``config.json`` (architecture), ``modalities.json``
+(vocabulary: modalities and tokenizer fingerprints). What training needs to go on is written by
+``state.py``.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from nano4m.compute.distributed import World
+from nano4m.config.run import ModelConfig
+from nano4m.errors import UserError
+from nano4m.model.fourm import FourM
+from nano4m.stage import write_json
+from nano4m.tokens.batch import MaskedBatch
+from nano4m.tokens.table import Vocabulary
+
+
+def save_model(
+    model: FourM, vocabulary: Vocabulary, folder: Path, world: World | None = None
+) -> None:
+    """Write a model that ``load_model`` reads; an earlier one of the folder is replaced whole.
+
+    With a ``world``, every process calls this: shards are gathered, and the first one writes.
+    """
+    weights = {}
+    for name, weight in model.state_dict().items():
+        whole = weight.full_tensor() if isinstance(weight, DTensor) else weight
+        weights[name] = whole.detach().cpu().contiguous()
+    if world is not None and world.rank:
+        return
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    save_file(weights, part / "model.safetensors")
+    # How blocks were computed is no part of what they are.
+    write_json(part / "config.json", model.config.model_dump(exclude={"checkpointing"}))
+    write_json(part / "modalities.json", vocabulary.to_json())
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(part, folder)
+
+
+def different_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """Return which tensors differ in name or shape, the first of them in full; "" if none do."""
+    wanted = {k: tuple(v.shape) for k, v in expected.items()}
+    there = {k: tuple(v.shape) for k, v in found.items()}
+    names = sorted(k for k in wanted.keys() | there.keys() if wanted.get(k) != there.get(k))
+    shown = ", ".join(
+        f"{k} {there.get(k, 'absent')} for {wanted.get(k, 'none')}" for k in names[:4]
+    )
+    return f"{len(names)} tensors differ, {shown}" if names else ""
+
+
+def load_model(folder: Path) -> tuple[FourM, Vocabulary]:
+    """Read a model in evaluation mode, and the vocabulary that it speaks.
+
+    Raises:
+        UserError: A file is missing or damaged, or the weights are of another architecture.
+    """
+    try:
+        config = ModelConfig(**json.loads((folder / "config.json").read_text()))
+        vocabulary = Vocabulary.from_json(json.loads((folder / "modalities.json").read_text()))
+        weights = load_file(folder / "model.safetensors")
+    except FileNotFoundError as error:
+        missing = Path(error.filename or folder).name
+        raise UserError(
+            f"no checkpoint at {folder}: {missing} is missing; run: nano4m train PRESET --out OUT"
+        ) from error
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"the checkpoint at {folder} is damaged ({error!r}); run: nano4m train "
+            f"PRESET --out OUT --overwrite"
+        ) from error
+    model = FourM(config, vocabulary.modalities)
+    differ = different_tensors(model.state_dict(), weights)
+    if differ:
+        raise UserError(
+            f"the weights at {folder} are of another architecture: {differ}; its config.json and "
+            f"modalities.json say otherwise"
+        )
+    model.load_state_dict(weights)
+    return model.eval(), vocabulary
+
+
+def save_reproducer(
+    folder: Path,
+    model: FourM,
+    vocabulary: Vocabulary,
+    batches: list[MaskedBatch],
+    clips: list[str],
+    dtype: torch.dtype,
+    world: World | None = None,
+) -> None:
+    """Write what a step was computed from: weights, batches, and the clips they came from.
+
+    ``load_model(folder)`` and ``load_batches(folder)`` give it back; to see the step again, take
+    ``token_cross_entropy`` of each batch with the model in the ``dtype`` of ``step.json``. With a
+    ``world``, every process calls this.
+    """
+    save_model(model, vocabulary, folder, world)
+    if world is not None and world.rank:
+        return
+    tensors = {
+        f"{number:03d}.{name}": tensor.contiguous()
+        for number, batch in enumerate(batches)
+        for name, tensor in batch._asdict().items()
+    }
+    save_file(tensors, folder / "batches.safetensors")
+    write_json(folder / "step.json", {"clips": clips, "dtype": str(dtype).removeprefix("torch.")})
+
+
+def load_batches(folder: Path) -> list[MaskedBatch]:
+    """Read the batches that ``save_reproducer`` wrote."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in load_file(folder / "batches.safetensors").items():
+        number, entry = name.split(".")
+        found.setdefault(number, {})[entry] = tensor
+    return [MaskedBatch(**found[number]) for number in sorted(found)]

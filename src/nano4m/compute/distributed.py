@@ -1,0 +1,178 @@
+"""Where training runs: alone on one device, or as one of several processes started by torchrun.
+
+Alone, nothing is imported and nothing launched. Under torchrun, Lightning Fabric sets up the
+process group, picks the device and moves data between processes.
+"""
+
+import atexit
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nano4m.compute.launch import size_of_world
+from nano4m.compute.precision import resolve_device
+from nano4m.config.run import TrainConfig
+from nano4m.errors import UserError
+
+LARGE = 1 << 16
+"""Numbers from which a tensor is exchanged by itself."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes that train one model together.
+
+    Attributes:
+        device: Of this process.
+        rank: Number of this process; 0 writes files and talks.
+        size: Number of processes.
+        sharded: Whether weights are split over processes (FSDP2) instead of repeated.
+    """
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+    sharded: bool = False
+    _fabric: Any = field(default=None, repr=False)
+
+    def share(self, items: list[Any]) -> list[Any]:
+        """Return this process's part of ``items``: every ``size``-th, from its rank on."""
+        return items[self.rank :: self.size]
+
+    def add_up(self, tensors: list[Tensor]) -> None:
+        """Replace ``tensors`` in place by their sums over all processes.
+
+        Large ones are exchanged as they lie, all at once; small ones side by side in one exchange.
+        """
+        if self.size == 1 or not tensors:
+            return
+        large = [t for t in tensors if t.numel() >= LARGE and t.is_contiguous()]
+        small = [t for t in tensors if t.numel() < LARGE or not t.is_contiguous()]
+        flat = torch.cat([t.reshape(-1) for t in small]) if small else None
+        exchanged = [*large, *([] if flat is None else [flat])]
+        under_way = [torch.distributed.all_reduce(t, async_op=True) for t in exchanged]
+        for one in under_way:
+            one.wait()
+        if flat is not None:
+            parts = flat.split([t.numel() for t in small])
+            torch._foreach_copy_(small, [p.view_as(t) for p, t in zip(parts, small, strict=True)])
+
+    def any(self, flag: bool) -> bool:
+        """Return whether ``flag`` is true in any process."""
+        if self.size == 1:
+            return flag
+        total = self._fabric.all_reduce(torch.tensor(float(flag)).to(self.device), reduce_op="sum")
+        return bool(total > 0)
+
+    def most(self, number: int) -> int:
+        """Return the largest ``number`` of all processes."""
+        if self.size == 1:
+            return number
+        found = self._fabric.all_gather(torch.tensor(number, device=self.device))
+        return int(found.max())
+
+    def wait(self) -> None:
+        """Go on when all processes have come here."""
+        if self.size > 1:
+            self._fabric.barrier()
+
+    def shard(self, module: nn.Module) -> nn.Module:
+        """Split the weights of ``module`` over the processes (FSDP2)."""
+        return self._fabric.setup_module(module, move_to_device=False)
+
+    def release(self, module: nn.Module) -> None:
+        """Let go of the whole weights that a pass has gathered; shards are what is updated."""
+        if self.sharded:
+            from torch.distributed.fsdp import FSDPModule
+
+            for part in module.modules():
+                if isinstance(part, FSDPModule):
+                    part.reshard()
+
+
+def open_world(
+    config: TrainConfig, device: str = "auto", dtype: torch.dtype | None = None
+) -> World:
+    """Join the processes that torchrun started, or be alone.
+
+    Args:
+        config: ``strategy`` is used.
+        device: Of the configuration, see ``resolve_device``.
+        dtype: Type to compute in, for sharded weights.
+
+    Raises:
+        UserError: Several processes without the packages or the devices for it, or sharding without
+            torchrun.
+    """
+    size = size_of_world()
+    if size == 1:
+        if config.strategy == "fsdp":
+            raise UserError(
+                "--train.strategy fsdp shards weights over processes and there is one; run: "
+                "torchrun --nproc-per-node N -m nano4m train PRESET --train.strategy fsdp"
+            )
+        return World(resolve_device(device))
+    try:
+        from lightning_fabric import Fabric
+    except ImportError as error:
+        raise UserError(
+            "several processes need Lightning Fabric; run: pip install 'nano4m-audio[scale]'"
+        ) from error
+    from lightning_fabric.strategies.ddp import DDPStrategy
+    from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+
+    kind = resolve_device(device).type
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    if kind == "cuda" and local > torch.cuda.device_count():
+        raise UserError(
+            f"torchrun starts {local} processes on this machine, which has "
+            f"{torch.cuda.device_count()} CUDA devices; give --nproc-per-node at most that, or "
+            f"--device cpu"
+        )
+    strategy: Any = DDPStrategy()
+    if config.strategy == "fsdp":
+        strategy = ModelParallelStrategy(
+            _Sharding(dtype or torch.float32), data_parallel_size=size, tensor_parallel_size=1
+        )
+    fabric = Fabric(
+        accelerator=kind, devices=local, num_nodes=size // local, strategy=strategy, precision=None
+    )
+    fabric.launch()
+    atexit.unregister(_leave)
+    atexit.register(_leave)
+    return World(
+        fabric.device, fabric.global_rank, fabric.world_size, config.strategy == "fsdp", fabric
+    )
+
+
+def _leave() -> None:
+    """Leave the process group while there is an interpreter: its threads may still call back.
+
+    Fabric does so for NCCL alone; a thread of Gloo that comes back to an interpreter that is gone
+    aborts a process whose work is done.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class _Sharding:
+    """Shards the blocks of a module that lists them, then the rest."""
+
+    dtype: torch.dtype
+
+    def __call__(self, module: nn.Module, mesh: Any) -> nn.Module:
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+        policy = MixedPrecisionPolicy(param_dtype=self.dtype, reduce_dtype=torch.float32)
+        own = mesh["data_parallel"]
+        for part in module.modules():
+            if isinstance(part, nn.ModuleList):
+                for block in part:
+                    if not isinstance(block, nn.Linear):
+                        fully_shard(block, mesh=own, mp_policy=policy)
+        fully_shard(module, mesh=own, mp_policy=policy)
+        return module

@@ -1,0 +1,1 @@
+"""The configuration: frozen, validated sections, and the presets."""

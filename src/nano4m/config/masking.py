@@ -1,0 +1,172 @@
+"""The masking section of the configuration: a mixture of strategies and their settings."""
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from nano4m.config.section import Positive, Section, Share
+from nano4m.errors import nearest
+
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Order = Literal["random", "spread", "coarse"]
+
+STRATEGY_NAMES = (
+    "any_to_any",
+    "dirichlet",
+    "span",
+    "reference_span",
+    "inference_aligned",
+    "suffix",
+    "infill",
+)
+"""The strategies; each is a field that holds its weight."""
+
+
+class MaskingConfig(Section):
+    """Which tokens are given and which are asked for, as a mixture of strategies."""
+
+    any_to_any: Weight = Field(
+        0.75, description="Weight of: each modality is given, asked for, split or left out."
+    )
+    dirichlet: Weight = Field(
+        0.05, description="Weight of: 4M's random budgets over all modalities."
+    )
+    span: Weight = Field(
+        0.0, description="Weight of: budgets as dirichlet, sounds in runs of frames in any order."
+    )
+    reference_span: Weight = Field(
+        0.0, description="Weight of: budgets as dirichlet, one given run of frames, then one asked."
+    )
+    inference_aligned: Weight = Field(
+        0.1, description="Weight of: what the sampler knows in the middle of one target."
+    )
+    suffix: Weight = Field(0.06, description="Weight of: a first part is given, the rest asked.")
+    infill: Weight = Field(0.04, description="Weight of: a gap is asked for, both sides given.")
+    end_weights: dict[str, Weight] = Field(
+        default_factory=dict,
+        description="Weights at the last step, by strategy; linear in between, others stay.",
+    )
+    group_size: Positive = Field(16, description="Samples that share one draw of roles and totals.")
+    paired_totals: bool = Field(
+        False,
+        description="Groups of dirichlet and the spans come in pairs whose totals add up to the "
+        "fewest plus the most: each is drawn as without, and all steps are equally long.",
+    )
+
+    alphas: tuple[float, ...] = Field(
+        (0.1, 1.0, 10.0), description="Dirichlet concentrations; each sample draws one."
+    )
+    input_alphas: dict[str, float] = Field(
+        default_factory=dict, description="Factor on alpha by modality, for inputs; others 1."
+    )
+    target_alphas: dict[str, float] = Field(
+        default_factory=dict, description="Factor on alpha by modality, for targets; others 1."
+    )
+    min_inputs: Annotated[int, Field(ge=0)] = Field(
+        1, description="Fewest input tokens of dirichlet and the spans."
+    )
+    max_inputs: Positive | None = Field(
+        None, description="Most input tokens of dirichlet and the spans; none: what there is."
+    )
+    min_targets: Positive = Field(1, description="Fewest target tokens of dirichlet and the spans.")
+    max_targets: Positive | None = Field(
+        None, description="Most target tokens of dirichlet and the spans; none: what there is."
+    )
+    input_limits: dict[str, tuple[int, int]] = Field(
+        default_factory=dict, description="Fewest and most input tokens by modality, as above."
+    )
+    target_limits: dict[str, tuple[int, int]] = Field(
+        default_factory=dict, description="Fewest and most target tokens by modality, as above."
+    )
+    max_spans: Positive = Field(3, description="Most runs given and most runs asked for, of span.")
+    unheard: Share = Field(0.3, description="Share of samples of span that are given no sound.")
+
+    sources: tuple[Weight, ...] = Field(
+        (0.08, 0.52, 0.2, 0.1, 0.1),
+        description="How often 0, 1, 2, ... modalities are sources (any_to_any, "
+        "inference_aligned); numbers that leave nothing to ask for are not drawn.",
+    )
+    whole_source: Share = Field(0.85, description="Share of sources given whole, of any_to_any.")
+    target_share: Share = Field(0.7, description="How often what is no source is asked for.")
+    all_targets_whole: Share = Field(0.35, description="Share of groups that ask for all of it.")
+    whole_target: Share = Field(
+        0.3, description="Share of the other targets asked for whole; of the rest a part is known."
+    )
+    next_token: Share = Field(0.5, description="Share of text targets that ask for one token.")
+
+    decode_steps: tuple[int, int] = Field(
+        (4, 16), description="Fewest and most steps of the sampler, of inference_aligned."
+    )
+    decode_orders: tuple[Order, ...] = Field(
+        ("random",),
+        description="Orders in which inference_aligned fills: random, spread (Halton), coarse "
+        "(first codebooks first); each group draws one.",
+    )
+    other_given: Share = Field(
+        0.5, description="How often suffix and infill give each other modality."
+    )
+
+    def weights(self, progress: float) -> list[float]:
+        """Return the weight of each of STRATEGY_NAMES at ``progress`` in [0, 1]."""
+        start = [float(getattr(self, name)) for name in STRATEGY_NAMES]
+        end = [self.end_weights.get(n, w) for n, w in zip(STRATEGY_NAMES, start, strict=True)]
+        return [a + (b - a) * progress for a, b in zip(start, end, strict=True)]
+
+    def uses(self, *names: str) -> bool:
+        """Return whether one of these strategies has a weight at some step."""
+        both = zip(STRATEGY_NAMES, self.weights(0.0), self.weights(1.0), strict=True)
+        return any(name in names and start + end > 0 for name, start, end in both)
+
+    @property
+    def totals_repeat(self) -> bool:
+        """Whether all steps of whole pairs of groups have equally many inputs and targets."""
+        own = {"dirichlet", "span", "reference_span"}
+        others = [name for name in STRATEGY_NAMES if name not in own]
+        limits = self.max_inputs is not None and self.max_targets is not None
+        return self.paired_totals and limits and not self.uses(*others)
+
+    @property
+    def drops_all(self) -> bool:
+        """Whether some samples are given nothing, which guidance compares with."""
+        return self.sources[0] > 0 and self.uses("any_to_any", "inference_aligned")
+
+    @model_validator(mode="after")
+    def _some_strategy(self) -> "MaskingConfig":
+        for name in self.end_weights:
+            if name not in STRATEGY_NAMES:
+                raise ValueError(f"end_weights.{name}: {nearest(name, STRATEGY_NAMES)}")
+        for when, progress in (("", 0.0), (" at the end", 1.0)):
+            if sum(self.weights(progress)) <= 0:
+                raise ValueError(
+                    f"every strategy has weight 0{when}; "
+                    f"give one of {', '.join(STRATEGY_NAMES)} a weight"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _draws_are_possible(self) -> "MaskingConfig":
+        factors = {"input_alphas": self.input_alphas, "target_alphas": self.target_alphas}
+        given = {"alphas": list(self.alphas), **{k: list(v.values()) for k, v in factors.items()}}
+        for field, numbers in given.items():
+            if not all(math.isfinite(n) and n > 0 for n in numbers):
+                raise ValueError(f"{field} {numbers} must be positive numbers")
+        if not self.alphas or not self.decode_orders:
+            field = "decode_orders" if self.alphas else "alphas"
+            raise ValueError(f"{field} is empty; give at least one")
+        if sum(self.sources) <= 0:
+            raise ValueError(f"sources {self.sources}: every number of sources has weight 0")
+        for field in ("input_limits", "target_limits"):
+            for name, (low, high) in getattr(self, field).items():
+                if not 0 <= low <= high:
+                    raise ValueError(
+                        f"{field}.{name} {low} {high}: fewest and most, 0 <= fewest <= most"
+                    )
+        low, high = self.decode_steps
+        if not 1 <= low <= high:
+            raise ValueError(f"decode_steps {low} {high}: fewest and most, 1 <= fewest <= most")
+        for what in ("inputs", "targets"):
+            fewest, most = getattr(self, f"min_{what}"), getattr(self, f"max_{what}")
+            if most is not None and fewest > most:
+                raise ValueError(f"min_{what} {fewest} is above max_{what} {most}")
+        return self

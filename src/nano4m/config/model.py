@@ -1,0 +1,73 @@
+"""Size and choices of the transformer. What each choice is for: docs/ARCHITECTURE.md."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from nano4m.config.section import Positive, Section
+
+
+class ModelConfig(Section):
+    """Encoder-decoder transformer: its size and its choices."""
+
+    encoder_depth: Positive = Field(3, description="Encoder blocks.")
+    decoder_depth: Positive = Field(3, description="Decoder blocks.")
+    dim: Positive = Field(192, description="Width.")
+    head_dim: Positive = Field(32, description="Width of an attention head; divides dim.")
+    mlp_ratio: Annotated[float, Field(gt=0)] = Field(4.0, description="Hidden width over dim.")
+    positions: Literal["sincos1d", "sincos2d", "rope1d", "rope2d"] = Field(
+        "sincos2d",
+        description="Fixed sines added to tokens, or rotations of queries and keys (RoPE), of the "
+        "running index in a modality (1d) or of two coordinates (2d).",
+    )
+    mlp: Literal["gelu", "swiglu"] = Field(
+        "gelu",
+        description="Two layers, or three of two thirds the width (a multiple of 8): about as "
+        "many parameters.",
+    )
+    qk_norm: bool = Field(False, description="LayerNorm on each head of queries and keys.")
+    tables: Literal["modality", "shared"] = Field(
+        "modality", description="A table and a head for each modality, or one of all ids for all."
+    )
+    tied: bool = Field(False, description="The head is the rows of the table.")
+    logit_soft_cap: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="Logits are cap * tanh(logits / cap); 0: no cap."
+    )
+    register_token: bool = Field(
+        True, description="A learnt token that is always in the encoder, to attend to if no other."
+    )
+    context: Literal["plain", "positioned"] = Field(
+        "plain",
+        description="The projection between encoder and decoder: without bias, or with a bias and "
+        "the positions added once more.",
+    )
+    init: Literal["scaled", "normal"] = Field(
+        "scaled", description="Weights by fan-in and tables N(0, 1), or all N(0, 0.02)."
+    )
+    checkpointing: bool = Field(
+        False, description="Compute blocks twice and keep less in memory; the results are the same."
+    )
+
+    @property
+    def rotary(self) -> bool:
+        """Whether positions turn queries and keys."""
+        return self.positions in ("rope1d", "rope2d")
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> "ModelConfig":
+        if self.dim % self.head_dim:
+            raise ValueError(f"dim {self.dim} is not a multiple of head_dim {self.head_dim}")
+        if self.dim % 4:
+            raise ValueError(f"dim {self.dim} is not a multiple of 4 (two sin-cos coordinates)")
+        pairs = {"rope1d": 2, "rope2d": 4}.get(self.positions, 1)
+        if self.head_dim % pairs:
+            raise ValueError(
+                f"head_dim {self.head_dim} is not a multiple of {pairs}, which positions "
+                f"{self.positions} needs"
+            )
+        if self.rotary and self.context == "positioned":
+            raise ValueError(
+                f"context positioned adds positions, and positions {self.positions} adds none to "
+                f"tokens; use context plain, or positions sincos1d or sincos2d"
+            )
+        return self

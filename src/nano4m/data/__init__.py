@@ -1,0 +1,1 @@
+"""From a source to clips: sources, cutting, the clips table, fingerprints and duplicates."""

@@ -1,0 +1,292 @@
+"""The first stage: from a source to the clips table.
+
+Every clip of the plan becomes a row, kept or not, with the reason; what a decoder cannot read is
+counted and named, never dropped in silence. Shards are written whole, so a build that was stopped
+goes on where it was, and gives the same bytes as one that was not.
+"""
+
+import hashlib
+import json
+import re
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from nano4m.compute.workers import count_workers, worker_pool
+from nano4m.config.run import ClipsConfig, Config
+from nano4m.data.clip_counts import MANIFEST, Tally, write_manifest
+from nano4m.data.clip_table import FORMAT, read_about, shard_path, to_batch, write_batches
+from nano4m.data.cut import cut
+from nano4m.data.duplicates import move_duplicates
+from nano4m.data.sources import SOURCES, source
+from nano4m.data.sources.base import ClipPlan
+from nano4m.errors import BadMedia, UserError
+from nano4m.progress import bar, say
+
+SHARD_CLIPS = 256
+"""Clips a shard; also what a stopped build loses at most, and a few pieces more."""
+
+PIECE_CLIPS = 64
+"""Most clips that a worker hands over at once, encoded."""
+
+AHEAD = 4
+"""Pieces a worker that are given out, or wait to be written, at once: what bounds the memory."""
+
+_CLIP_ID = re.compile(r"[A-Za-z0-9_.-]+")
+
+MakePiece = Callable[[Sequence[ClipPlan]], pa.RecordBatch]
+
+
+def make_row(plan: ClipPlan, *, name: str, settings: object, clips: ClipsConfig) -> dict[str, Any]:
+    """Return the row of one clip; whatever goes wrong with its media becomes its ``reason``.
+
+    Raises:
+        UserError: The settings are wrong, whatever the clip.
+    """
+    row: dict[str, Any] = {
+        "clip_id": plan.clip_id,
+        "source": plan.source,
+        "video_id": plan.video_id,
+        "start_s": plan.start_s,
+        "label": plan.label,
+        "caption": plan.caption,
+        "split": plan.split,
+        "licence": plan.licence,
+        "kept": False,
+        "reason": None,
+        "left_out": None,
+    }
+    try:
+        raw = source(name).load(plan, settings)
+        columns = cut(raw, clips)
+    except UserError:
+        raise
+    except BadMedia as error:
+        return row | {"reason": str(error)}
+    except Exception as error:  # one clip among thousands: a named, counted row, not a crash
+        return row | {"reason": f"{type(error).__name__}: {error}"}
+    row["left_out"] = "; ".join(raw.left_out) or None
+    if "reason" in columns:
+        return row | columns
+    row["start_s"] += columns.pop("offset_s")
+    return row | columns | {"kept": True}
+
+
+def make_piece(plans: Sequence[ClipPlan], **settings: Any) -> pa.RecordBatch:
+    """Return the rows of some clips, see ``make_row``, as a piece of a shard."""
+    return to_batch([make_row(plan, **settings) for plan in plans])
+
+
+# -- the pool ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def _mapper(
+    make: MakePiece, workers: int
+) -> Iterator[Callable[[Iterator[Sequence[ClipPlan]]], Iterator[pa.RecordBatch]]]:
+    """Give a function that maps ``make`` over pieces in order, in this process or in a pool."""
+    if workers == 0:
+        yield lambda pieces: map(make, pieces)
+        return
+    with worker_pool(workers) as pool:
+
+        def in_order(pieces: Iterator[Sequence[ClipPlan]]) -> Iterator[pa.RecordBatch]:
+            waiting: deque[Any] = deque()
+            for piece in pieces:
+                waiting.append(pool.submit(make, piece))
+                if len(waiting) >= AHEAD * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+        yield in_order
+
+
+def _piece_clips(clips: int, workers: int) -> int:
+    """Return how many clips go to a worker at once: few where there are few, for equal shares."""
+    return max(4, min(PIECE_CLIPS, clips // (4 * max(1, workers))))
+
+
+def _cut_up(parts: Sequence[Sequence[ClipPlan]], size: int) -> Iterator[Sequence[ClipPlan]]:
+    """Yield the pieces of shards; none reaches over the end of its shard."""
+    for part in parts:
+        for start in range(0, len(part), size):
+            yield part[start : start + size]
+
+
+# -- checks ------------------------------------------------------------------------------------
+
+
+def check_plans(plans: Sequence[ClipPlan]) -> None:
+    """Check what every source promises of its plan as a whole.
+
+    Raises:
+        UserError: No clips, a clip_id twice or of wrong letters, or a video in two splits.
+    """
+    if not plans:
+        raise UserError("the source gives no clip; check --data and the settings under --source")
+    twice = [name for name, count in Counter(plan.clip_id for plan in plans).items() if count > 1]
+    if twice:
+        raise UserError(
+            f"{len(twice)} clip ids are given more than once (first {sorted(twice)[0]!r}); every "
+            "clip needs its own: rename the files or the ids in the table of the source"
+        )
+    wrong = [plan.clip_id for plan in plans if not _CLIP_ID.fullmatch(plan.clip_id)]
+    if wrong:
+        raise UserError(f"clip id {wrong[0]!r} may only have letters, digits and _ . -")
+    splits: dict[str, str] = {}
+    for plan in plans:
+        if splits.setdefault(plan.video_id, plan.split) != plan.split:
+            raise UserError(
+                f"recording {plan.video_id!r} is in two splits, {splits[plan.video_id]} and "
+                f"{plan.split}; clips of one recording belong to one split, or a score is a lie"
+            )
+
+
+def _check_kept(tally: Tally, config: Config, out: Path) -> None:
+    by_split = tally.by_split()
+    needed = sorted({"train", "val", config.evaluate.split})
+    # A probe needs two clips; better said now than after training.
+    least = {split: 1 + (split == config.evaluate.split) for split in needed}
+    empty = [split for split in needed if by_split.get(split, [0])[0] < least[split]]
+    if empty:
+        listed = "; ".join(f"{count} x {reason}" for reason, count in tally.reasons.most_common())
+        planned = {split: count for split, (_, count) in by_split.items()}
+        raise UserError(
+            f"too few clips for {', '.join(empty)}: kept {tally.kept.total()} of "
+            f"{tally.planned.total()}, planned {planned}. "
+            f"Reasons: {listed or 'none, the source plans no clip there'}. See {out / MANIFEST}; "
+            f"mend the media or the settings and run nano4m clips {config.preset} --overwrite"
+        )
+
+
+def _fingerprint(
+    config: Config, plans: Sequence[ClipPlan], listing: Mapping[str, Any] | None
+) -> str:
+    """Hash all that decides what the rows hold: settings, seed, plan and files, not their place."""
+    settings = {
+        "format": FORMAT,
+        "seed": config.seed,
+        "source": config.source.model_dump(mode="json"),
+        "clips": config.clips.model_dump(mode="json", exclude={"workers"}),
+        "files": listing,
+        "plans": [[p.clip_id, p.video_id, p.label, p.caption, p.split] for p in plans],
+    }
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _to_do(out: Path, count: int, fingerprint: str, preset: str) -> list[int]:
+    """Return the shards that are not there yet.
+
+    Raises:
+        UserError: A shard that is there belongs to other settings.
+    """
+    for path in sorted(out.glob("clips-*.parquet")):
+        found = read_about(path)["fingerprint"]
+        if found != fingerprint:
+            raise UserError(
+                f"{out} holds clips of other settings or data (fingerprint {found}, this run "
+                f"{fingerprint}); run nano4m clips {preset} --overwrite, or choose another --out"
+            )
+    return [index for index in range(count) if not shard_path(out, index).exists()]
+
+
+# -- the stage ---------------------------------------------------------------------------------
+
+
+def _without_duplicates(config: Config, out: Path) -> str:
+    """Move clips out that are in two splits, unless the source has none, and tell what was done."""
+    name = config.source.name
+    if SOURCES[name].is_distinct:
+        return f"not looked for: no two clips of the source {name} are one, by construction"
+    moved = move_duplicates(out)
+    if moved:
+        clip, reason = next(iter(moved.items()))
+        say(
+            f"clips: {len(moved)} moved out, as they are also in another split (first {clip}: "
+            f"{reason}); all are in {MANIFEST}"
+        )
+    return f"looked for: {len(moved)} moved out"
+
+
+def build_clips(
+    config: Config, data: Path | None, out: Path, listing: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Cut the clips of ``config.source`` into a clips table in ``out``; go on with one begun.
+
+    Args:
+        config: Of the run; the sections source, clips and seed decide what is written.
+        data: Folder of the source's own media; None where it needs none.
+        out: Folder of the table.
+        listing: What lies in ``data``, see ``sources.listing``; shards of another one do not mix.
+
+    Returns:
+        Counts: clips, kept, by_split and by_label ({name: [kept, planned]}), reasons
+        ({reason: count}), and duplicates, a sentence.
+
+    Raises:
+        UserError: The data or the folder are not as they must be, or a split that is needed has no
+            clip left; the reasons are listed.
+    """
+    plans = list(source(config.source.name).plan(config.source, data, config.seed))
+    check_plans(plans)
+    fingerprint = _fingerprint(config, plans, listing)
+    count = -(-len(plans) // SHARD_CLIPS)
+    todo = _to_do(out, count, fingerprint, config.preset)
+    make = partial(make_piece, name=config.source.name, settings=config.source, clips=config.clips)
+    left = [plans[i * SHARD_CLIPS : (i + 1) * SHARD_CLIPS] for i in todo]
+    to_make = sum(map(len, left))
+    workers = min(count_workers(config.clips.workers), to_make)
+    pieces = _cut_up(left, _piece_clips(to_make, workers))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with (
+            bar("clips", len(plans), "clip", len(plans) - to_make) as progress,
+            _mapper(make, workers) as made,
+        ):
+            batches = made(pieces)
+            for index, part in zip(todo, left, strict=True):
+                rows: list[pa.RecordBatch] = []
+                while sum(batch.num_rows for batch in rows) < len(part):
+                    rows.append(next(batches))
+                    progress.advance(rows[-1].num_rows)
+                write_batches(
+                    out,
+                    index,
+                    rows,
+                    sample_rate=config.clips.sample_rate,
+                    num_shards=count,
+                    fingerprint=fingerprint,
+                )
+        duplicates = _without_duplicates(config, out)
+        tally = write_manifest(out)
+        for leftover in out.glob("clips-*.partial"):  # of a build that was killed while it wrote
+            leftover.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot write clips to {out}: {error.strerror or error}; it must be a folder that you "
+            "may write to, on a disk with some 50 kB free a clip"
+        ) from error
+    _check_kept(tally, config, out)
+    counts = tally.summary() | {"duplicates": duplicates}
+    _say_what_is_missing(counts, out)
+    return counts
+
+
+def _say_what_is_missing(counts: Mapping[str, Any], out: Path) -> None:
+    """Name the files that others stand in for, and the classes that no figure will be about."""
+    for file, clips in counts["files_left_out"].items():
+        say(f"clips: {file}; {clips} clips have another one in its place")
+    by_both = counts["by_label_and_split"]
+    for label in counts["by_label"]:
+        kept, planned = by_both.get(f"{label}, val", [0, 0])
+        if not kept:
+            say(
+                f"clips: class {label!r} has no validation clip, of {planned} planned; the reasons "
+                f"are in {out / MANIFEST}"
+            )

@@ -1,0 +1,106 @@
+"""What became of the clips of a table: counts for people, and the manifest of every row.
+
+Read shard by shard, so that a table of a million clips needs no more memory than one of a thousand.
+"""
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nano4m.data.clip_table import MANIFEST_COLUMNS, manifest_shards
+
+MANIFEST = "manifest.csv"
+
+
+@dataclass
+class Tally:
+    """Counts over rows, added one after the other.
+
+    Attributes:
+        planned, kept: Clips by (label, split).
+        reasons: Clips that were not kept, by what stands before the details of their reason.
+        left_out: Clips that do without a file that could not be read, by its name and reason.
+    """
+
+    planned: Counter[tuple[str, str]] = field(default_factory=Counter)
+    kept: Counter[tuple[str, str]] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Count one row of the manifest."""
+        key = (row["label"], row["split"])
+        self.planned[key] += 1
+        if row["kept"]:
+            self.kept[key] += 1
+        else:
+            self.reasons[str(row["reason"]).split(":")[0]] += 1
+        self.left_out.update(part for part in (row["left_out"] or "").split("; ") if part)
+
+    def by_label(self) -> dict[str, list[int]]:
+        """Return [kept, planned] of each class."""
+        return self._by(lambda label, split: label)
+
+    def by_split(self) -> dict[str, list[int]]:
+        """Return [kept, planned] of each split."""
+        return self._by(lambda label, split: split)
+
+    def by_label_and_split(self) -> dict[str, list[int]]:
+        """Return [kept, planned] of each "cat, val"."""
+        return self._by(lambda label, split: f"{label}, {split}")
+
+    def _by(self, name: Any) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for key, planned in self.planned.items():
+            both = found.setdefault(name(*key), [0, 0])
+            both[0] += self.kept[key]
+            both[1] += planned
+        return dict(sorted(found.items()))
+
+    def summary(self) -> dict[str, Any]:
+        """Return all counts by name, as the manifest of the stage has them."""
+        return {
+            "clips": self.planned.total(),
+            "kept": self.kept.total(),
+            "by_split": self.by_split(),
+            "by_label": self.by_label(),
+            "by_label_and_split": self.by_label_and_split(),
+            "reasons": dict(self.reasons.most_common()),
+            "files_left_out": dict(self.left_out.most_common()),
+        }
+
+
+def write_manifest(out: Path) -> Tally:
+    """Write ``manifest.csv`` of a complete table, whole or not at all, and count its rows.
+
+    Raises:
+        UserError: The table is not complete.
+        OSError: The folder cannot be written.
+    """
+    tally = Tally()
+    partial_path = out / f"{MANIFEST}.partial"
+    try:
+        with partial_path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, MANIFEST_COLUMNS)
+            writer.writeheader()
+            for rows in manifest_shards(out):
+                writer.writerows(_told(rows))
+                for row in rows:
+                    tally.add(row)
+        os.replace(partial_path, out / MANIFEST)
+    finally:
+        partial_path.unlink(missing_ok=True)
+    return tally
+
+
+def _told(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows as a person reads them: levels to a thousandth, kept as 0 or 1."""
+    return [
+        {k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}
+        | {"kept": int(row["kept"])}
+        for row in rows
+    ]

@@ -1,0 +1,149 @@
+"""Clips of one split that are also in another: they are found, and moved out of the table.
+
+Recordings are named by their source, and the same recording may come in twice under two names:
+uploaded twice, listed in two data sets, saved again. Such a pair in two splits makes a score a lie.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nano4m.data.clip_table import GROUP_ROWS, KEY, find_shards
+from nano4m.data.fingerprints import same_pictures, same_sounds
+
+DUPLICATE = "duplicate"
+"""What the reason of a clip that was moved out begins with."""
+
+FILTERS = {
+    "duplicates": {
+        "description": "a clip whose sound or picture is that of a clip of another split is not "
+        "kept; the other one is named",
+        "licence": "Apache-2.0",
+    }
+}
+"""What ``move_duplicates`` applies."""
+
+GIVES_WAY = ("train", "val", "test")
+"""Of two twins the one in the earlier of these splits is moved out, other things being equal."""
+
+Pair = tuple[int, int, str]
+"""Two clips and what they share."""
+
+
+def find_pairs(table: pa.Table, places: Sequence[tuple[Path, int]]) -> list[Pair]:
+    """Return the pairs of clips of different splits that are one recording or show one picture.
+
+    Args:
+        table: Columns split, kept, reason, sound_print and picture_prints of all clips.
+        places: Shard, and row in it, of each clip.
+    """
+    splits, kept = table["split"].to_pylist(), table["kept"].to_pylist()
+    reasons = table["reason"].to_pylist()
+    there = [
+        i for i in range(len(splits)) if kept[i] or (reasons[i] or "").startswith(f"{DUPLICATE}:")
+    ]
+    sound_prints = [cell or b"" for cell in table["sound_print"].to_pylist()]
+    picture_prints = [cell or [] for cell in table["picture_prints"].to_pylist()]
+
+    def sounds(numbers: Sequence[int]) -> dict[int, np.ndarray]:
+        return _read_sounds(numbers, places)
+
+    train, val, test = ([i for i in there if splits[i] == name] for name in GIVES_WAY)
+    pairs: list[Pair] = []
+    for first, second in ((train, sorted(val + test)), (val, test)):
+        pairs += [(*p, "sound") for p in same_sounds(sound_prints, first, second, sounds)]
+        pairs += [(*p, "picture") for p in same_pictures(picture_prints, first, second)]
+    return pairs
+
+
+def _read_sounds(
+    numbers: Sequence[int], places: Sequence[tuple[Path, int]]
+) -> dict[int, np.ndarray]:
+    import io
+
+    import soundfile
+
+    by_shard: dict[Path, list[int]] = {}
+    for i in numbers:
+        by_shard.setdefault(places[i][0], []).append(i)
+    found = {}
+    for path, own in by_shard.items():
+        column = pq.read_table(path, columns=["audio"]).column("audio")
+        for i in own:
+            data = io.BytesIO(column[places[i][1]].as_py())
+            found[i] = soundfile.read(data, dtype="float32")[0]
+    return found
+
+
+def give_way(pairs: Sequence[Pair], splits: Sequence[str]) -> dict[int, Pair]:
+    """Return which clips are moved out so that no pair is left, each with the pair that decided.
+
+    The clip with the most twins goes first, so that few are lost; among equals one of the train
+    split, which has the most.
+    """
+    left, moved = list(pairs), {}
+    while left:
+        twins = Counter(i for pair in left for i in pair[:2])
+        gone = max(twins, key=lambda i: (twins[i], -GIVES_WAY.index(splits[i]), -i))
+        moved[gone] = next(pair for pair in left if gone in pair[:2])
+        left = [pair for pair in left if gone not in pair[:2]]
+    return moved
+
+
+def move_duplicates(folder: Path) -> dict[str, str]:
+    """Move duplicates across splits out of a complete table: clip_id -> reason.
+
+    Shards are replaced whole; doing it again changes nothing.
+
+    Raises:
+        UserError: The table is not complete.
+        OSError: A shard cannot be written.
+    """
+    shards = [path for path, _ in find_shards(folder)]
+    columns = ["clip_id", "split", "kept", "reason", "sound_print", "picture_prints"]
+    tables = [pq.read_table(path, columns=columns) for path in shards]
+    places = [
+        (path, row) for path, t in zip(shards, tables, strict=True) for row in range(t.num_rows)
+    ]
+    whole = pa.concat_tables(tables)
+    ids, splits = whole["clip_id"].to_pylist(), whole["split"].to_pylist()
+    moved = give_way(find_pairs(whole, places), splits)
+    reasons: dict[int, str] = {}
+    for gone, (first, second, what) in moved.items():
+        twin = second if gone == first else first
+        reasons[gone] = f"{DUPLICATE}: the {what} is that of {ids[twin]} of {splits[twin]}"
+    for path in shards:
+        own = {places[i][1]: text for i, text in reasons.items() if places[i][0] == path}
+        if own:
+            _rewrite(path, own)
+    return {ids[i]: text for i, text in sorted(reasons.items())}
+
+
+def _rewrite(path: Path, reasons: dict[int, str]) -> None:
+    table = pq.read_table(path)
+    changed: dict[str, list[Any]] = {n: table[n].to_pylist() for n in ("kept", "reason")}
+    before = list(changed["reason"])
+    for row, text in reasons.items():
+        changed["kept"][row], changed["reason"][row] = False, text
+    if changed["reason"] == before:
+        return
+    about = json.loads(table.schema.metadata[KEY]) | {"kept": sum(changed["kept"])}
+    for name, values in changed.items():
+        index = table.schema.get_field_index(name)
+        table = table.set_column(
+            index, table.schema.field(name), pa.array(values, table[name].type)
+        )
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    try:
+        table = table.replace_schema_metadata({KEY: json.dumps(about).encode()})
+        pq.write_table(table, partial, compression="zstd", row_group_size=GROUP_ROWS)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,71 @@
+"""What of a folder may not part between splits: groups of recordings, joined by what they share."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
+
+from nano4m.config.run import FolderSource
+from nano4m.data.sources.folder_forms import Contents, Picture, Recording
+from nano4m.progress import say
+
+
+class _Union:
+    """Sets of names that grow together; a set is called by its first name in alphabetic order."""
+
+    def __init__(self) -> None:
+        self.above: dict[str, str] = {}
+
+    def find(self, name: str) -> str:
+        above = self.above.setdefault(name, name)
+        if above != name:
+            self.above[name] = above = self.find(above)
+        return above
+
+    def join(self, one: str, other: str) -> None:
+        first, second = sorted((self.find(one), self.find(other)))
+        self.above[second] = first
+
+
+def _joined(recordings: Iterable[Recording], pictures: Iterable[Picture]) -> _Union:
+    """Join the groups of recordings and of the pictures paired with them."""
+    union = _Union()
+    groups = {picture.path: picture.group for picture in pictures}
+    for recording in recordings:
+        union.find(recording.group)
+        for path in recording.pictures:
+            union.join(recording.group, groups.get(path, path.as_posix()))
+    return union
+
+
+def _largest(recordings: Iterable[Recording], union: _Union) -> dict[str, float]:
+    """Return the share of the recordings of each class that its largest group has."""
+    sizes: dict[str, Counter[str]] = defaultdict(Counter)
+    for recording in recordings:
+        sizes[recording.label][union.find(recording.group)] += 1
+    return {label: max(own.values()) / own.total() for label, own in sizes.items()}
+
+
+def join_groups(contents: Contents, settings: FolderSource) -> Contents:
+    """Give recordings and pictures groups such that splits by group share nothing.
+
+    A group holds all recordings and pictures of one recording group, and all that a pairing of a
+    picture with a sound ties to it. Where a list pairs by class, so that hardly a recording of the
+    class could be set aside, the pairings of that class are given up, and a message says so: its
+    sounds draw from the pictures of the class then.
+    """
+    recordings = contents.recordings
+    most = 1 - settings.val_share - settings.test_share
+    paired = _largest(recordings, _joined(recordings, contents.pictures))
+    alone = _largest(recordings, _Union())
+    by_class = {label for label, share in paired.items() if share > most >= alone[label]}
+    if by_class:
+        say(
+            f"pictures of {', '.join(sorted(by_class))} are paired with so many sounds each that "
+            "too few sounds could be set aside; these sounds draw from the pictures of their class"
+        )
+    recordings = [replace(r, pictures=()) if r.label in by_class else r for r in recordings]
+    union = _joined(recordings, contents.pictures)
+    return Contents(
+        recordings=[replace(r, group=union.find(r.group)) for r in recordings],
+        pictures=[replace(p, group=union.find(p.group)) for p in contents.pictures],
+    )

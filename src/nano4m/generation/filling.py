@@ -1,0 +1,145 @@
+"""One modality on its way: its ids, what is known of them, and the questions about the rest.
+
+On a CPU all tensors lie there. With ``on_device`` ids and marks lie where the model is, and what is
+known between two passes over a codebook is kept on the CPU as well: it follows from counting, so
+rows are put together without asking the device.
+
+Shapes: B batch, L all token slots of a clip, T slots of one modality, N slots that are still to be
+filled, W ids that one slot may have, R rows of the batch that are alike.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nano4m.config.generation import Sampling
+from nano4m.generation.draw import Ahead, Chance, Fresh
+from nano4m.generation.guidance import Codebook, Guide
+from nano4m.modalities import Modality
+
+OnStep = Callable[[str, int, int, Tensor, Tensor], None]
+"""Called after every step with the target, the number of the step, the number of steps, int64
+ids (B, L) and bool given (B, L): what there is, where the sampler keeps it; to be read only."""
+
+
+def num_codebooks(modality: Modality) -> int:
+    """Return the codebooks Q of a modality; those of slot t, row-major, are ids of t mod Q.
+
+    Codebook q has the ids q * V / Q to (q + 1) * V / Q - 1.
+
+    Raises:
+        ValueError: A vocabulary that is not the same number of ids for each codebook.
+    """
+    books = modality.shape[1] if modality.layout == "codes" else 1
+    if modality.vocab_size % books:
+        raise ValueError(
+            f"{modality.name}: {modality.vocab_size} ids are not {books} codebooks of one size"
+        )
+    return books
+
+
+@dataclass(kw_only=True)
+class Fill:
+    """One modality on its way; the ids and marks of its span are written in place.
+
+    Attributes:
+        guide, modality, span, settings: What is asked, of what, and how it is drawn.
+        ids_BL, given_BL: int64 and bool, where the sampler works.
+        known_BL: bool on the CPU: what is given before the present codebook or text.
+        generators: One a row, on the CPU.
+        sure_BT: float32, log-probability with which each token was drawn.
+        on_step: See ``OnStep``.
+        steps: Of all that is to be done.
+        done: Steps that are taken.
+    """
+
+    guide: Guide
+    modality: Modality
+    span: slice
+    settings: Sampling
+    ids_BL: Tensor
+    given_BL: Tensor
+    known_BL: Tensor
+    generators: Sequence[torch.Generator]
+    sure_BT: Tensor
+    on_step: OnStep | None = None
+    steps: int = 0
+    done: int = 0
+
+    def send(self, values: Tensor) -> Tensor:
+        """Return a tensor of the CPU where the sampler works."""
+        device = self.ids_BL.device
+        # From pinned memory alone it goes while the device works.
+        values = values.pin_memory() if device.type == "cuda" else values
+        return values.to(device, non_blocking=True)
+
+    def ask(
+        self,
+        rows: Tensor,
+        slots_RT: Tensor,
+        count: int,
+        factor: float,
+        shown: Sequence[int],
+        book: Codebook | None = None,
+    ) -> Tensor:
+        """Return logits (R, count, W) of the first slots over the ids of their own codebook.
+
+        Args:
+            rows: int64 (R,), where the sampler works.
+            slots_RT: int64 slots of the modality; the decoder sees all of them.
+            count: Of which logits are wanted.
+            factor: How far guidance has risen.
+            shown: Tokens that each branch of the guide shows; not read on a CPU.
+            book: The codebook of all slots that are wanted; None: of more than one.
+        """
+        ids, given, asked = self.ids_BL[rows], self.given_BL[rows], slots_RT + self.span.start
+        if self.guide.on_device:
+            logits = self.guide.logits_there(ids, given, asked, factor, shown, count, book)
+            if book is not None:
+                return logits
+        else:
+            # The head runs for all slots: fewer would change the last bit of its products.
+            logits = self.guide.logits(ids, given, asked, factor)[:, :count]
+        books = num_codebooks(self.modality)
+        if books == 1:
+            return logits
+        own = (slots_RT[:, :count] % books)[..., None, None]
+        apart = logits.unflatten(2, (books, -1))
+        return apart.gather(2, own.expand(-1, -1, 1, apart.shape[3]))[:, :, 0]
+
+    def write(self, rows: Tensor, slots_RN: Tensor, drawn_RN: Tensor) -> None:
+        """Keep what was drawn, as ids of the slots' own codebooks."""
+        books = num_codebooks(self.modality)
+        width = self.modality.vocab_size // books
+        ids = drawn_RN + slots_RN % books * width
+        self.ids_BL[rows[:, None], slots_RN + self.span.start] = ids
+        self.mark(rows, slots_RN, torch.ones_like(slots_RN, dtype=torch.bool))
+
+    def mark(self, rows: Tensor, slots_RN: Tensor, given_RN: Tensor) -> None:
+        """Say of slots whether they are given."""
+        self.given_BL[rows[:, None], slots_RN + self.span.start] = given_RN
+
+    def own(self, rows: Tensor) -> list[torch.Generator]:
+        """Return the generators of some rows, given on the CPU."""
+        return [self.generators[row] for row in rows.tolist()]
+
+    def chance(self, own: Sequence[torch.Generator], total: int) -> Chance:
+        """Return the random numbers of some rows, ``total`` each if they are drawn ahead."""
+        return Ahead(total, own, self.ids_BL.device) if self.guide.on_device else Fresh(own)
+
+    def step_done(self, ids_BL: Tensor | None = None, given_BL: Tensor | None = None) -> None:
+        """Count a step and tell of it."""
+        if self.on_step is not None:
+            ids, given = (self.ids_BL, self.given_BL) if ids_BL is None else (ids_BL, given_BL)
+            assert given is not None
+            self.on_step(self.modality.name, self.done, self.steps, ids, given)
+        self.done += 1
+
+
+def alike(*keys_B: Tensor, batch_size: int) -> list[Tensor]:
+    """Return row numbers in parts whose rows agree in all keys, at most ``batch_size`` long."""
+    kinds, kind_B = torch.stack(keys_B, 1).unique(dim=0, return_inverse=True)
+    same = [(kind_B == kind).nonzero()[:, 0] for kind in range(len(kinds))]
+    return [part for rows in same for part in rows.split(batch_size)]

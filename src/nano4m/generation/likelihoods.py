@@ -1,0 +1,80 @@
+"""How likely given tokens are: log-probabilities, picked where the logits are made.
+
+Logits of all slots over a whole vocabulary are the largest tensor of an evaluation (64 pictures of
+14 x 14 tokens of 16,384: 0.8 GB), so they are made for some slots after the other, and what is
+asked of them is taken before the next ones come.
+
+Shapes: B rows, n rows of one pass, T slots asked for, t slots of one part, V vocabulary of one
+modality.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from nano4m.generation.guidance import decoded
+from nano4m.model.fourm import FourM
+from nano4m.tokens.batch import TokenSequence
+
+MOST_SCORES = {"cpu": 1 << 26, "cuda": 1 << 28}
+"""Logits that are held at once, by the kind of device."""
+
+
+def log_shares(
+    model: FourM,
+    tokens: TokenSequence,
+    ids_BL: Tensor,
+    given_BL: Tensor,
+    asked_BT: Tensor,
+    batch_size: int = 64,
+    count: int | None = None,
+) -> Iterator[tuple[Tensor, int, Tensor]]:
+    """Yield rows, int64 (n,), a first slot t0 and log-probabilities of slots t0 to t0 + t, float32
+    (n, t, V) on the model's device; the parts of some rows come in order, one after the other.
+
+    Args:
+        model: In evaluation mode.
+        tokens: Order of the slots.
+        ids_BL: int64 ids; only given slots are read.
+        given_BL: bool, what the encoder sees; rows may differ, also in number.
+        asked_BT: int64 slots (all of one modality), as many for each row. The decoder sees all T at
+            once, as in training.
+        batch_size: Rows at once.
+        count: Slots that are wanted, the first ones; None: all.
+    """
+    index = int(tokens.modality_L[asked_BT[0, 0]])
+    wanted = asked_BT.shape[1] if count is None else count
+    most = MOST_SCORES.get(model.device.type, MOST_SCORES["cpu"])
+    for rows, states in decoded(model, tokens, ids_BL, given_BL, asked_BT, batch_size):
+        size = max(1, most // (len(rows) * tokens.modalities[index].vocab_size))
+        for first in range(0, wanted, size):
+            part = slice(first, min(first + size, wanted))
+            with torch.inference_mode():
+                logits = model.logits(states[:, part], index).float()
+            yield rows, first, logits.log_softmax(-1)
+
+
+def log_probs(
+    model: FourM,
+    tokens: TokenSequence,
+    ids_BL: Tensor,
+    given_BL: Tensor,
+    asked_BT: Tensor,
+    wanted_BT: Tensor,
+    batch_size: int = 64,
+) -> Tensor:
+    """Return log-probabilities of an id for each asked-for slot, float32 (B, T) on the CPU.
+
+    Args:
+        model, tokens, ids_BL, given_BL, asked_BT, batch_size: As for ``log_shares``.
+        wanted_BT: int64 ids.
+    """
+    device = model.device
+    out_BT = torch.empty(asked_BT.shape, device=device)
+    parts = log_shares(model, tokens, ids_BL, given_BL, asked_BT, batch_size)
+    for rows, first, log_p in parts:
+        part = slice(first, first + log_p.shape[1])
+        ids = wanted_BT[rows, part].to(device)
+        out_BT[rows.to(device), part] = log_p.gather(2, ids[..., None])[..., 0]
+    return out_BT.cpu()

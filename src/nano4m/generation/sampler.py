@@ -1,0 +1,281 @@
+"""Generation, ids to ids: fill one modality after another from whatever is given.
+
+Grids and sounds are filled in a few parallel steps. By MaskGIT (arXiv:2202.04200): predict all
+unknown tokens, draw them, keep the most confident ones, with Gumbel noise on the confidence that
+fades out. Or in an order that is known before (``orders``): choose the slots, then draw them.
+Residual codebooks are filled coarse to fine, as SoundStorm does (arXiv:2305.09636). Texts are
+written from left to right until their end token (``writing``). Given tokens are never touched.
+
+Every sample has its own random generator: sample i of a batch does not depend on the others.
+
+All steps are planned before the first one: which rows are alike, and how many tokens each step
+fills, follows from what is given. So a GPU is never waited for between two steps.
+
+Shapes: B batch, L all token slots of a clip, T slots of one modality, S slots of one codebook,
+N slots that are still to be filled, V vocabulary of one modality, R rows of the batch that are
+alike.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nano4m.config.generation import GenerateConfig
+from nano4m.errors import UserError
+from nano4m.generation.decoding_order import slot_order
+from nano4m.generation.draw import confidence, numbers
+from nano4m.generation.filling import Fill, OnStep, alike
+from nano4m.generation.filling import num_codebooks as num_codebooks
+from nano4m.generation.guidance import ChainStep, Codebook, Guide
+from nano4m.generation.likelihoods import log_probs as log_probs
+from nano4m.generation.token_schedules import (
+    guidance_factor,
+    share_steps,
+    temperatures,
+    token_counts,
+)
+from nano4m.generation.writing import write_text
+from nano4m.model.fourm import FourM
+from nano4m.tokens.batch import TokenSequence
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """Rows that lack equally many tokens, and what is to be done to them; tensors of the CPU.
+
+    Attributes:
+        rows: int64 (R,).
+        slots_RN: int64 slots that are filled, those of one codebook or all.
+        others_RT: int64 slots that stay unknown; the decoder sees them, as in training.
+        counts: Tokens that each step fills.
+        shown: Tokens that each branch of the guide shows at the first step.
+        book: The codebook of ``slots_RN``, if it is one of several.
+    """
+
+    rows: Tensor
+    slots_RN: Tensor
+    others_RT: Tensor
+    counts: list[int]
+    shown: list[int]
+    book: Codebook | None
+
+
+def _parts(
+    fill: Fill, known_BL: Tensor, slots_S: Tensor, steps: int, book: Codebook | None
+) -> list[_Part]:
+    """Plan to fill the slots of one codebook, or of all, when ``known_BL`` is known."""
+    unknown_BT = ~known_BL[:, fill.span]
+    is_level_T = torch.zeros(fill.modality.length, dtype=torch.bool)
+    is_level_T[slots_S] = True
+    here, all_of_it = (unknown_BT & is_level_T).sum(1), unknown_BT.sum(1)
+    keys, guide = [here, all_of_it], fill.guide
+    if guide.on_device:
+        keys += guide.shown(known_BL).unbind(1)
+    choices = fill.modality.vocab_size // (book.of if book else 1)
+    found = []
+    for rows in alike(*keys, batch_size=guide.rows_at_once(len(slots_S), choices)):
+        count, whole = int(here[rows[0]]), int(all_of_it[rows[0]])
+        if count:
+            unknown = unknown_BT[rows]
+            left = (unknown & is_level_T).nonzero()[:, 1].view(len(rows), count)
+            others = (unknown & ~is_level_T).nonzero()[:, 1].view(len(rows), whole - count)
+            found.append(
+                _Part(
+                    rows=rows,
+                    slots_RN=left,
+                    others_RT=others,
+                    counts=token_counts(count, steps, fill.settings.schedule),
+                    shown=guide.shown(known_BL[rows[:1]])[0].tolist(),
+                    book=book,
+                )
+            )
+    return found
+
+
+def _fill_part(fill: Fill, part: _Part) -> None:
+    """Fill the slots of rows that lack equally many."""
+    settings, counts, own = fill.settings, part.counts, fill.own(part.rows)
+    by_confidence = settings.order == "confidence"
+    left_RN = part.slots_RN
+    if not by_confidence:
+        left_RN = slot_order(settings.order, fill.modality, left_RN, own)
+    heats, total = temperatures(settings, counts), 0
+    for step, heat in enumerate(heats):
+        size = sum(counts[step:]) if by_confidence else counts[step]
+        total += numbers(size, heat, settings.top_p) + size * by_confidence
+    chance = fill.chance(own, total)
+    rows, left_RN, others_RT = (fill.send(t) for t in (part.rows, left_RN, part.others_RT))
+    shown = part.shown
+    for step, (count, heat) in enumerate(zip(counts, heats, strict=True)):
+        factor = guidance_factor(settings.guidance_schedule, step, len(counts))
+        drawable = left_RN.shape[1] if by_confidence else count
+        asked = torch.cat([left_RN, others_RT], 1)
+        logits = fill.ask(rows, asked, drawable, factor, shown, part.book)
+        drawn = chance.draw(logits, heat, settings.top_k, settings.top_p)
+        sure = confidence(logits, drawn) if by_confidence or settings.remask_rounds else None
+        slots, left = left_RN[:, :count], left_RN[:, count:]
+        if by_confidence and sure is not None:
+            noise = settings.noise * (1 - (step + 1) / len(counts))
+            score = sure + noise * chance.gumbel(drawable)
+            ranked = score.argsort(dim=1, descending=True, stable=True)
+            keep, rest = ranked[:, :count], ranked[:, count:].sort(1).values
+            slots, left = left_RN.gather(1, keep), left_RN.gather(1, rest)
+            drawn, sure = drawn.gather(1, keep), sure.gather(1, keep)
+        fill.write(rows, slots, drawn)
+        if sure is not None:
+            fill.sure_BT[rows[:, None], slots] = sure
+        left_RN = left
+        shown = [n + count for n in shown]
+        fill.step_done()
+
+
+def _remask_parts(fill: Fill, made_BT: Tensor) -> list[_Part]:
+    """Plan to draw the least sure of the generated tokens again; ``slots_RN`` are all of these."""
+    made_B, filled_BL = made_BT.sum(1), fill.known_BL.clone()
+    filled_BL[:, fill.span] = True
+    shown_BP, found = fill.guide.shown(filled_BL), []
+    keys = [made_B, *shown_BP.unbind(1)] if fill.guide.on_device else [made_B]
+    most = fill.guide.rows_at_once(fill.modality.length, fill.modality.vocab_size)
+    for rows in alike(*keys, batch_size=most):
+        total = int(made_B[rows[0]])
+        if total:
+            count = max(1, round(fill.settings.remask_share * total))
+            slots = made_BT[rows].nonzero()[:, 1].view(len(rows), total)
+            shown = [n - count for n in shown_BP[rows[0]].tolist()]
+            found.append(
+                _Part(
+                    rows=rows,
+                    slots_RN=slots,
+                    others_RT=slots[:, :0],
+                    counts=[count] * fill.settings.remask_rounds,
+                    shown=shown,
+                    book=None,
+                )
+            )
+    return found
+
+
+def _remask(fill: Fill, part: _Part) -> None:
+    """Draw the least sure of the generated tokens again, for some rounds; given ones stay."""
+    settings, count, total = fill.settings, part.counts[0], part.slots_RN.shape[1]
+    # As hot as when so many were left.
+    heat = temperatures(settings, [total - count, count])[-1]
+    each = numbers(count, heat, settings.top_p)
+    chance = fill.chance(fill.own(part.rows), each * len(part.counts))
+    is_made_RT = torch.zeros(len(part.rows), fill.modality.length, dtype=torch.bool)
+    hidden = fill.send(~is_made_RT.scatter(1, part.slots_RN, True))
+    rows = fill.send(part.rows)
+    for _ in part.counts:
+        sure = fill.sure_BT[rows].masked_fill(hidden, math.inf)
+        slots = sure.argsort(dim=1, stable=True)[:, :count].sort(1).values
+        fill.mark(rows, slots, torch.zeros_like(slots, dtype=torch.bool))
+        logits = fill.ask(rows, slots, count, 1.0, part.shown)
+        drawn = chance.draw(logits, heat, settings.top_k, settings.top_p)
+        fill.write(rows, slots, drawn)
+        fill.sure_BT[rows[:, None], slots] = confidence(logits, drawn)
+        fill.step_done()
+
+
+def _fill_parallel(fill: Fill) -> None:
+    """Fill a grid or a sound."""
+    made_BT = ~fill.known_BL[:, fill.span]
+    slots, books = torch.arange(fill.modality.length), num_codebooks(fill.modality)
+    levels: list[tuple[Tensor, Codebook | None]] = [(slots, None)]
+    if fill.settings.codebooks == "levels" and books > 1:
+        levels = [(slots[book::books], Codebook(book, books)) for book in range(books)]
+    parts, known_BL = [], fill.known_BL.clone()
+    shares = share_steps(fill.settings.steps, len(levels))
+    for (level, book), steps in zip(levels, shares, strict=True):
+        parts += _parts(fill, known_BL, level, steps, book)
+        known_BL[:, level + fill.span.start] = True
+    again = _remask_parts(fill, made_BT) if fill.settings.remask_rounds else []
+    fill.steps = sum(len(part.counts) for part in parts + again)
+    for part in parts:
+        _fill_part(fill, part)
+    for part in again:
+        _remask(fill, part)
+    fill.known_BL = known_BL
+
+
+def _require_given(step: ChainStep, tokens: TokenSequence, known_BL: Tensor) -> None:
+    """Refuse a condition of which no row has a token."""
+    sources = {s for c in step.conditions or () for s in c.sources} | {*step.negative}
+    for source in sorted(sources):
+        if not bool(known_BL[:, tokens.slices[tokens.index(source)]].any()):
+            raise UserError(
+                f"{source!r} is a condition of {step.target!r}, but nothing is given of it; give "
+                "it, or generate it in an earlier step of the chain"
+            )
+
+
+def generate(
+    model: FourM,
+    tokens: TokenSequence,
+    ids_BL: Tensor,
+    given_BL: Tensor,
+    targets: Sequence[str | ChainStep],
+    config: GenerateConfig,
+    seeds: Sequence[int],
+    on_step: OnStep | None = None,
+    on_device: bool | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Fill ``targets`` in order; each finished one is a condition of the next.
+
+    Args:
+        model: In evaluation mode.
+        tokens: Order of the slots.
+        ids_BL: int64 ids of a batch; only given slots are read.
+        given_BL: bool, which slots are given. A target may be given in part, in any slots.
+        targets: Modalities to fill; a name alone takes all that is given as its condition.
+        config: How they are drawn. Steps above the tokens that a row lacks are cut to these.
+        seeds: One seed a row.
+        on_step: Called after every step with the target, the number of the step and of all steps of
+            the target, and the ids and marks that there are, where the sampler keeps them. Rows
+            that lack other numbers of tokens take their steps one after the other; a text may end
+            before its last step.
+        on_device: Whether all of it stays where the model is and nothing is read back meanwhile;
+            None: on all devices but a CPU. The way of a CPU (False) computes equal questions once.
+            See ``sampling`` for what is the same in both.
+
+    Returns:
+        New (ids_BL, given_BL), where those handed over lie: every slot of every target is filled
+        (a text: up to its end token), every slot given before has its old id.
+
+    Raises:
+        UserError: A target or condition that the model does not have, or of which nothing is given.
+        ValueError: Not one seed a row.
+    """
+    if len(seeds) != len(ids_BL):
+        raise ValueError(f"{len(seeds)} seeds for {len(ids_BL)} rows")
+    chain = [t if isinstance(t, ChainStep) else ChainStep(target=t) for t in targets]
+    chosen = [step.settings or config.for_modality(step.target) for step in chain]
+    # All guides first: a mistake in the last step is told before the first one is computed.
+    guides = [
+        Guide(model, tokens, step, settings.guidance, config.batch_size, on_device)
+        for step, settings in zip(chain, chosen, strict=True)
+    ]
+    home, known_BL = ids_BL.device, given_BL.cpu()
+    there = model.device if guides and guides[0].on_device else torch.device("cpu")
+    ids_BL, given_BL = ids_BL.to(there, copy=True), given_BL.to(there, copy=True)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    for step, settings, guide in zip(chain, chosen, guides, strict=True):
+        _require_given(step, tokens, known_BL)
+        modality = tokens.modalities[guide.target]
+        fill = Fill(
+            guide=guide,
+            modality=modality,
+            span=tokens.slices[guide.target],
+            settings=settings,
+            ids_BL=ids_BL,
+            given_BL=given_BL,
+            known_BL=known_BL,
+            generators=generators,
+            sure_BT=torch.zeros(len(ids_BL), modality.length, device=there),
+            on_step=on_step,
+        )
+        (write_text if modality.is_text else _fill_parallel)(fill)
+        ids_BL, given_BL, known_BL = fill.ids_BL, fill.given_BL, fill.known_BL
+    return ids_BL.to(home), given_BL.to(home)

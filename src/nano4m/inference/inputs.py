@@ -1,0 +1,261 @@
+"""What generation starts from: files, as ids and marks of given slots.
+
+Files take the road of the clips stage: they are read by ``sources.read``, cut by ``cut``, stored
+and decoded as a row of the clips table is, and tokenised by the run's own tokenizers.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nano4m.config.run import ClipsConfig
+from nano4m.data.clip_media import READERS, depth_bytes, normals_bytes, picture_bytes, sound_bytes
+from nano4m.data.cut import (
+    centre_box,
+    crop_depth,
+    crop_normals,
+    crop_picture,
+    cut,
+    cut_sound,
+    silent,
+)
+from nano4m.data.sources.base import RawMedia
+from nano4m.data.sources.read import (
+    PICTURES,
+    SOUNDS,
+    VIDEOS,
+    is_depth_png,
+    read_depth,
+    read_normals,
+    read_picture,
+    read_sound,
+    read_video,
+)
+from nano4m.errors import BadMedia, UserError, nearest
+from nano4m.inference.opened import OpenRun
+from nano4m.modalities import FRAMED, TEXT_END, Media
+
+Cell = Any
+"""Media of one clip as a column of the clips table holds them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """One input.
+
+    Attributes:
+        name: Of the files that are made from it.
+        ids_L, given_L: int64 ids and bool marks of all slots.
+        media: Name of a modality -> media as its tokenizer takes them, one item.
+        about: What it was and what was done to it, JSON.
+    """
+
+    name: str
+    ids_L: Tensor
+    given_L: Tensor
+    media: dict[str, Any]
+    about: dict[str, Any]
+
+
+def _window_note(seconds: float, start: float, clips: ClipsConfig) -> str:
+    """Say what the window does to a recording of ``seconds``."""
+    if abs(seconds - clips.window_seconds) * clips.sample_rate < 1:
+        return f"{seconds:.2f} s, as long as the window"
+    if seconds < clips.window_seconds:
+        return (
+            f"{seconds:.2f} s, shorter than the window of {clips.window_seconds:g} s: silence is "
+            "put around it"
+        )
+    return (
+        f"{seconds:.2f} s, longer than the window of {clips.window_seconds:g} s: the part from "
+        f"{start:.2f} s is used (clips.window {clips.window})"
+    )
+
+
+def _level_note(clips: ClipsConfig) -> str:
+    if clips.loudness_db is None:
+        return ""
+    return f"; its level is set to {clips.loudness_db:g} dB"
+
+
+def _sound(path: Path, clips: ClipsConfig) -> tuple[Cell, str]:
+    recorded, rate = read_sound(path)
+    window, levels, start, _ = cut_sound(recorded, rate, clips)
+    reason = silent(levels["rms_db"], clips)
+    if reason:
+        raise BadMedia(reason)
+    note = _window_note(len(recorded) / rate, start / clips.sample_rate, clips) + _level_note(clips)
+    return sound_bytes(window, clips.sample_rate), note
+
+
+def _crop_note(height: int, width: int, clips: ClipsConfig) -> str:
+    cut_away = "" if height == width else ", the square in its centre is used"
+    return f"{width} x {height} pixels{cut_away}, resized to {clips.picture_size}"
+
+
+def _framed(
+    read: Callable[[Path, ClipsConfig], np.ndarray],
+    crop: Callable[[np.ndarray, tuple[int, int, int], ClipsConfig], np.ndarray],
+    code: Callable[[np.ndarray], bytes],
+) -> Callable[[Path, ClipsConfig], tuple[Cell, str]]:
+    """Return a reader of one still picture of a kind."""
+
+    def cell(path: Path, clips: ClipsConfig) -> tuple[Cell, str]:
+        plane = read(path, clips)
+        box = centre_box(plane.shape[0], plane.shape[1])
+        return [code(crop(plane, box, clips))], _crop_note(plane.shape[0], plane.shape[1], clips)
+
+    return cell
+
+
+FILES: dict[Media, Callable[[Path, ClipsConfig], tuple[Cell, str]]] = {
+    "picture": _framed(
+        lambda path, clips: read_picture(path),
+        lambda plane, box, clips: crop_picture(plane, box, clips.picture_size),
+        picture_bytes,
+    ),
+    "depth": _framed(
+        lambda path, clips: read_depth(path, clips.depth_near),
+        lambda plane, box, clips: crop_depth(plane, box, clips.picture_size, clips.depth_near),
+        depth_bytes,
+    ),
+    "normals": _framed(
+        lambda path, clips: read_normals(path),
+        lambda plane, box, clips: crop_normals(plane, box, clips.picture_size),
+        normals_bytes,
+    ),
+    "sound": _sound,
+}
+"""Kind -> the cell of a file and a note of what was done to it. A caption is no file."""
+
+_KINDS: list[tuple[Callable[[Path], bool], tuple[Media, ...]]] = [
+    (lambda path: path.suffix.lower() in SOUNDS, ("sound",)),
+    (lambda path: path.suffix.lower() == ".npy", ("depth",)),
+    (lambda path: path.suffix.lower() == ".png" and is_depth_png(path), ("depth",)),
+    (lambda path: path.suffix.lower() in PICTURES, ("picture",)),
+]
+
+
+def _video(path: Path, clips: ClipsConfig) -> tuple[dict[Media, Cell], str]:
+    """Return the cells of a video, its first keyframe the picture, and a note."""
+    sound, rate, frames, times = read_video(path)
+    columns = cut(RawMedia(sound=sound, sample_rate=rate, frames=frames, frame_times=times), clips)
+    if "reason" in columns:
+        raise BadMedia(columns["reason"])
+    note = _window_note(len(sound) / rate, columns["offset_s"], clips) + _level_note(clips)
+    cells = {kind: columns[column] for kind, (column, _) in READERS.items() if column in columns}
+    return {kind: cell for kind, cell in cells.items() if cell}, note
+
+
+def _named(text: str, run: OpenRun) -> tuple[str | None, Path]:
+    """Return modality and path of ``MODALITY=PATH``, or None and the path."""
+    name, sign, rest = text.partition("=")
+    if not sign or Path(text).exists():
+        return None, Path(text)
+    if name not in run.by_name:
+        raise UserError(f"--in {text}: {run.folder} has no {name!r}; {nearest(name, run.by_name)}")
+    return name, Path(rest)
+
+
+def _cells(text: str, run: OpenRun) -> tuple[dict[str, Cell], Path, str]:
+    """Return the cells of a file by name of modality, its path, and what was done to it."""
+    name, path = _named(text, run)
+    clips = run.config.clips
+    if not path.is_file():
+        raise UserError(f"--in {text}: no file at {path}")
+    try:
+        if name is not None:
+            media = run.by_name[name].media
+            if media not in FILES:
+                raise UserError(f"--in {text}: {name!r} is text; give it with --caption")
+            cell, note = FILES[media](path, clips)
+            return {name: cell}, path, note
+        if path.suffix.lower() in VIDEOS:
+            cells, note = _video(path, clips)
+        else:
+            kinds = next((kinds for fits, kinds in _KINDS if fits(path)), ())
+            if not kinds:
+                allowed = ", ".join(sorted(SOUNDS | PICTURES | VIDEOS | {".npy"}))
+                raise UserError(f"--in {text}: {path.suffix or path.name!r} is not read; "
+                                f"choose from {allowed}")  # fmt: skip
+            cell, note = FILES[kinds[0]](path, clips)
+            cells = {kinds[0]: cell}
+    except BadMedia as error:
+        raise UserError(f"--in {text}: {error}; give another file") from error
+    own = {m.name: cells[m.media] for m in run.table.modalities if m.media in cells}
+    if not own:
+        has = ", ".join(f"{m.name} ({m.media})" for m in run.table.modalities)
+        raise UserError(
+            f"--in {text}: a file of {', '.join(cells)}, and {run.folder} has none; it has {has}"
+        )
+    return own, path, note
+
+
+def read_files(
+    paths: Sequence[str], caption: str | None, run: OpenRun, tell: Callable[[str], None]
+) -> Given:
+    """Return the one input that files and a caption make together.
+
+    Args:
+        paths: ``PATH`` or ``MODALITY=PATH``.
+        caption: Text, or None.
+        run: Whose windows, crops and tokenizers are used.
+        tell: Is told what was cut away or padded.
+
+    Raises:
+        UserError: A file of no known kind, unreadable, or of a modality that the run lacks; two
+            files of one modality; a caption that is empty or too long.
+    """
+    cells: dict[str, Cell] = {}
+    about: list[dict[str, Any]] = []
+    for text in paths:
+        found, path, note = _cells(text, run)
+        twice = sorted(found.keys() & cells.keys())
+        if twice:
+            raise UserError(
+                f"--in {text}: {twice[0]!r} is given by another file already; one input holds one "
+                "of each, run the command once for each file"
+            )
+        tell(f"{path.name}: {', '.join(found)}; {note}")
+        cells |= found
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        about.append({"file": str(path), "sha256": digest, "modalities": [*found], "note": note})
+    if caption is not None:
+        texts = [m.name for m in run.table.modalities if m.is_text]
+        if not texts:
+            raise UserError(f"--caption: {run.folder} has no text, only {', '.join(run.by_name)}")
+        if not caption.strip():
+            raise UserError("--caption is empty; leave it out, or write a sentence")
+        cells |= {name: caption for name in texts}
+        about.append({"caption": caption, "modalities": texts})
+    ids_L = torch.zeros(run.tokens.length, dtype=torch.int64)
+    given_L = torch.zeros(run.tokens.length, dtype=torch.bool)
+    media = {}
+    for name, cell in cells.items():
+        modality, tokenizer = run.by_name[name], run.tokenizers[name]
+        frame = 0 if modality.media in FRAMED else None
+        media[name] = READERS[modality.media][1]([cell], frame)
+        ids = tokenizer.encode(media[name]).flatten().cpu()
+        span = run.tokens.slices[run.tokens.index(name)]
+        ids_L[span], given_L[span] = ids, True
+        if modality.is_text:
+            length = int((ids == TEXT_END).int().argmax()) + 1
+            given_L[span.start + length : span.stop] = False
+            unknown = getattr(tokenizer, "unknown", None)
+            strange = int(unknown(ids[None, :length])[0]) if unknown else 0
+            if strange:
+                tell(f"--caption: {strange} of {length} tokens were not seen in training")
+    stems = [Path(text.partition("=")[2] or text).stem for text in paths]
+    return Given(
+        name=stems[0] if stems else ("caption" if cells else "nothing"),
+        ids_L=ids_L,
+        given_L=given_L,
+        media={name: item[0] for name, item in media.items()},
+        about={"given": about},
+    )

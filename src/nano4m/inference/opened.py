@@ -1,0 +1,164 @@
+"""A finished run, opened: configuration, model, tokenizers and token table that belong together."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from nano4m.checkpoints.folder import load_model
+from nano4m.compute.precision import prepare_matmul, resolve_device
+from nano4m.config.run import Config
+from nano4m.errors import UserError
+from nano4m.masking import mask
+from nano4m.modalities import Modality
+from nano4m.model.fourm import FourM
+from nano4m.stage import manifest_of
+from nano4m.tokenizers import load_tokenizer
+from nano4m.tokenizers.base import Tokenizer
+from nano4m.tokens.batch import TokenSequence
+from nano4m.tokens.table import TokenTable, open_table
+
+NEEDED = ("clips", "tokenizers", "table", "train")
+"""Stages of a run that must be finished."""
+
+DRAWS = 1024
+"""Masks that are looked at to see whether a model was ever asked with nothing given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenRun:
+    """What generation needs of a run.
+
+    Attributes:
+        folder: Of the run.
+        config: With which it was made.
+        model: In evaluation mode, on its device.
+        tokenizers: By name of modality, on the same device.
+        table: Tokens of its clips.
+        fingerprints: Vocabulary, tokenizers and digests of the stages.
+    """
+
+    folder: Path
+    config: Config
+    model: FourM
+    tokenizers: dict[str, Tokenizer]
+    table: TokenTable
+    fingerprints: dict[str, Any]
+
+    @property
+    def tokens(self) -> TokenSequence:
+        """Order of the slots."""
+        return TokenSequence(self.table.modalities)
+
+    @property
+    def by_name(self) -> dict[str, Modality]:
+        """The modalities of the run."""
+        return {m.name: m for m in self.table.modalities}
+
+
+def _read_config(folder: Path) -> Config:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(
+            f"{folder} is no folder of a run (config.json is missing); make one with: "
+            f"nano4m run PRESET --out {folder}"
+        )
+    try:
+        return Config.model_validate(json.loads(path.read_text()))
+    except (ValidationError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"{path} is damaged or of another version ({str(error).splitlines()[0]}); make the run "
+            f"again with: nano4m run PRESET --out {folder} --overwrite"
+        ) from error
+
+
+def open_run(folder: Path, device: str) -> OpenRun:
+    """Open a run whose training is finished.
+
+    Args:
+        folder: Of the run.
+        device: Of model and tokenizers, as ``Config.device``.
+
+    Raises:
+        UserError: No run, one that is not finished, or parts that do not belong together.
+    """
+    config, where = _read_config(folder), resolve_device(device)
+    unfinished = [name for name in NEEDED if manifest_of(folder, name) is None]
+    if unfinished:
+        raise UserError(
+            f"{folder} is not finished: {unfinished[0]!r} is missing; run: nano4m run "
+            f"{config.preset} --out {folder} with the options it was begun with"
+        )
+    model, vocabulary = load_model(folder / "train" / "checkpoint")
+    table = open_table(folder / "table")
+    vocabulary.require_same(table.vocabulary, "the checkpoint", "the token table")
+    tokenizers = {
+        m.name: load_tokenizer(folder / "tokenizers" / m.name, where) for m in vocabulary.modalities
+    }
+    found = {name: tokenizer.fingerprint for name, tokenizer in tokenizers.items()}
+    for name, expected in vocabulary.tokenizers.items():
+        if found[name] != expected:
+            raise UserError(
+                f"the {name} tokenizer of {folder} has fingerprint {found[name]}, the checkpoint "
+                f"was trained on {expected}; make the run again with: nano4m run {config.preset} "
+                f"--out {folder} --overwrite"
+            )
+    prepare_matmul()
+    digests = {name: (manifest_of(folder, name) or {}).get("digest", "") for name in NEEDED}
+    return OpenRun(
+        folder=folder,
+        config=config,
+        model=model.to(where).eval(),
+        tokenizers=tokenizers,
+        table=table,
+        fingerprints={
+            "vocabulary": vocabulary.fingerprint,
+            "tokenizers": found,
+            "stages": digests,
+        },
+    )
+
+
+def times_unconditional(run: OpenRun) -> dict[str, int]:
+    """Count in DRAWS masks of the run's training how often each modality is asked from nothing.
+
+    The masks are drawn from the masking section of the run, with a fixed seed: whatever the
+    strategies are, this is what the model was trained on.
+    """
+    rows = torch.arange(DRAWS) % len(run.table.clip_ids)
+    ids, valid = (torch.from_numpy(a) for a in run.table.gather(rows.numpy(), None))
+    # One sample a group: as many draws of roles as samples.
+    masking = run.config.masking.model_copy(update={"group_size": 1})
+    draw = torch.Generator().manual_seed(0)
+    counts = {m.name: 0 for m in run.table.modalities}
+    for batch in mask(ids, valid, run.tokens, masking, draw):
+        if not batch.enc_ids_BN.shape[1]:
+            for index, name in enumerate(counts):
+                counts[name] += int((batch.dec_modality_BM == index).any(1).sum())
+    return counts
+
+
+def require_unconditional(run: OpenRun, targets: list[str], why: str) -> None:
+    """Refuse what needs an answer to nothing at all, where the model never learnt one.
+
+    Args:
+        run: Whose masking is looked at.
+        targets: Modalities that are asked for.
+        why: What needs it, the beginning of the message.
+
+    Raises:
+        UserError: With what to train.
+    """
+    counts = times_unconditional(run)
+    missing = [name for name in targets if not counts[name]]
+    if missing:
+        raise UserError(
+            f"{why} needs what the model says of {missing[0]!r} when nothing is given, and the "
+            f"training of {run.folder} never asked that: 0 of {DRAWS} masks drawn from its masking "
+            "drop all conditions, so the answer is noise. Use --guidance 1 with something given, "
+            "or train with masks that drop them, as those of any_to_any do now and then: "
+            f"nano4m run {run.config.preset} --out OTHER --masking.any-to-any 0.9"
+        )

@@ -1,0 +1,166 @@
+"""The options of ``nano4m generate``; importing this loads no PyTorch."""
+
+import contextlib
+import io
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, create_model
+from pydantic.fields import FieldInfo
+from tyro import conf
+
+from nano4m.config.generation import GenerateConfig
+from nano4m.errors import UserError
+
+PURPOSE = """\
+Make media from media with a finished run.
+
+What is given is one set of files (a sound, a picture, depth, normals, a video, a caption), or rows
+of the run's token table, or nothing. What is made goes to one folder: pictures and normals as PNG,
+depth as 16-bit PNG, sounds as WAV, captions as text, all ids as ids.npz, and generate.json with
+every setting, seed and fingerprint. Files are cut as the clips of the run were: the same window,
+crop and level; what is cut away or padded is said. A setting of sampling that is left out (None)
+is the run's own.
+
+examples
+  a picture and its depth from a sound, 8 samples of each:
+    nano4m generate --run runs/farm --in dog.wav --out rgb,depth --n 8 --dir made/dog --sheet
+  a sound from a picture and a caption, guided:
+    nano4m generate --run runs/farm --in dog.png --caption "a small dog barks" --out sound \\
+      --steps 12 --guidance 3 --dir made/bark
+  a chain, in which each finished modality is given to the next:
+    nano4m generate --run runs/farm --caption "a red cow" --chain rgb,depth,normals --dir made/cow
+  the first eight clips of the test split, from their sound alone:
+    nano4m generate --run runs/farm --split test --rows 0:8 --given sound --out rgb --dir made/test
+  the first half of a sound continued, and the top of a picture completed:
+    nano4m generate --run runs/farm --in dog.wav --out sound --keep sound=0:12 --dir made/on
+    nano4m generate --run runs/farm --in dog.png --out rgb --keep rgb=0:4 --dir made/below
+  towards the sound, away from the caption:
+    nano4m generate --run runs/farm --in dog.wav --caption "a cow moos" --out rgb \\
+      --conditions sound=2 caption=-1 --dir made/no-cow
+"""
+
+
+def _option(field: FieldInfo) -> Any:
+    """Return type and default of a field that may be left out; its range is checked later."""
+    kind: Any = field.annotation
+    if field.default_factory is not None:  # a collection: empty is left out
+        factory: Any = field.default_factory
+        return (
+            Annotated[(kind, *field.metadata)],
+            Field(default_factory=factory, description=field.description),
+        )
+    return kind | None, Field(None, description=field.description)
+
+
+# Every field of the section, with no value: what is not given is the run's own setting.
+SamplerOptions: Any = create_model(
+    "SamplerOptions",
+    **{name: _option(field) for name, field in GenerateConfig.model_fields.items()},
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to make from what.
+
+    Attributes:
+        run: Folder of a run whose training is finished.
+        inputs: File that is given, PATH or MODALITY=PATH; repeat it for several. Sounds, pictures,
+            videos (both), .npy or 16-bit PNG (depth); a PNG of normals is named as such:
+            normals=FILE.
+        caption: Text that is given.
+        clips: Clips of the run that are given instead of files: ID,ID.
+        split: Split of the run whose clips are given instead of files.
+        rows: Which clips of the split, FIRST:LAST, the last one not included; all if left out.
+        given: Modalities of those clips that are shown; all that are not made if left out.
+        out: Modalities to make, each from what is given alone: NAME,NAME.
+        chain: Modalities to make one after another, each from what is given and what came before.
+        keep: Parts of what is made that are given: MODALITY=FIRST:LAST in rows of a picture, frames
+            of a sound, words of a caption, the last one not included.
+        conditions: Conditions with a weight each, MODALITY=WEIGHT: l_u + sum w_i (l_i - l_u). A
+            negative one leads away. In a chain, what is finished joins with the weight --guidance.
+        negative: Modality that guidance leads away from: it takes the place of the unconditional.
+        n: Samples of each input.
+        seed: Random seed. A sample depends on it, on the name of its input and on its own number,
+            not on the other samples.
+        dir: Folder to write to, made if missing.
+        overwrite: Write into a folder that is not empty; what this command left there is replaced,
+            other files stay.
+        sheet: Also write sheet.png, inputs beside samples, and sounds.png, their spectrograms.
+        device: Where to compute: cpu, cuda, cuda:N or mps; auto: the GPU if there is one.
+    """
+
+    run: Path
+    dir: Path
+    inputs: Annotated[conf.UseAppendAction[tuple[str, ...]], conf.arg(name="in")] = ()
+    caption: str | None = None
+    clips: str | None = None
+    split: Literal["train", "val", "test"] | None = None
+    rows: str | None = None
+    given: str | None = None
+    out: str | None = None
+    chain: str | None = None
+    keep: tuple[str, ...] = ()
+    conditions: tuple[str, ...] = ()
+    negative: str | None = None
+    n: int = 1
+    seed: int = 0
+    overwrite: bool = False
+    sheet: bool = False
+    device: str = "auto"
+
+
+def parse_options(args: Sequence[str]) -> tuple[Options, dict[str, Any]]:
+    """Return the options, and the settings of sampling that are given.
+
+    Raises:
+        UserError: A setting that sampling cannot have.
+        SystemExit: After help, or a mistake that tyro has told about.
+    """
+    import tyro
+
+    def parse(
+        options: Annotated[Options, conf.arg(name="")],
+        sampler: Annotated[SamplerOptions, conf.arg(name="")] = SamplerOptions(),  # noqa: B008
+    ) -> tuple[Options, Any]:
+        return options, sampler
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            options, sampler = tyro.cli(
+                parse, prog="nano4m generate", description=PURPOSE, args=list(args)
+            )
+    except ValidationError as error:
+        raise UserError(explain(error)) from error
+    except SystemExit as stop:
+        cause = stop.__context__
+        if cause is not None and isinstance(cause.__context__, ValidationError):
+            raise UserError(explain(cause.__context__)) from stop
+        sys.stderr.write(said.getvalue())
+        raise
+    chosen = {k: v for k, v in sampler.model_dump().items() if v not in (None, {})}
+    try:
+        GenerateConfig(**chosen)
+    except ValidationError as error:
+        raise UserError(explain(error)) from error
+    return options, chosen
+
+
+def explain(error: ValidationError) -> str:
+    """Return a line for each wrong setting: the option, what was given, what is allowed."""
+    lines = []
+    for entry in error.errors():
+        option = "--" + str(entry["loc"][0]).replace("_", "-") if entry["loc"] else "sampling"
+        message = entry["msg"].removeprefix("Value error, ")
+        lines.append(f"{option}: {message[0].lower()}{message[1:]}, given: {entry['input']!r}")
+    return "\n".join(lines)
+
+
+def names_of(text: str | None) -> list[str]:
+    """Return the names of ``A,B``, in order, without empty ones."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]

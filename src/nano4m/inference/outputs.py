@@ -1,0 +1,147 @@
+"""What generation leaves: one file a sample and modality, all ids, and a record of how."""
+
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from nano4m.data.clip_media import depth_bytes, normals_bytes
+from nano4m.errors import UserError
+from nano4m.modalities import Media, Modality
+from nano4m.stage import writable, write_json
+from nano4m.tokenizers.base import Tokenizer
+
+RECORD = "generate"
+"""The record is ``generate.json``; what it lists is what a later call may replace."""
+
+DECODE_BATCH = 64
+DECODE_BATCH_GPU = 256
+"""Samples that are decoded at once."""
+
+
+def _plane(value: Any) -> np.ndarray:
+    """Return (H, W) of (1, H, W), or (H, W, 3) of (3, H, W)."""
+    array = torch.as_tensor(value).float().numpy()
+    return array[0] if len(array) == 1 else np.moveaxis(array, 0, -1)
+
+
+def _png(value: Any, sample_rate: int) -> bytes:
+    buffer = io.BytesIO()
+    pixels = np.round(np.clip(_plane(value), 0, 1) * 255).astype(np.uint8)
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _wav(value: Any, sample_rate: int) -> bytes:
+    import soundfile
+
+    buffer = io.BytesIO()
+    sound = torch.as_tensor(value).float().clamp(-1, 1).numpy()
+    soundfile.write(buffer, sound, sample_rate, format="WAV", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+WRITERS: dict[Media, tuple[str, Callable[[Any, int], bytes]]] = {
+    "picture": (".png", _png),
+    "depth": (".png", lambda value, rate: depth_bytes(np.clip(_plane(value), 0, 1))),
+    "normals": (".png", lambda value, rate: normals_bytes(_plane(value))),
+    "sound": (".wav", _wav),
+    "caption": (".txt", lambda value, rate: (str(value) + "\n").encode()),
+}
+"""Kind -> ending of its files, and their bytes of one item."""
+
+
+def decode(tokenizer: Tokenizer, modality: Modality, ids_NT: Tensor) -> list[Any]:
+    """Return the media of each sequence of ids, on the CPU, decoded where the tokenizer is."""
+    media: list[Any] = []
+    for part in ids_NT.split(DECODE_BATCH if tokenizer.device.type == "cpu" else DECODE_BATCH_GPU):
+        decoded = tokenizer.decode(part.reshape(-1, *modality.shape))
+        media += list(decoded.cpu() if isinstance(decoded, Tensor) else decoded)
+    return media
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """The samples of one modality, those of one input after the other.
+
+    Attributes:
+        modality: Of the run.
+        ids_NT: int64 ids; a text has its end token behind its end.
+        media: N decoded items.
+    """
+
+    modality: Modality
+    ids_NT: Tensor
+    media: list[Any]
+
+
+def prepare_folder(folder: Path, overwrite: bool) -> None:
+    """Make the folder; where it holds files, refuse, or remove those of an earlier call.
+
+    Raises:
+        UserError: It is no folder, cannot be written, or is not empty and ``overwrite`` is not set.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--dir {folder} is a file; choose a folder")
+    with writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            if not overwrite:
+                raise UserError(
+                    f"--dir {folder} is not empty; choose another folder, or add --overwrite to "
+                    "replace what this command left there"
+                )
+            record = folder / f"{RECORD}.json"
+            listed = _listed(record) if record.exists() else []
+            for name in listed:
+                # Never a path that leads out of the folder, whatever the record says.
+                if Path(name).name == name:
+                    (folder / name).unlink(missing_ok=True)
+            record.unlink(missing_ok=True)
+
+
+def _listed(record: Path) -> list[str]:
+    """Return the files that an earlier record lists; none if it cannot be read."""
+    try:
+        files = json.loads(record.read_text()).get("files", [])
+    except (json.JSONDecodeError, AttributeError):
+        return []
+    return [str(name) for name in files]
+
+
+def write_media(folder: Path, names: Sequence[str], made: Made, rate: int) -> list[str]:
+    """Write one file a sample, ``<name>.<modality>.png``, and return their names.
+
+    Args:
+        folder: It exists.
+        names: Of each sample, as many as items.
+        made: What was generated.
+        rate: Sample rate of a sound, in Hz.
+    """
+    ending, to_bytes = WRITERS[made.modality.media]
+    files = []
+    for name, item in zip(names, made.media, strict=True):
+        file = f"{name}.{made.modality.name}{ending}"
+        (folder / file).write_bytes(to_bytes(item, rate))
+        files.append(file)
+    return files
+
+
+def write_ids(folder: Path, names: Sequence[str], made: Sequence[Made]) -> str:
+    """Write ``ids.npz``: sample_names and uint16 (N, T) of each modality; return its name."""
+    arrays: dict[str, Any] = {m.modality.name: m.ids_NT.numpy().astype(np.uint16) for m in made}
+    with (folder / "ids.npz").open("wb") as file:
+        np.savez_compressed(file, sample_names=np.array(names), **arrays)
+    return "ids.npz"
+
+
+def write_record(folder: Path, record: Mapping[str, Any], files: Sequence[str]) -> None:
+    """Write ``generate.json``, last: where it stands, everything else is there."""
+    write_json(folder / f"{RECORD}.json", {**record, "files": [*files]})

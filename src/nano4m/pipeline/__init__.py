@@ -1,0 +1,1 @@
+"""The road of a run: its stages in order, what each depends on, and what there is."""

@@ -1,0 +1,258 @@
+"""What there is: presets, runs, token tables and registries, for a person or as JSON."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from nano4m.config.presets import PRESETS, SIZE_FIELDS, SIZES, preset
+from nano4m.config.run import Config
+from nano4m.errors import UserError, nearest
+from nano4m.modalities import MODALITIES, Modality, modality
+
+
+def _sources() -> dict[str, Any]:
+    from nano4m.data.sources import SOURCES
+
+    return {n: {"description": s.description, "licence": s.licence} for n, s in SOURCES.items()}
+
+
+def _tokenizers() -> dict[str, Any]:
+    from nano4m.tokenizers import TOKENIZERS
+
+    return {n: {"description": t.description, "licence": t.licence} for n, t in TOKENIZERS.items()}
+
+
+def _labellers() -> dict[str, Any]:
+    from nano4m.data.cut import LABELLERS
+
+    return LABELLERS
+
+
+def _filters() -> dict[str, Any]:
+    from nano4m.data import cut, duplicates
+
+    return cut.FILTERS | duplicates.FILTERS
+
+
+def _modalities() -> dict[str, Any]:
+    return {
+        n: {"media": m.media, "layout": m.layout, "tokenizer": m.tokenizer, "labeller": m.labeller}
+        for n, m in MODALITIES.items()
+    }
+
+
+def _presets() -> dict[str, Any]:
+    return {
+        n: {"source": c.source.name, "modalities": list(c.tokenizers)} for n, c in PRESETS.items()
+    }
+
+
+def _sizes() -> dict[str, Any]:
+    import torch
+
+    from nano4m.model.fourm import FourM
+
+    # Any modality will do: the trunk does not depend on it.
+    anything = next(iter(MODALITIES.values())).with_tokens((1, 1), 1)
+    told = {}
+    for name, config in SIZES.items():
+        with torch.device("meta"):
+            model = FourM(config, (anything,))
+        told[name] = config.model_dump(include=SIZE_FIELDS) | {"trunk": model.trunk_parameters}
+    return told
+
+
+REGISTRIES = {
+    "presets": _presets,
+    "sizes": _sizes,
+    "modalities": _modalities,
+    "sources": _sources,
+    "tokenizers": _tokenizers,
+    "labellers": _labellers,
+    "filters": _filters,
+}
+
+
+def _token_shape(config: Config, name: str) -> tuple[tuple[int, ...], int]:
+    """Return shape and vocabulary that a tokenizer will have; for text, the most it may have."""
+    section = config.tokenizers[name]
+    if section.kind == "image_vq":
+        return (section.grid, section.grid), section.vocab
+    if section.kind == "mel_vq":
+        samples = round(config.clips.window_seconds * config.clips.sample_rate)
+        frames = -(-samples // section.hop)
+        return (
+            -(-frames // section.downsample),
+            section.codebooks,
+        ), section.vocab * section.codebooks
+    return (section.max_length,), section.vocab
+
+
+def _model(model: Any) -> dict[str, Any]:
+    """Return size, parameters and choices of a model, and what it speaks."""
+    return {
+        "parameters": model.num_parameters,
+        "trunk_parameters": model.trunk_parameters,
+        **model.config.model_dump(exclude={"checkpointing"}),
+        "modalities": {
+            m.name: {
+                "layout": m.layout,
+                "shape": list(m.shape),
+                "tokens": m.length,
+                "vocabulary": m.vocab_size,
+            }
+            for m in model.modalities
+        },
+        "tokens_a_clip": sum(m.length for m in model.modalities),
+    }
+
+
+def layouts(config: Config) -> tuple[Modality, ...]:
+    """Return the modalities of a configuration as its tokenizers will fix them."""
+    return tuple(modality(n).with_tokens(*_token_shape(config, n)) for n in config.tokenizers)
+
+
+def describe_preset(config: Config) -> dict[str, Any]:
+    """Return parameters, modalities and budgets of a configuration, what its masks train, and what
+    the training takes on its device.
+    """
+    import torch
+
+    from nano4m.masking.conditions import condition_shares, rarest, used
+    from nano4m.model.fourm import FourM
+    from nano4m.pipeline.forecast import forecast
+    from nano4m.tokens.batch import TokenSequence
+
+    entries = layouts(config)
+    tokens = TokenSequence(entries)
+    shares = used(condition_shares(config.masking, tokens, samples=8000), tokens)
+    with torch.device("meta"):
+        model = FourM(config.model, entries)
+    return {
+        "preset": config.preset,
+        "source": config.source.name,
+        **_model(model),
+        "steps": config.train.steps,
+        "batch_size": config.train.batch_size,
+        "masking": config.masking.model_dump(mode="json"),
+        "rarest_in_training": rarest(shares),
+        "on_this_device": forecast(config, entries, model),
+    }
+
+
+def describe_run(out: Path) -> dict[str, Any]:
+    """Return the finished stages of a run and, if it was evaluated, its figures."""
+    from nano4m.pipeline.run import STAGES
+    from nano4m.stage import manifest_of
+
+    stages = {n: manifest_of(out, n) for n in STAGES}
+    told: dict[str, Any] = {
+        "run": str(out),
+        "finished": {n: m["seconds"] for n, m in stages.items() if m},
+        "unfinished": [n for n, m in stages.items() if m is None],
+    }
+    results = out / "results.json"
+    # One of an earlier configuration may lie there until this one is evaluated.
+    if stages["evaluate"] and results.exists():
+        found = json.loads(results.read_text())
+        told["probes"] = {p["name"]: p["score"]["value"] for p in found["probes"]}
+        told["coherence"] = {
+            f"{d['source']} -> {d['target']}": d["coherence"]["value"] for d in found["matrix"]
+        }
+    return told
+
+
+def describe_checkpoint(folder: Path) -> dict[str, Any]:
+    """Return what the model of a checkpoint is."""
+    from nano4m.checkpoints.folder import load_model
+
+    model, vocabulary = load_model(folder)
+    told = {"checkpoint": str(folder), "fingerprint": vocabulary.fingerprint}
+    return told | {"tokenizers": dict(vocabulary.tokenizers)} | _model(model)
+
+
+def describe_table(folder: Path) -> dict[str, Any]:
+    """Return what a token table holds."""
+    from nano4m.tokens.table import open_table
+
+    table = open_table(folder)
+    return {
+        "table": str(folder),
+        "fingerprint": table.vocabulary.fingerprint,
+        "tokenizers": dict(table.vocabulary.tokenizers),
+        "clips": {s: len(table.rows(s)) for s in ("train", "val", "test")},
+        "classes": table.classes,
+        "modalities": {
+            m.name: {
+                "shape": list(m.shape),
+                "vocabulary": m.vocab_size,
+                "views": table.ids[m.name].shape[1],
+            }
+            for m in table.modalities
+        },
+    }
+
+
+def info(what: str, as_json: bool, device: str = "auto") -> str:
+    """usage: nano4m info WHAT [--json] [--device DEVICE]
+
+    WHAT is
+      a preset              farm, digits, animals, reference, farm-large: parameters,
+                            modalities, budgets, and what its training takes on the device:
+                            memory of a step, time (auto, cpu, cuda, cuda:N or mps)
+      the folder of a run   what is finished and what it reached
+      a checkpoint's        parameters, choices, modalities, fingerprints
+      a token table's       clips, modalities, fingerprints
+      a registry            presets, sizes, modalities, sources, tokenizers, labellers, filters;
+                            with licences
+    """  # noqa: D400
+    path = Path(what)
+    if what in REGISTRIES:
+        told = REGISTRIES[what]()
+    elif what in PRESETS:
+        told = describe_preset(preset(what).model_copy(update={"device": device}))
+    elif (path / "tokens.arrow").exists():
+        told = describe_table(path)
+    elif (path / "model.safetensors").exists():
+        told = describe_checkpoint(path)
+    elif (path / "config.json").exists():
+        told = describe_run(path)
+    else:
+        raise UserError(
+            f"{what!r} is no preset, no registry and no folder of a run, a checkpoint or a token "
+            f"table; {nearest(what, [*PRESETS, *REGISTRIES])}"
+        )
+    return json.dumps(told, indent=1) if as_json else "\n".join(_lines(told))
+
+
+def _lines(value: Any, indent: str = "") -> list[str]:
+    """Lay a dictionary out as aligned lines."""
+    lines = []
+    width = max((len(str(k)) for k in value), default=0) + 2
+    for key, entry in value.items():
+        if (
+            isinstance(entry, dict)
+            and entry
+            and any(isinstance(v, (dict, list)) for v in entry.values())
+        ):
+            lines += [f"{indent}{key}", *_lines(entry, indent + "  ")]
+        elif isinstance(entry, dict):
+            shown = ", ".join(f"{k} {_plain(v)}" for k, v in entry.items())
+            lines.append(f"{indent}{key:<{width}}{shown}")
+        else:
+            lines.append(f"{indent}{key:<{width}}{_plain(entry)}")
+    return lines
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return (
+        f"{value:,}"
+        if isinstance(value, int)
+        else f"{value:.3g}"
+        if isinstance(value, float)
+        else str(value)
+    )

@@ -1,0 +1,319 @@
+"""The road of a run: its stages in order, what each depends on and what it calls."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nano4m.compute.launch import size_of_world
+from nano4m.config.run import Config
+from nano4m.errors import UserError
+from nano4m.pipeline.settings import NOT_SETTINGS, with_defaults
+from nano4m.stage import (
+    differences,
+    manifest_of,
+    provenance,
+    remove,
+    run_stage,
+    settings_there,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    from nano4m.compute.distributed import World
+    from nano4m.evaluate.desk import Materials
+    from nano4m.tokenizers.base import Tokenizer
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: a configuration, where its data come from, where it writes, who trains together."""
+
+    config: Config
+    out: Path
+    data: Path | None = None
+    world: "World | None" = None
+
+    @cached_property
+    def listing(self) -> dict[str, Any] | None:
+        """What lies in ``data``; what lay there when the clips were cut if it is gone by now."""
+        from nano4m.data.sources.listing import list_files
+
+        if self.data is None:
+            return None
+        if self.data.is_dir():
+            return dict(list_files(self.data, self.out))
+        owner = self.out / "clips" / "settings.json"
+        return settings_there(owner.parent).get("data_files") if owner.exists() else None
+
+
+def _tokenizers(run: Run) -> "dict[str, Tokenizer]":
+    from nano4m.compute.precision import resolve_device
+    from nano4m.tokenizers import load_tokenizer
+
+    device = resolve_device(run.config.device)
+    return {n: load_tokenizer(run.out / "tokenizers" / n, device) for n in run.config.tokenizers}
+
+
+def _clips(run: Run, folder: Path) -> dict[str, Any]:
+    from nano4m.data.build import build_clips
+
+    return build_clips(run.config, run.data, folder, run.listing)
+
+
+def _fit(run: Run, folder: Path) -> dict[str, Any]:
+    from nano4m.data.clip_table import open_clips
+    from nano4m.tokenizers.fit import fit_tokenizers
+
+    return fit_tokenizers(run.config, open_clips(run.out / "clips"), folder)
+
+
+def _table(run: Run, folder: Path) -> dict[str, Any]:
+    from nano4m.data.clip_table import open_clips
+    from nano4m.tokenizers.apply import build_table
+
+    return build_table(run.config, open_clips(run.out / "clips"), _tokenizers(run), folder)
+
+
+def _train(run: Run, folder: Path) -> dict[str, Any]:
+    from nano4m.tokens.table import open_table
+    from nano4m.training.trainer import train_model
+
+    table = run.out / "table"
+    return train_model(
+        run.config, open_table(table), folder, world=run.world, table_folder=table.resolve()
+    )
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """Opens what evaluation looks at; small, to be sent to another process.
+
+    ``device``, as ``Config.device``, is that of the tokenizers; the model is moved by who asks it.
+    """
+
+    out: Path
+    modalities: tuple[str, ...]
+    device: str = "cpu"
+
+    def __call__(self) -> "Materials":
+        """Open it.
+
+        Raises:
+            UserError: A part is missing, or they do not belong together.
+        """
+        from nano4m.checkpoints.folder import load_model
+        from nano4m.compute.precision import resolve_device
+        from nano4m.data.clip_table import open_clips
+        from nano4m.evaluate.desk import Materials
+        from nano4m.tokenizers import load_tokenizer
+        from nano4m.tokens.table import open_table
+
+        table = open_table(self.out / "table")
+        model, vocabulary = load_model(self.out / "train" / "checkpoint")
+        vocabulary.require_same(table.vocabulary, "the checkpoint", "the token table")
+        device, folder = resolve_device(self.device), self.out / "tokenizers"
+        tokenizers = {n: load_tokenizer(folder / n, device) for n in self.modalities}
+        return Materials(open_clips(self.out / "clips"), tokenizers, table, model)
+
+
+def _evaluate(run: Run, folder: Path) -> dict[str, Any]:
+    from nano4m.evaluate.run import evaluate_run
+
+    manifests = {
+        n: manifest_of(run.out, n) or {} for n in STAGES if n not in ("evaluate", "report")
+    }
+    context = {
+        "preset": run.config.preset,
+        "provenance": provenance(),
+        "clips": manifests["clips"]["summary"],
+        "tokenizers": manifests["tokenizers"]["summary"],
+        "training": manifests["train"]["summary"],
+        "seconds": {n: m["seconds"] for n, m in manifests.items()},
+    }
+    modalities = tuple(run.config.tokenizers)
+    opener = TrainedRun(run.out.resolve(), modalities, run.config.device)
+    results = evaluate_run(run.config, opener, folder, context)
+    write_json(run.out / "results.json", json.loads(results.model_dump_json()))
+    return {"directions": len(results.matrix), "probes": len(results.probes)}
+
+
+def _report(run: Run, folder: Path) -> dict[str, Any]:
+    import numpy as np
+
+    from nano4m.data.clip_table import open_clips
+    from nano4m.evaluate.results import read_results
+    from nano4m.report.overview import overview_png
+    from nano4m.report.page import write_report
+    from nano4m.tokens.table import open_table
+
+    results = read_results(run.out / "evaluate" / "results.json")
+    with np.load(run.out / "evaluate" / "generated.npz") as archive:
+        generated = dict(archive)
+    clips, table = open_clips(run.out / "clips"), open_table(run.out / "table")
+    shown = (clips, _tokenizers(run), table, generated)
+    page = write_report(results, run.out / "train" / "log.jsonl", *shown, run.config, folder)
+    picture = overview_png(results, *shown, folder / "overview.png")
+    return {"page": str(page), "picture": str(picture)}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage: what it does in one line, the sections it adds to what it depends on, its work."""
+
+    summary: str
+    sections: tuple[str, ...]
+    work: Callable[[Run, Path], dict[str, Any]]
+
+
+STAGES: dict[str, Stage] = {
+    "clips": Stage(
+        "cut sounds and pictures of a source into a table of clips",
+        ("seed", "source", "clips"),
+        _clips,
+    ),
+    "tokenizers": Stage(
+        "fit a tokenizer for each modality on the train split", ("tokenizers",), _fit
+    ),
+    "table": Stage("turn all clips into the token table", (), _table),
+    "train": Stage("train the transformer", ("masking", "model", "train"), _train),
+    "evaluate": Stage(
+        "measure it: probes, judges, any-to-any matrix", ("generate", "evaluate"), _evaluate
+    ),
+    "report": Stage("write the page to look at and listen to", ("report",), _report),
+}
+
+
+def settings_of(run: Run, name: str) -> dict[str, Any]:
+    """Return the JSON of everything that stage ``name`` depends on."""
+    settings: dict[str, Any] = {
+        "data": str(run.data.resolve()) if run.data else None,
+        "data_files": run.listing,
+    }
+    for stage_name, stage in STAGES.items():
+        for section in stage.sections:
+            value = run.config.model_dump(mode="json", include={section})[section]
+            if isinstance(value, dict):
+                value = {k: v for k, v in value.items() if k not in NOT_SETTINGS.get(section, ())}
+            settings[section] = value
+        if stage_name == name:
+            break
+    return settings
+
+
+def remembered_data(out: Path) -> Path | None:
+    """Return the ``--data`` that the clips of a run were made from, if any."""
+    if not (out / "clips" / "settings.json").exists():
+        return None
+    found = settings_there(out / "clips").get("data")
+    return Path(found) if found else None
+
+
+def _belongs(run: Run, name: str) -> bool:
+    """Whether the folder of a stage is empty or of these settings."""
+    owner = run.out / name / "settings.json"
+    return not owner.exists() or not differences(
+        with_defaults(settings_there(owner.parent)), settings_of(run, name)
+    )
+
+
+def walk(run: Run, overwrite: bool = False) -> dict[str, dict[str, Any]]:
+    """Run all stages that are not up to date; return their manifests.
+
+    With ``overwrite``, the first stage that belongs to another configuration and all that follow
+    from it are replaced.
+
+    Raises:
+        UserError: Several processes of torchrun: only ``train`` takes them.
+    """
+    if size_of_world() > 1:
+        raise UserError(
+            f"torchrun starts {size_of_world()} processes of the whole road, and only train shares "
+            f"its work; run: nano4m table {run.config.preset} --out {run.out}, and then: "
+            f"torchrun --nproc-per-node {size_of_world()} -m nano4m train {run.config.preset} "
+            f"--out {run.out}"
+        )
+    names = list(STAGES)
+    if overwrite:
+        changed = next((i for i, n in enumerate(names) if not _belongs(run, n)), len(names))
+        for name in reversed(names[changed:]):
+            remove(run.out, name)
+    return {name: _one(run, name) for name in names}
+
+
+def single(run: Run, name: str, overwrite: bool = False) -> dict[str, Any]:
+    """Run one stage on the finished results of those before it.
+
+    Several processes of torchrun train together; no other stage takes more than one.
+
+    Raises:
+        UserError: An earlier stage is unfinished or of another configuration, or several processes
+            run a stage that is not ``train``.
+    """
+    if size_of_world() > 1:
+        return _together(run, name, overwrite)
+    return _alone(run, name, overwrite)
+
+
+def _together(run: Run, name: str, overwrite: bool) -> dict[str, Any]:
+    if name != "train":
+        raise UserError(
+            f"torchrun starts {size_of_world()} processes of nano4m {name}, and only train shares "
+            f"its work; run: nano4m {name} {run.config.preset} --out {run.out}"
+        )
+    from nano4m.training.trainer import train_world
+
+    world = train_world(run.config)
+    run = replace(run, world=world)
+    # The first process looks after the folder; the others train when it does.
+    if world.rank:
+        return STAGES[name].work(run, run.out / name) if world.any(False) else {}
+    begun = []
+    manifest = _alone(run, name, overwrite, lambda: begun.append(world.any(True)))
+    if not begun:
+        world.any(False)
+    return manifest
+
+
+def _alone(
+    run: Run, name: str, overwrite: bool, begin: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
+    names = list(STAGES)
+    for earlier in names[: names.index(name)]:
+        if manifest_of(run.out, earlier) is None:
+            raise UserError(
+                f"{name} needs {earlier!r} of {run.out}, which is not finished; run: "
+                f"nano4m {earlier} {run.config.preset} --out {run.out}"
+            )
+    if names.index(name):
+        # An up-to-date earlier stage returns at once; one of other settings is refused.
+        _one(run, names[names.index(name) - 1])
+    if overwrite:
+        for later in reversed(names[names.index(name) :]):
+            remove(run.out, later)
+    return _one(run, name, begin)
+
+
+def _one(run: Run, name: str, begin: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    def work(folder: Path) -> dict[str, Any]:
+        begin()
+        # Not earlier: a run that is refused leaves the configuration of the one that is there.
+        write_config(run)
+        return STAGES[name].work(run, folder)
+
+    inputs = {}
+    for earlier in list(STAGES)[: list(STAGES).index(name)]:
+        manifest = manifest_of(run.out, earlier)
+        inputs[earlier] = manifest.get("digest", "") if manifest else ""
+    return run_stage(run.out, name, settings_of(run, name), inputs, work, with_defaults)
+
+
+def write_config(run: Run) -> None:
+    """Keep the resolved configuration beside the results."""
+    from nano4m.stage import writable
+
+    with writable(run.out):
+        run.out.mkdir(parents=True, exist_ok=True)
+        write_json(run.out / "config.json", run.config.model_dump(mode="json"))

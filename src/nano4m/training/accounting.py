@@ -1,0 +1,152 @@
+"""What training costs: real tokens, useful operations, memory.
+
+Tokens are counted, never assumed: given and asked-for ones of every batch, none of them padding.
+"""
+
+import resource
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from nano4m.config.run import MaskingConfig, TrainConfig
+from nano4m.modalities import Modality
+from nano4m.model.fourm import FourM
+from nano4m.tokens.batch import MaskedBatch
+
+
+def count_tokens(batches: Sequence[MaskedBatch]) -> int:
+    """Return the number of given and asked-for tokens."""
+    return sum(b.enc_ids_BN.numel() + b.dec_ids_BM.numel() for b in batches)
+
+
+def _matrices(module: nn.Module) -> int:
+    return sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear))
+
+
+@dataclass(frozen=True)
+class Operations:
+    """Useful floating-point operations of a forward and backward pass.
+
+    Multiplications and additions of matrix products are counted, once forward and twice backward:
+    what passes through each token's own matrices, scores and sums of attention, and the scores of
+    targets over their own vocabulary. Norms, softmax and what is computed again are not.
+    """
+
+    encoder: int
+    decoder: int
+    context: int
+    registers: int
+    depths: tuple[int, int]
+    width: int
+    heads: tuple[int, ...]
+
+    @classmethod
+    def of(cls, model: FourM) -> "Operations":
+        """Count the matrices of a model."""
+        keys = sum(_matrices(block.get_submodule("cross.kv")) for block in model.decoder)
+        return cls(
+            encoder=_matrices(model.encoder),
+            decoder=_matrices(model.decoder) - keys,
+            context=keys + _matrices(model.context),
+            registers=int(model.config.register_token),
+            depths=(len(model.encoder), len(model.decoder)),
+            width=model.config.dim,
+            heads=tuple(
+                len(model.head(c, full=model.config.tables == "shared")[0])
+                for c in range(len(model.modalities))
+            ),
+        )
+
+    def count(self, batches: Sequence[MaskedBatch]) -> int:
+        """Return the operations of one step on ``batches``."""
+        groups = [
+            (len(b.enc_ids_BN), b.enc_ids_BN.shape[1] + self.registers, b.dec_ids_BM.shape[1])
+            for b in batches
+        ]
+        kinds = torch.cat([b.dec_modality_BM.flatten() for b in batches])
+        targets = torch.bincount(kinds, minlength=len(self.heads)).tolist()
+        return self.of_groups(groups, targets)
+
+    def about(
+        self, modalities: Sequence[Modality], masking: MaskingConfig, train: TrainConfig
+    ) -> int:
+        """Return about how many operations a whole run takes."""
+        given, asked = usual_totals(modalities, masking)
+        slots = sum(m.length for m in modalities)
+        targets = [round(train.batch_size * asked * m.length / slots) for m in modalities]
+        return self.of_groups([(train.batch_size, given, asked)], targets) * train.steps
+
+    def of_groups(self, groups: Sequence[tuple[int, int, int]], targets: Sequence[int]) -> int:
+        """Return the operations of a step.
+
+        Args:
+            groups: (samples, inputs of each with its register, targets of each).
+            targets: Of each modality, over all samples.
+        """
+        total = 0
+        for rows, given, asked in groups:
+            matrices = given * (self.encoder + self.context) + asked * self.decoder
+            attention = self.depths[0] * given**2 + self.depths[1] * asked * (asked + given)
+            total += 2 * rows * (matrices + 2 * self.width * attention)
+        scores = sum(n * v for n, v in zip(targets, self.heads, strict=True))
+        return 3 * (total + 2 * self.width * scores)
+
+
+def usual_totals(modalities: Sequence[Modality], masking: MaskingConfig) -> tuple[int, int]:
+    """Return about how many inputs and targets a sample has on average, and with its register."""
+    slots = sum(m.length for m in modalities)
+    if masking.totals_repeat:
+        most = min(masking.max_inputs or slots, slots), min(masking.max_targets or slots, slots)
+        return (masking.min_inputs + most[0]) // 2 + 1, (masking.min_targets + most[1]) // 2
+    return slots // 3 + 1, slots // 3
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most memory held so far, in bytes: of the device, or of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    # On Linux getrusage starts from what the process that started this one had held.
+    status = Path("/proc/self/status")
+    if status.exists():
+        (line,) = (s for s in status.read_text().splitlines() if s.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def memory_needed(
+    model: FourM, train: TrainConfig, masking: MaskingConfig, dtype: torch.dtype, passes: int
+) -> int:
+    """Return about how much memory a packed step takes on a GPU, in bytes.
+
+    Weights, gradients, optimizer states and average; what the blocks keep for the backward pass, by
+    the token; scores of the loss. Counted from the widths of the layers, it is within a fifth of
+    what was measured (docs/PERFORMANCE.md).
+
+    Args:
+        model: On any device, also ``meta``.
+        train: ``batch_size``, ``ema`` and ``optimizer`` are used.
+        masking: Of the run.
+        dtype: Type to compute in.
+        passes: Parts that a step is cut into.
+    """
+    size = dtype.itemsize
+    a_weight = 4 + 4 + 8 + (4 if train.ema else 0) + (2 * size if size < 4 else 4)
+    fixed = model.num_parameters * a_weight
+    given, asked = usual_totals(model.modalities, masking)
+    width, ratio = model.config.dim, model.config.mlp_ratio
+    # Inputs of norms, of matrices and of the nonlinearity, in widths.
+    encoder = len(model.encoder) * (8 + 2 * ratio)
+    decoder = len(model.decoder) * (12 + 2 * ratio)
+    context = len(model.decoder) * 4
+    kept = (given * (encoder + context) + asked * decoder) * width * size
+    # Of the largest modality of a step, which may have twice its share of the targets.
+    targets = 2 * asked * train.batch_size // passes
+    slots = sum(m.length for m in model.modalities)
+    most = max(targets * m.length // slots * m.vocab_size for m in model.modalities)
+    scores = min(most, 1 << 28) * size * 2
+    return int(fixed + kept * train.batch_size / passes + scores)

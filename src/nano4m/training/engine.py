@@ -1,0 +1,117 @@
+"""How a step is computed on this machine: packed or not, compiled or not, as graphs or not."""
+
+import os
+import shutil
+from dataclasses import dataclass
+
+import torch
+
+from nano4m.compute.distributed import World
+from nano4m.compute.workers import count_workers
+from nano4m.config.run import Config, TrainConfig
+from nano4m.errors import UserError
+from nano4m.model.attention import has_varlen_kernel
+from nano4m.progress import say
+
+USUAL_SHARE = 0.2
+"""Share of the peak that steps reach without a compiler on a large GPU."""
+LEAST_SECONDS = 90
+"""Length of a run from which compiling, 20 to 50 s, pays."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The choices of ``TrainConfig``, resolved.
+
+    Attributes:
+        packed: All samples of a step in one row of tokens, decided on the device.
+        compiled: Blocks and loss are compiled.
+        graphs: Passes and update are captured.
+    """
+
+    packed: bool
+    compiled: bool
+    graphs: bool
+
+    def __str__(self) -> str:
+        found = ["packed" if self.packed else "by groups"]
+        found += ["compiled"] * self.compiled + ["CUDA graphs"] * self.graphs
+        return ", ".join(found)
+
+
+def why_no_compiler() -> str | None:
+    """Return what TorchInductor lacks on a GPU, or None."""
+    from torch.utils._triton import has_triton
+
+    if not has_triton():
+        return "Triton is missing (pip install triton)"
+    if not any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang")):
+        return "there is no C compiler (apt install gcc)"
+    return None
+
+
+def choose(
+    config: Config,
+    world: World,
+    dtype: torch.dtype,
+    operations: float,
+    peak: float,
+    quiet: bool = False,
+) -> Engine:
+    """Resolve ``packed``, ``compile`` and ``graphs`` for this device and these processes.
+
+    Args:
+        config: ``train`` and ``model`` are used.
+        world: The processes that train together.
+        dtype: Type to compute in.
+        operations: Useful ones of the whole run.
+        peak: Operations a second of the device at best.
+        quiet: Do not say what is missing.
+
+    Raises:
+        UserError: Something is asked for that cannot be had here.
+    """
+    settings, model = config.train, config.model
+    on_gpu = world.device.type == "cuda"
+    alone = world.size == 1
+    if settings.packed == "on" and not alone:
+        raise UserError(
+            f"--train.packed on takes one process, and there are {world.size}; leave it out"
+        )
+    if settings.packed == "on" and world.device.type not in ("cpu", "cuda"):
+        raise UserError(f"--train.packed on is for cpu and cuda, not {world.device}; leave it out")
+    packed = settings.packed == "on" or (settings.packed == "auto" and on_gpu and alone)
+    # Without a kernel for sequences of any lengths a graph would hold the lengths of one step.
+    fused = packed and on_gpu and has_varlen_kernel(world.device, dtype, model.head_dim)
+    # What is computed twice must drop the same: two graphs count their random numbers apart.
+    capturable = fused and not (model.checkpointing and settings.dropout)
+    if settings.graphs == "on" and not capturable:
+        raise UserError(
+            "--train.graphs on captures packed steps in bf16 or fp16 on a CUDA card from Ampere "
+            "on, with heads of a multiple of 8 channels, and not checkpointing with dropout; leave "
+            "it at auto"
+        )
+    graphs = settings.graphs != "off" and capturable
+    compiled = settings.compile == "on"
+    if compiled and packed and not fused:
+        raise UserError(
+            "--train.compile on compiles packed steps where one kernel attends to sequences of any "
+            "lengths (bf16 or fp16 on a CUDA card from Ampere on); give --train.packed off too"
+        )
+    if on_gpu and settings.compile != "off":
+        lacking = why_no_compiler()
+        if lacking and compiled:
+            raise UserError(f"--train.compile on: {lacking}; give --train.compile off")
+        # Compiling takes longer than a short run gains; without that kernel every step is new.
+        pays = fused and operations / (USUAL_SHARE * peak) > LEAST_SECONDS
+        compiled = compiled or (settings.compile == "auto" and pays and not lacking)
+        if settings.compile == "auto" and pays and lacking and not (quiet or world.rank):
+            say(f"train: not compiled, {lacking}; steps take a quarter longer")
+    return Engine(packed, compiled, graphs)
+
+
+def mask_workers(settings: TrainConfig, device: torch.device) -> int:
+    """Return how many processes mask ahead."""
+    if settings.workers is not None:
+        return settings.workers
+    return min(8, count_workers("auto") // 2) if device.type == "cuda" else 0

@@ -1,0 +1,242 @@
+"""Packed batches: the groups of a step laid end to end, in a form whose shapes repeat.
+
+A GPU is fast where few, large kernels are launched in the same order at every step. So all samples
+of a step, of whatever lengths, become one row of tokens; where each sample begins is data, and the
+number of tokens is filled up to a multiple of a quantum. What fills it up are sequences of their
+own, which no sample sees and which have no target: real tokens compute as they would alone.
+
+Everything that a step needs is one int32 array, so that it reaches the device in one copy.
+
+Shapes: S sequences, T inputs and U targets of all of them, C modalities.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nano4m.config.run import MaskingConfig
+from nano4m.modalities import Modality
+from nano4m.model.attention import Segments
+from nano4m.model.fourm import PackedTensors
+from nano4m.tokens.batch import MaskedBatch
+from nano4m.training.loss import count_targets, modality_weights
+
+ALIGNED = 64
+"""Tokens that a packed batch is a multiple of where all steps are equally long."""
+FRACTION = 8
+"""Elsewhere it is a multiple of the longest batch over this, so that few shapes come up."""
+
+
+@dataclass(frozen=True)
+class PackedShape:
+    """All that the kernels of a step depend on.
+
+    Attributes:
+        inputs, targets: T and U, filled up.
+        sequences: S.
+        longest: Most inputs and most targets that a sample of the run can have.
+    """
+
+    inputs: int
+    targets: int
+    sequences: int
+    longest: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """A packed batch on the host.
+
+    Attributes:
+        shape: Of its tensors.
+        flat: int32, all of ``PackedTensors`` end to end.
+        counts: Targets of each modality.
+        groups: (samples, inputs with register, targets) of each group, then those that fill up.
+        num_real: How many of them are real.
+        tokens: Real tokens, given and asked for.
+    """
+
+    shape: PackedShape
+    flat: np.ndarray
+    counts: tuple[int, ...]
+    groups: tuple[tuple[int, int, int], ...]
+    num_real: int
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packer:
+    """Packs the groups of a step.
+
+    Args:
+        modalities: Of the model.
+        has_register: Whether each sample begins with a register token.
+        batch_size: Most samples of a packed batch.
+        quantum: Tokens that inputs and targets are filled up to a multiple of.
+        longest: Most inputs, with the register, and most targets of a sample.
+    """
+
+    modalities: tuple[Modality, ...]
+    has_register: bool
+    batch_size: int
+    quantum: int
+    longest: tuple[int, int]
+
+    @cached_property
+    def fillers(self) -> int:
+        """Sequences that fill up: enough for a whole quantum beside an input each, and one."""
+        return -(-self.quantum // max(1, min(self.longest[0] - 1, self.longest[1]))) + 1
+
+    def parts(self, batches: Sequence[MaskedBatch]) -> list[PackedBatch]:
+        """Return one step in packed batches of ``batch_size``; targets weigh as in the whole
+        step."""
+        weights_C = modality_weights(count_targets(batches, len(self.modalities)))
+        parts: list[list[MaskedBatch]] = []
+        samples = self.batch_size
+        for batch in batches:
+            if samples + len(batch.enc_ids_BN) > self.batch_size:
+                parts.append([])
+                samples = 0
+            parts[-1].append(batch)
+            samples += len(batch.enc_ids_BN)
+        return [self(part, weights_C) for part in parts]
+
+    def __call__(
+        self, batches: Sequence[MaskedBatch], weights_C: Tensor | None = None
+    ) -> PackedBatch:
+        """Return the samples of ``batches`` end to end, group after group.
+
+        Args:
+            batches: Groups, each of one length.
+            weights_C: float32, of a target of each modality; None: those of these batches alone.
+
+        Raises:
+            ValueError: More samples than ``batch_size``.
+        """
+        register = int(self.has_register)
+        sizes = [(len(b.enc_ids_BN), b.enc_ids_BN.shape[1], b.dec_ids_BM.shape[1]) for b in batches]
+        samples = sum(rows for rows, _, _ in sizes)
+        if samples > self.batch_size:
+            raise ValueError(f"{samples} samples do not fit a packed batch of {self.batch_size}")
+        given = sum(rows * (n + register) for rows, n, _ in sizes)
+        asked = sum(rows * m for rows, _, m in sizes)
+        # A batch that is not full lacks whole sequences; they fill up too.
+        spare = self.fillers + self.batch_size - samples
+        # A sequence that fills up has an input at least: attention to nothing has no value.
+        inputs = -(-(given + spare) // self.quantum) * self.quantum
+        targets = -(-asked // self.quantum) * self.quantum
+        groups = [(rows, n + register, m) for rows, n, m in sizes]
+        groups += self._filling(inputs - given, targets - asked, spare)
+        dec_modality = np.concatenate([b.dec_modality_BM.numpy().reshape(-1) for b in batches])
+        counts = np.bincount(dec_modality, minlength=len(self.modalities))
+        if weights_C is None:
+            weights_C = modality_weights(torch.from_numpy(counts).float())
+        starts = [np.repeat([g[i] for g in groups], [g[0] for g in groups]) for i in (1, 2)]
+        order = np.arange(targets, dtype=np.int32)
+        order[:asked] = np.argsort(dec_modality, kind="stable")
+        parts = [
+            *(self._inputs([getattr(b, f"enc_{f}") for b in batches], register, inputs, fill)
+              for f, fill in (("ids_BN", -1), ("modality_BN", 0), ("coords_BN2", 0))),
+            *(_padded([getattr(b, f"dec_{f}").numpy().reshape(-1) for b in batches], targets * w)
+              for f, w in (("ids_BM", 1), ("modality_BM", 1), ("coords_BM2", 2))),
+            order,
+            weights_C.numpy().view(np.int32),
+            counts.astype(np.float32).view(np.int32),
+            *(np.concatenate([[0], np.cumsum(lengths)]) for lengths in starts),
+        ]  # fmt: skip
+        flat = np.concatenate([np.asarray(part, dtype=np.int32).reshape(-1) for part in parts])
+        shape = PackedShape(inputs, targets, len(starts[0]), self.longest)
+        tokens = given - samples * register + asked
+        found = tuple(int(n) for n in counts)
+        return PackedBatch(shape, flat, found, tuple(groups), len(batches), tokens)
+
+    def _filling(self, inputs: int, targets: int, sequences: int) -> list[tuple[int, int, int]]:
+        """Return the sequences that hold what fills up, none longer than a sample can be."""
+        found = []
+        for left in range(sequences, 0, -1):
+            given = min(self.longest[0], inputs - (left - 1))
+            asked = min(self.longest[1], targets)
+            found.append((1, given, asked))
+            inputs, targets = inputs - given, targets - asked
+        assert not inputs and not targets, "the sequences that fill up hold a whole quantum"
+        assert all(given > 0 for _, given, _ in found), "each has an input"
+        return found
+
+    def _inputs(self, parts: Sequence[Tensor], register: int, total: int, fill: int) -> np.ndarray:
+        """Return inputs end to end, each sample's register (``fill``) before it."""
+        width = parts[0].shape[2] if parts[0].ndim == 3 else 1
+        flat = np.full((total, width), fill, dtype=np.int32)
+        place = 0
+        for part in parts:
+            rows, length = part.shape[:2]
+            end = place + rows * (length + register)
+            own = flat[place:end].reshape(rows, length + register, width)
+            own[:, register:] = part.numpy().reshape(rows, length, width)
+            place = end
+        return flat
+
+
+def _padded(parts: Sequence[np.ndarray], total: int) -> np.ndarray:
+    flat = np.zeros(total, dtype=np.int32)
+    joined = np.concatenate(parts)
+    flat[: len(joined)] = joined
+    return flat
+
+
+def packer(
+    modalities: tuple[Modality, ...],
+    has_register: bool,
+    batch_size: int,
+    masking: MaskingConfig,
+    quantum: int | None = None,
+) -> Packer:
+    """Return the packer of a run; see ``TrainConfig.quantum`` for what None chooses."""
+    if quantum is None:
+        slots = sum(m.length for m in modalities) * batch_size
+        # Totals add up to the same only over whole pairs of groups.
+        repeats = masking.totals_repeat and batch_size % (2 * masking.group_size) == 0
+        quantum = ALIGNED if repeats else -(-slots // FRACTION // ALIGNED) * ALIGNED
+    # Kernels for sequences of any lengths are launched for the longest that may come.
+    slots = sum(m.length for m in modalities)
+    longest = slots, slots
+    if masking.totals_repeat:
+        longest = min(slots, masking.max_inputs or slots), min(slots, masking.max_targets or slots)
+    return Packer(
+        longest=(longest[0] + 1, longest[1]),
+        modalities=modalities,
+        has_register=has_register,
+        batch_size=batch_size,
+        quantum=max(ALIGNED, quantum),
+    )
+
+
+def unpack(flat: Tensor, batch: PackedBatch, fused: bool) -> PackedTensors:
+    """Return the tensors of a packed batch, views of ``flat`` (int32, on any device).
+
+    Args:
+        flat: As long as ``batch.flat``, with its content.
+        batch: Whose shape it has.
+        fused: Whether a kernel takes sequences of different lengths; see ``Segments.groups``.
+    """
+    shape, modalities = batch.shape, len(batch.counts)
+    t, u, s = shape.inputs, shape.targets, shape.sequences + 1
+    sizes = [t, t, 2 * t, u, u, 2 * u, u, modalities, modalities, s, s]
+    ids, kinds, coords, dec_ids, dec_kinds, dec_coords, order, weights, counts, enc, dec = (
+        flat.split(sizes)
+    )
+    groups = batch.groups
+
+    def segments(queries: Tensor, keys: Tensor, own: int, other: int) -> Segments:
+        pairs = () if fused else tuple((g[0], g[own], g[other]) for g in groups)
+        longest = shape.longest
+        return Segments(queries, keys, longest[own - 1], longest[other - 1], pairs)
+
+    return PackedTensors(
+        ids, kinds, coords.view(-1, 2), dec_ids, dec_kinds, dec_coords.view(-1, 2), order,
+        weights.view(torch.float32), counts.view(torch.float32),
+        segments(enc, enc, 1, 1), segments(dec, dec, 2, 2), segments(dec, enc, 2, 1),
+    )  # fmt: skip

@@ -1,0 +1,221 @@
+"""What training needs to go on: folders ``step-000200``, written whole (a rename) or not at all.
+
+Weights, optimizers, averaged weights and a note (steps, sums, counts). One process, or several that
+repeat the weights, write one safetensors file; shards are written side by side by
+torch.distributed.checkpoint and fit any number of processes.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from nano4m.compute.distributed import World
+from nano4m.errors import UserError
+from nano4m.model.fourm import FourM
+from nano4m.progress import say
+from nano4m.stage import write_json
+from nano4m.training.optim import WeightAverage
+
+KEPT = 2
+"""States of a run that are kept: the newest, and one before should that be damaged."""
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Return the saved states, oldest first."""
+    return sorted(folder.glob("step-*"), key=lambda path: int(path.name[5:]))
+
+
+def _commit(part: Path, target: Path) -> None:
+    """Give a finished state its name; forget older ones, and what is of no use any more."""
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(part, target)
+    states = _folders(target.parent)
+    newest = states.index(target) + 1
+    # A later state could not be read, or this run would have gone on from it; a part was killed.
+    for other in (*states[: max(0, newest - KEPT)], *states[newest:]):
+        shutil.rmtree(other)
+    for begun in target.parent.glob("part-*"):
+        shutil.rmtree(begun, ignore_errors=True)
+
+
+def _begin(folder: Path, step: int) -> tuple[Path, Path]:
+    part, target = folder / f"part-{step:06d}", folder / f"step-{step:06d}"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    return part, target
+
+
+def save_state(folder: Path, step: int, tensors: dict[str, Tensor], note: dict[str, Any]) -> None:
+    """Write the training state after ``step`` steps; the newest ones are kept."""
+    part, target = _begin(folder, step)
+    save_file(
+        {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part / "state.safetensors"
+    )
+    write_json(part / "state.json", {"step": step} | note)
+    _commit(part, target)
+
+
+def newest_state(folder: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
+    """Return the newest state that can be read as (step, tensors, note), or None."""
+    for candidate in reversed(_folders(folder)):
+        try:
+            note = json.loads((candidate / "state.json").read_text())
+            return int(note["step"]), load_file(candidate / "state.safetensors"), note
+        except (OSError, SafetensorError, ValueError, KeyError) as error:
+            _tell(candidate, error)
+    if _folders(folder):
+        say(f"train: no state in {folder} can be read; training starts again")
+    return None
+
+
+def _tell(candidate: Path, error: BaseException) -> None:
+    reason = str(error).strip().splitlines()[:1]
+    say(f"train: {candidate} cannot be read ({''.join(reason)}); an earlier state is looked for")
+
+
+def pack_optimizers(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """Return optimizer states as flat tensors ``optimizer.<number>.<parameter>.<entry>``."""
+    return {
+        f"optimizer.{n}.{i}.{key}": torch.as_tensor(value)
+        for n, optimizer in enumerate(optimizers)
+        for i, entries in optimizer.state_dict()["state"].items()
+        for key, value in entries.items()
+    }
+
+
+def unpack_optimizers(
+    optimizers: Sequence[torch.optim.Optimizer], tensors: dict[str, Tensor]
+) -> None:
+    """Restore what ``pack_optimizers`` returned."""
+    states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, number, index, key = name.split(".")
+            states[int(number)].setdefault(int(index), {})[key] = tensor
+    for optimizer, state in zip(optimizers, states, strict=True):
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+class TrainingState:
+    """Saves and resumes one run.
+
+    Args:
+        folder: Of the stage.
+        world: The processes; all of them call ``save`` and ``resume``.
+        model, optimizers, average: What is saved, and restored in place.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        world: World,
+        model: FourM,
+        optimizers: Sequence[torch.optim.Optimizer],
+        average: WeightAverage,
+    ) -> None:
+        self.folder, self.world = folder, world
+        self.model, self.optimizers, self.average = model, optimizers, average
+
+    def _averages(self) -> dict[str, Tensor]:
+        weights = self.average.weights if self.average.is_kept else []
+        return {f"average.{i}": w for i, w in enumerate(weights)}
+
+    def save(self, step: int, note: dict[str, Any]) -> None:
+        """Write the state after ``step`` steps."""
+        note = note | {"updates": self.average.updates}
+        if self.world.sharded:
+            self._save_shards(step, note)
+        elif not self.world.rank:
+            tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+            tensors |= self._averages() | pack_optimizers(self.optimizers)
+            save_state(self.folder, step, tensors, note)
+        self.world.wait()
+
+    def resume(self, note: dict[str, Any]) -> int:
+        """Restore the newest state in place, ``note`` too; return its step, or 0.
+
+        Raises:
+            UserError: The state was written by a run that shards its weights, or this one does and
+                the state was not; or no state of shards can be read.
+        """
+        there = _folders(self.folder)
+        if there and self.world.sharded != (there[-1] / ".metadata").exists():
+            other = "ddp" if self.world.sharded else "fsdp"
+            raise UserError(
+                f"the state in {there[-1]} is of a run with --train.strategy {other}; go on with "
+                f"that, or start again with --overwrite"
+            )
+        if self.world.sharded:
+            return self._resume_shards(note)
+        found = newest_state(self.folder)
+        if found is None:
+            return 0
+        step, tensors, saved = found
+        note.update({key: saved[key] for key in note if key in saved})
+        weights = {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}
+        self.model.load_state_dict(weights)
+        unpack_optimizers(self.optimizers, tensors)
+        # On a GPU a step that is left out moves the average too; of before, none did.
+        self.average.updates = int(saved.get("updates", step - int(saved["skipped"])))
+        for name, weight in self._averages().items():
+            weight.copy_(tensors[name])
+        return step
+
+    def _shards(self) -> dict[str, Any]:
+        from torch.distributed.checkpoint.state_dict import get_state_dict
+
+        weights, optimizers = get_state_dict(self.model, list(self.optimizers))
+        return {"model": weights, "optimizers": optimizers, "average": self._averages()}
+
+    def _save_shards(self, step: int, note: dict[str, Any]) -> None:
+        from torch.distributed.checkpoint.state_dict_saver import save
+
+        part, target = self.folder / f"part-{step:06d}", self.folder / f"step-{step:06d}"
+        if not self.world.rank:
+            _begin(self.folder, step)
+        self.world.wait()
+        save(self._shards(), checkpoint_id=part)
+        if not self.world.rank:
+            write_json(part / "state.json", {"step": step} | note)
+            _commit(part, target)
+
+    def _resume_shards(self, note: dict[str, Any]) -> int:
+        from torch.distributed.checkpoint.api import CheckpointException
+        from torch.distributed.checkpoint.state_dict import set_state_dict
+        from torch.distributed.checkpoint.state_dict_loader import load
+
+        there = _folders(self.folder)
+        if not there:
+            return 0
+        # Not before: asking optimizers for the form of their state takes a step of nothing.
+        tensors = self._shards()
+        for candidate in reversed(there):
+            failed = True
+            try:
+                saved = json.loads((candidate / "state.json").read_text())
+                load(tensors, checkpoint_id=candidate)
+                failed = False
+            except (OSError, ValueError, CheckpointException) as error:
+                _tell(candidate, error)
+            if self.world.any(failed):
+                continue
+            set_state_dict(
+                self.model,
+                list(self.optimizers),
+                model_state_dict=tensors["model"],
+                optim_state_dict=tensors["optimizers"],
+            )
+            note.update({key: saved[key] for key in note if key in saved})
+            done = int(saved["step"]) - int(saved["skipped"])
+            self.average.updates = int(saved.get("updates", done))
+            return int(saved["step"])
+        raise UserError(f"no state in {self.folder} can be read; start again with --overwrite")

@@ -1,0 +1,220 @@
+"""Judges, the any-to-any matrix and a whole evaluation, of models that know all or nothing."""
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from test_evaluate import CLASSES, SIZES, Oracle, Stub, make_bench, make_table
+
+from nano4m.config.run import Config, EvaluateConfig
+from nano4m.errors import UserError
+from nano4m.evaluate.coherence import directions_into
+from nano4m.evaluate.desk import Materials, build_bench, choose_clips
+from nano4m.evaluate.judges import UNKNOWN, train_judge
+from nano4m.evaluate.results import read_results
+from nano4m.evaluate.run import evaluate_run
+from nano4m.tokens.table import TokenTable
+
+SAMPLES, RATE = 1024, 16000
+
+
+# -- clips and judges --------------------------------------------------------------------------
+
+
+def test_chosen_clips_are_balanced_and_of_different_recordings():
+    labels = np.array(["a"] * 40 + ["b"] * 10)
+    videos = np.array([f"v{i // 4}" for i in range(50)])
+    rows = np.arange(100, 150)
+    chosen = choose_clips(rows, labels, videos, 16, np.random.default_rng(0))
+    assert (chosen == choose_clips(rows, labels, videos, 16, np.random.default_rng(0))).all()
+    own = labels[chosen - 100]
+    assert len(set(chosen)) == 16 and (own == "a").sum() == (own == "b").sum() == 8
+    assert len(set(videos[chosen - 100][own == "a"])) == 8
+    assert (choose_clips(rows, labels, videos, 999, np.random.default_rng(0)) == rows).all()
+
+
+class FakeClips:
+    """Media that the ids of a table stand for: a picture of 2 x 2 greys, a tone a token, words."""
+
+    def __init__(self, table: TokenTable) -> None:
+        self.table, self.folder = table, Path("clips")
+        self.clip_ids, self.labels = table.clip_ids, table.labels
+        self.video_ids, self.sample_rate, self.num_frames = table.clip_ids, RATE, 1
+        self.tokenizers = {m.name: FakeTokenizer(m.name) for m in table.modalities}
+
+    def media(self, kind, rows, frame=None):
+        name = next(m.name for m in self.table.modalities if m.media == kind)
+        shape = (-1, *SIZES[name][0])
+        ids = torch.from_numpy(self.table.ids[name][rows, 0].astype(np.int64)).reshape(shape)
+        media = self.tokenizers[name].decode(ids)
+        return media[:, None] if kind == "picture" and frame is None else media
+
+
+class FakeTokenizer:
+    """Exact both ways."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def decode(self, ids):
+        if self.name == "rgb":
+            grey = (ids.float() / 8).repeat_interleave(4, 1).repeat_interleave(4, 2)
+            return grey[:, None].repeat(1, 3, 1, 1)
+        if self.name == "sound":
+            time = torch.arange(SAMPLES) / SAMPLES * 2 * math.pi
+            return (torch.sin((ids + 1) * 24 * time) * 0.5).flatten(1)
+        return [" ".join(str(i) for i in row) for row in ids.tolist()]
+
+    def encode(self, media):
+        if self.name == "rgb":
+            return (media[:, 0, ::4, ::4] * 8).round().long()
+        if self.name == "sound":
+            peak = torch.fft.rfft(media.view(len(media), -1, SAMPLES)).abs().argmax(2)
+            return (peak // 24 - 1)[..., None]
+        return torch.tensor([[int(i) for i in text.split()] for text in media])
+
+
+def test_judges_learn_and_are_seeded():
+    table = make_table(32)
+    clips, rows = FakeClips(table), table.rows("train")
+    labels = np.searchsorted(CLASSES, table.labels)
+    for kind in ("picture", "sound", "caption"):
+        judge = train_judge(kind, clips, rows, labels[rows], 3, 60, 0)
+        found = judge.predict(clips.media(kind, table.rows("test"), frame=0))
+        assert (found == labels[table.rows("test")]).mean() > 0.9, kind
+    first, again = (
+        train_judge("picture", clips, rows, labels[rows], 3, 5, 1).predict(
+            clips.media("picture", rows, frame=0)
+        )
+        for _ in range(2)
+    )
+    assert (first == again).all()
+
+
+def test_an_unknown_caption_is_wrong_and_a_shared_one_its_commonest_class():
+    texts = ["a", "a", "a", "b"]
+    clips = SimpleNamespace(
+        num_frames=1, sample_rate=RATE, media=lambda kind, rows: [texts[i] for i in rows]
+    )
+    judge = train_judge("caption", clips, np.arange(4), np.array([1, 0, 1, 2]), 3, 1, 0)
+    assert judge.predict(["a", "b", "c", ""]).tolist() == [1, 2, UNKNOWN, UNKNOWN]
+
+
+# -- all together ------------------------------------------------------------------------------
+
+
+class TruthJudge:
+    """Reads the class of a picture off its first token."""
+
+    def predict(self, media):
+        return ((media[:, 0, 0, 0] * 8).round().long().numpy() - 1) // 2
+
+
+def test_coherence_of_an_oracle_and_of_a_uniform_model():
+    table = make_table()
+    config = Config(tokenizers=Config.model_validate(PRESET).tokenizers).generate
+    for model, value in ((Oracle(table), 1.0), (Stub(table), 0.25)):
+        bench = make_bench(table, model)
+        tokenizers = {"rgb": FakeTokenizer("rgb")}
+        cells, both, made = directions_into(bench, 0, config, tokenizers, TruthJudge(), 1.0)
+        assert both.target == "rgb" and set(both.over) == {"sound", "caption"}
+        assert both.coherence.value == pytest.approx(value, abs=0.25 * (value < 1))
+        for cell in cells:
+            gain = both.over[cell.source]
+            assert gain.value == pytest.approx(both.coherence.value - cell.coherence.value)
+            assert gain.low <= gain.value <= gain.high
+        assert [(c.source, c.target) for c in cells] == [("sound", "rgb"), ("caption", "rgb")]
+        assert set(made) == {"sound->rgb", "caption->rgb"} and made["sound->rgb"].shape == (36, 4)
+        none, both, made = directions_into(bench, 2, config, {}, None, None)
+        assert not none and both is None and set(made) == {"rgb->caption", "sound->caption"}
+        for cell in cells:
+            assert cell.coherence.value == pytest.approx(value, abs=0.25 * (value < 1))
+            assert cell.coherence.controls["shuffled"] == pytest.approx(1 / 3, abs=0.25)
+            assert cell.coherence.upper == 1
+            assert cell.diversity.generated.within > 0 and cell.diversity.real.within > 0
+    assert (made["rgb->caption"].dtype, made["rgb->caption"].shape) == (np.uint16, (36, 4))
+
+
+def test_together_is_made_from_all_sources_and_each_cell_from_its_own():
+    table = make_table(8)
+
+    class Seen(Oracle):
+        """Keeps which modalities it was shown."""
+
+        shown: set[tuple[int, ...]] = set()
+
+        def answer(self, ids, given, asked, vocab):
+            for row in given:
+                self.shown.add(tuple(sorted({int(self.tokens.modality_L[s]) for s in row} - {0})))
+            return super().answer(ids, given, asked, vocab)
+
+    config = Config(tokenizers=Config.model_validate(PRESET).tokenizers).generate
+    bench = make_bench(table, Seen(table))
+    directions_into(bench, 0, config, {"rgb": FakeTokenizer("rgb")}, TruthJudge(), 1.0)
+    assert Seen.shown == {(1,), (2,), (1, 2)}
+
+
+PRESET = {
+    "tokenizers": {
+        "rgb": {"kind": "image_vq"},
+        "sound": {"kind": "mel_vq"},
+        "caption": {"kind": "bpe"},
+    }
+}
+
+
+@pytest.mark.parametrize(
+    "names", [("rgb", "sound", "caption"), ("rgb", "sound"), ("sound", "caption")]
+)
+def test_evaluate_run_writes_what_it_returns(tmp_path, names):
+    table = make_table(24, names)
+    clips = FakeClips(table)
+    config = Config(
+        tokenizers={k: v for k, v in PRESET["tokenizers"].items() if k in names},
+        evaluate=EvaluateConfig(clips=30, judge_steps=60, bootstrap=100, workers=0),
+        device="cpu",
+    )
+    context = {"provenance": {"commit": "x"}, "clips": {}, "tokenizers": {}, "training": {}}
+    context["seconds"] = {"train": 1.0}
+    materials = Materials(clips, clips.tokenizers, table, Oracle(table))
+    results = evaluate_run(config, lambda: materials, tmp_path, context)
+    written = tmp_path / "results.json"
+    assert read_results(written) == results
+    old = json.loads(written.read_text()) | {"schema_version": 2}
+    del old["together"]
+    written.write_text(json.dumps(old))
+    with pytest.raises(UserError, match=r"\(together: Field required\); measure.*evaluate PRESET"):
+        read_results(written)
+    written.write_text(written.read_text()[:-9])
+    with pytest.raises(UserError, match="damaged or of another version .Invalid JSON"):
+        read_results(written)
+    assert [row.modality for row in results.cross_entropy] == list(names)
+    assert {(d.source, d.target) for d in results.matrix} == {
+        (s, t) for s in names for t in names if s != t
+    }
+    assert all(d.coherence.n == 30 and d.coherence.value > 0.8 for d in results.matrix)
+    assert [t.target for t in results.together] == (list(names) if len(names) > 2 else [])
+    assert all(j.accuracy.upper == j.accuracy.value > 0.8 for j in results.judges)
+    with np.load(tmp_path / "generated.npz") as made:
+        assert len(made["clip_ids"]) == 30 and len(made.files) == 1 + len(results.matrix)
+        assert made[f"{names[0]}->{names[1]}"].dtype == np.uint16
+    assert set(results.seconds) == {"train", "evaluate"}
+
+
+def test_a_split_without_clips_and_a_foreign_table_are_refused():
+    table = make_table(4)
+    clips = FakeClips(table)
+    config = Config(**PRESET, evaluate=EvaluateConfig(split="val"))
+    with pytest.raises(UserError, match="val split has 0 clips"):
+        build_bench(config, clips, table, Stub(table))
+    config = Config(**PRESET)
+    clips.labels = np.roll(clips.labels, 1)
+    with pytest.raises(UserError, match="another label"):
+        build_bench(config, clips, table, Stub(table))
+    clips.clip_ids = np.array([f"other{i}" for i in range(len(table.clip_ids))])
+    with pytest.raises(UserError, match="are not in"):
+        build_bench(config, clips, table, Stub(table))

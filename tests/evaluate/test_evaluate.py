@@ -1,0 +1,339 @@
+"""Probes: perfect answers score 1, shuffled or uniform ones chance, and every sum is checked."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from nano4m.config.run import ModelConfig
+from nano4m.evaluate import bench as bench_module
+from nano4m.evaluate.bench import Bench
+from nano4m.evaluate.classify import candidates, caption_begun, classify, conditions
+from nano4m.evaluate.counting import count_tokens
+from nano4m.evaluate.cross_entropy import cross_entropy
+from nano4m.evaluate.retrieval import information, retrieval_of
+from nano4m.evaluate.stats import (
+    hits_at,
+)
+from nano4m.evaluate.trie import Search, Trie, text_log_probs
+from nano4m.modalities import MODALITIES
+from nano4m.model.fourm import FourM
+from nano4m.tokens.batch import TokenSequence
+from nano4m.tokens.table import TokenTable, Vocabulary
+
+CLASSES = ["ant", "bee", "cat"]
+# One line a class and size: size, animal, verb, end; the last class has no verb.
+TEXTS = {
+    (0, 0): [2, 4, 7, 0], (0, 1): [3, 4, 7, 0],
+    (1, 0): [2, 5, 8, 0], (1, 1): [3, 5, 8, 0],
+    (2, 0): [2, 6, 0, 0], (2, 1): [3, 6, 9, 0],
+}  # fmt: skip
+SIZES = {"rgb": ((2, 2), 8), "sound": ((4, 1), 9), "caption": ((4,), 10)}
+
+
+def make_table(per_class: int = 12, names: tuple[str, ...] = ("rgb", "sound", "caption")):
+    """Clips whose picture and sound hold the class and a number; test clips copy train clips."""
+    rows = []
+    for k in range(3):
+        for number in range(per_class):
+            digits = [number // 16 % 4, number // 4 % 4, number % 4]
+            rgb = [2 * k + 1, *digits]
+            sound = [3 * k + 2, *(d + 2 for d in digits)]
+            rows.append((k, {"rgb": rgb, "sound": sound, "caption": TEXTS[k, number % 2]}))
+    rows = rows + rows
+    n = len(rows)
+    entries = tuple(MODALITIES[m].with_tokens(*SIZES[m]) for m in names)
+    ids = {m: np.array([r[1][m] for r in rows], dtype=np.uint16)[:, None] for m in names}
+    lengths = {}
+    if "caption" in names:
+        lengths["caption"] = (ids["caption"] == 0).argmax(2) + 1
+    return TokenTable(
+        vocabulary=Vocabulary(entries, {m: "0" for m in names}),
+        clip_ids=np.array([f"clip{i}" for i in range(n)]),
+        labels=np.array([CLASSES[r[0]] for r in rows]),
+        splits=np.array(["train"] * (n // 2) + ["test"] * (n // 2)),
+        ids=ids,
+        lengths=lengths,
+    )
+
+
+class States(NamedTuple):
+    """Stands in for decoder states: what was given, and the slots that are asked for."""
+
+    context: tuple[torch.Tensor, torch.Tensor]
+    slots: torch.Tensor
+
+    def __getitem__(self, index):
+        return States(self.context, self.slots[index])
+
+
+class Stub:
+    """Stands in for the model: ``answer(given slots, asked slots)`` makes probabilities."""
+
+    def __init__(self, table: TokenTable) -> None:
+        self.tokens = TokenSequence(table.modalities)
+        ids, valid = table.gather(np.arange(len(table.clip_ids)), None)
+        self.ids, self.valid = torch.from_numpy(ids), torch.from_numpy(valid)
+        self.device = torch.device("cpu")
+
+    def to(self, device):
+        return self
+
+    def eval(self):
+        return self
+
+    def _slots(self, modality, coords):
+        starts = torch.tensor([s.start for s in self.tokens.slices])
+        columns = torch.tensor([1 if m.is_text else m.shape[1] for m in self.tokens.modalities])
+        return starts[modality] + coords[..., 0] * columns[modality] + coords[..., 1]
+
+    def encode(self, ids, modality, coords):
+        return ids, self._slots(modality, coords)
+
+    def decode(self, context, modality, coords):
+        return States(context, self._slots(modality, coords))
+
+    def logits(self, states, index):
+        vocab = self.tokens.modalities[index].vocab_size
+        return self.answer(*states.context, states.slots, vocab)
+
+    def answer(self, ids, given, asked, vocab):
+        """Log of uniform probabilities."""
+        return torch.zeros(*asked.shape, vocab)
+
+
+class Oracle(Stub):
+    """Knows the world: the frequencies of tokens among the clips that agree with what is given."""
+
+    def answer(self, ids, given, asked, vocab):
+        """Log of the posterior, with a grain of doubt."""
+        out = torch.empty(*asked.shape, vocab)
+        for i in range(len(ids)):
+            agree = (self.ids[:, given[i]] == ids[i]).all(1)
+            agree &= self.valid[:, given[i]].all(1)
+            if not agree.any():
+                agree[:] = True
+            for t, slot in enumerate(asked[i].tolist()):
+                seen = self.ids[agree & self.valid[:, slot], slot]
+                share = torch.bincount(seen, minlength=vocab).double() + 1e-6
+                out[i, t] = (share / share.sum()).log()
+        return out
+
+
+def make_bench(table: TokenTable, model, rows: np.ndarray | None = None) -> Bench:
+    rows = table.rows("test") if rows is None else rows
+    ids, valid = table.gather(rows, None)
+    return Bench(
+        model=model,
+        tokens=TokenSequence(table.modalities),
+        rows=rows,
+        ids_BL=torch.from_numpy(ids),
+        valid_BL=torch.from_numpy(valid),
+        labels=np.searchsorted(table.classes, table.labels[rows]),
+        classes=table.classes,
+        batch_size=16,
+        seed=0,
+        resamples=100,
+    )
+
+
+def random_model(table: TokenTable) -> FourM:
+    model = FourM(ModelConfig(dim=32, encoder_depth=1, decoder_depth=1), table.modalities).eval()
+    generator = torch.Generator().manual_seed(3)
+    model.init_weights(generator)
+    for parameter in model.parameters():
+        parameter.data.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return model
+
+
+def entropies(bench: Bench, table: TokenTable):
+    """Cross-entropy of every modality; a sound lasts two seconds."""
+    counts = [count_tokens(table, m, table.rows("train")) for m in table.modalities]
+    return [cross_entropy(bench, own, target, 2.0) for target, own in enumerate(counts)]
+
+
+def classification(bench: Bench, table: TokenTable, target: int = 2):
+    """All probes of the class."""
+    name = bench.names[target]
+    texts = candidates(table, name, table.rows("train"), table.classes)
+    begun = caption_begun(bench, target, texts)
+    trie = Trie(texts)
+    return [classify(bench, trie, begun, target, c) for c in conditions(bench, target)]
+
+
+def retrieval(bench: Bench):
+    """All probes of retrieval."""
+    return [probe for target in range(len(bench.names)) for probe in retrieval_of(bench, target)]
+
+
+# -- cross-entropy -----------------------------------------------------------------------------
+
+
+def test_cross_entropy_of_a_uniform_model_is_ln_v():
+    table = make_table(4)
+    bench = make_bench(table, Stub(table))
+    for row, per_unit in zip(entropies(bench, table), (4, 2, row_length(table)), strict=True):
+        assert row.bigram < row.unigram < row.uniform
+        assert list(row.conditions.values()) == pytest.approx([row.uniform] * 6, abs=1e-5)
+        others = set(bench.names) - {row.modality}
+        named = {"nothing", "half of itself", "all others", "shuffled others"} | others
+        assert set(row.conditions) == named
+        assert set(row.bits) == named - {"half of itself"} | {"uniform", "unigram", "bigram"}
+        for name, bits in row.bits.items():
+            nats = row.conditions[name] if name in row.conditions else getattr(row, name)
+            assert bits == pytest.approx(nats / math.log(2) * per_unit)
+    assert [row.unit for row in entropies(bench, table)] == ["picture", "second", "text"]
+
+
+def row_length(table: TokenTable) -> float:
+    """Mean length of a judged caption."""
+    return float(table.lengths["caption"][table.rows("test"), 0].mean())
+
+
+def test_cross_entropy_of_an_oracle_orders_the_conditions():
+    table = make_table()
+    found = entropies(make_bench(table, Oracle(table)), table)
+    by_name = {row.modality: row for row in found}
+    for target, source in (("rgb", "sound"), ("sound", "rgb"), ("caption", "sound")):
+        conditions = by_name[target].conditions
+        assert conditions[source] == pytest.approx(0, abs=1e-4)
+        assert conditions["nothing"] > 0.4
+        assert conditions["shuffled others"] > conditions["nothing"]
+    # The sizes of 12 clips a class and the three animals: two fair draws a caption.
+    text = by_name["caption"]
+    lengths = table.lengths["caption"][table.rows("test"), 0]
+    entropy = math.log(2) + math.log(3)
+    assert text.tokens == lengths.sum()
+    assert text.conditions["nothing"] == pytest.approx(entropy / lengths.mean(), abs=1e-3)
+
+
+# -- classification ----------------------------------------------------------------------------
+
+
+def test_trie_likelihood_is_the_chain_rule():
+    table = make_table(4)
+    bench = make_bench(table, random_model(table))
+    texts = [tuple(text[: text.index(0) + 1]) for text in TEXTS.values()]
+    ids, given = bench.given([1])
+    found = text_log_probs(bench, ids, given, 2, texts)
+    start = bench.tokens.slices[2].start
+    for clip in (0, 5):
+        for j, text in enumerate(texts):
+            one, shown, total = ids[[clip]].clone(), given[[clip]].clone(), 0.0
+            for n, token in enumerate(text):
+                own = torch.tensor([[[token]]])
+                total += float(bench.pick(one, shown, torch.tensor([[start + n]]), own))
+                one[0, start + n], shown[0, start + n] = token, True
+            assert found[clip, j] == pytest.approx(total, abs=1e-4)
+    assert bench.own_in_order(2, ids, given)[0] == pytest.approx(found[0, 0], abs=1e-4)
+
+
+def test_the_best_class_is_that_of_all_captions():
+    table = make_table(8)
+    bench = make_bench(table, random_model(table))
+    trie = Trie(candidates(table, "caption", table.rows("train"), table.classes))
+    assert len(trie.prefixes) == 1 + 2 + 6 + 6 + 5  # nothing, sizes, animals, ends, ends
+    full = Search(bench, *bench.given([0]), 2, trie)
+    full.expand_all()
+    best = Search(bench, *bench.given([0]), 2, trie)
+    assert (best.best_class() == full.class_scores().argmax(1)).all()
+    assert np.exp(full.class_scores()).sum(1).max() <= 1 + 1e-6
+    assert best.front_RN[:, trie.is_leaf_N].sum() < full.front_RN.sum()
+
+
+def test_candidates_are_the_captions_of_each_class():
+    table = make_table(4)
+    found = candidates(table, "caption", table.rows("train"), table.classes)
+    assert [sorted(own) for own in found] == [
+        [(2, 4, 7, 0), (3, 4, 7, 0)],
+        [(2, 5, 8, 0), (3, 5, 8, 0)],
+        [(2, 6, 0), (3, 6, 9, 0)],
+    ]
+
+
+def test_an_oracle_classifies_and_its_shuffled_control_is_chance():
+    table = make_table(24)
+    probes = classification(make_bench(table, Oracle(table)), table)
+    assert [p.source for p in probes] == ["rgb", "sound", "all"]
+    for probe in probes:
+        assert probe.score.value == probe.score.balanced == 1
+        assert probe.score.controls["shuffled"] == pytest.approx(1 / 3, abs=0.15)
+        assert probe.score.controls["caption begun"] == 1
+
+
+def test_a_uniform_model_classifies_at_chance():
+    table = make_table(8)
+    for probe in classification(make_bench(table, Stub(table)), table):
+        assert probe.score.value == pytest.approx(1 / 3) and probe.score.balanced < 0.34
+        assert probe.score.controls["caption begun"] < 0.75
+
+
+def test_caption_begun_is_left_out_where_nothing_is_left_to_rate():
+    table = make_table(4)
+    ids = table.ids["caption"].copy()
+    ids[:] = 0
+    ids[..., 0] = (np.searchsorted(CLASSES, table.labels) + 4)[:, None]
+    short = TokenTable(
+        table.vocabulary, table.clip_ids, table.labels, table.splits,
+        dict(table.ids) | {"caption": ids}, {"caption": np.full((len(ids), 1), 2)},
+    )  # fmt: skip
+    bench = make_bench(short, Oracle(short))
+    texts = candidates(short, "caption", short.rows("train"), short.classes)
+    assert caption_begun(bench, 2, texts) is None
+
+
+# -- retrieval ---------------------------------------------------------------------------------
+
+
+def test_a_planted_bijection_is_retrieved():
+    table = make_table()
+    probes = retrieval(make_bench(table, Oracle(table)))
+    pairs = {(p.source, p.target) for p in probes}
+    assert pairs == {("rgb", "sound"), ("sound", "rgb"), ("caption", "rgb"), ("caption", "sound")}
+    for probe in probes:
+        if probe.source != "caption":
+            assert probe.score.value == 1
+            assert probe.score.controls["shuffled"] <= 2 * probe.score.chance
+        else:  # six clips share a caption and are equally likely
+            assert probe.score.value == pytest.approx(probe.score.chance * 6, abs=0.01)
+
+
+def test_a_uniform_model_retrieves_at_chance():
+    table = make_table(4)
+    for probe in retrieval(make_bench(table, Stub(table))):
+        assert probe.score.value == pytest.approx(probe.score.chance)
+
+
+def test_a_candidate_that_is_likely_with_any_source_does_not_win(monkeypatch):
+    table = make_table()
+    bench = make_bench(table, Oracle(table))
+    joint, alone = np.zeros((36, 36)) - 9.0, np.full(36, -10.0)
+    np.fill_diagonal(joint, -8.0)
+    joint[:, 3], alone[3] = -1.0, -2.0
+    bench._pairs[0, 1] = joint
+    assert hits_at(joint, 1).mean() < 0.1
+    monkeypatch.setattr(Bench, "alone", lambda self, target: alone)
+    joint[3, 3] = 0.0
+    assert hits_at(information(bench, 0, 1), 1).mean() == 1
+
+
+# -- leaks -------------------------------------------------------------------------------------
+
+
+def test_a_model_that_peeks_at_what_is_asked_finds_nothing(monkeypatch):
+    def peek(model, tokens, ids, given, asked, batch_size, count):
+        vocab = tokens.modalities[int(tokens.modality_L[asked[0, 0]])].vocab_size
+        seen = torch.nn.functional.one_hot(ids.gather(1, asked), vocab).float()
+        yield torch.arange(len(ids)), 0, (seen * 0.9 + 0.1 / vocab).log()[:, :count]
+
+    monkeypatch.setattr(bench_module, "log_shares", peek)
+    table = make_table(8)
+    bench = make_bench(table, Stub(table))
+    for row in entropies(bench, table):
+        assert min(row.conditions.values()) > 0.5
+    for probe in retrieval(bench):
+        assert probe.score.value == pytest.approx(probe.score.chance, abs=1e-6)
+    for probe in classification(bench, table):
+        assert probe.score.value == pytest.approx(1 / 3)

@@ -1,0 +1,322 @@
+"""Counting baselines, halves and continuations against plain loops; tasks in any process."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from test_coherence import FakeClips
+from test_evaluate import SIZES, Oracle, Stub, make_bench, make_table, random_model
+
+from conftest import tiny_table
+from nano4m.config.run import Config, EvaluateConfig
+from nano4m.evaluate.continuation import continuation
+from nano4m.evaluate.counting import PRIOR, Counts, Tally, count_tokens
+from nano4m.evaluate.cross_entropy import half_of_itself
+from nano4m.evaluate.desk import Materials, open_desk
+from nano4m.evaluate.stats import bootstrap_ratio
+from nano4m.evaluate.tasks import run_tasks, tasks_of
+from nano4m.generation import likelihoods
+from nano4m.modalities import MODALITIES
+
+# -- counting ----------------------------------------------------------------------------------
+
+
+def reference(modality, train, train_valid, ids, valid):
+    """Unigram and bigram log p of every token, one at a time, by counting in lists."""
+    books = modality.shape[1] if modality.layout == "codes" else 1
+    choices = modality.vocab_size // books
+    clips = range(len(train))
+    unigram, bigram = np.zeros(ids.shape), np.zeros(ids.shape)
+    for i, t in zip(*np.nonzero(valid), strict=True):
+        token = ids[i, t]
+        alike = [s for s in range(ids.shape[1]) if s % books == t % books]
+        seen = [train[c, s] for s in alike for c in clips if train_valid[c, s]]
+        share = (seen.count(token) + 1) / (len(seen) + choices)
+        here = [train[c, t] for c in clips if train_valid[c, t]]
+        p = (here.count(token) + PRIOR * share) / (len(here) + PRIOR)
+        unigram[i, t] = math.log(p)
+        if t >= books:
+            before = ids[i, t - books]
+            for places in ([s for s in alike if s >= books], [t]):
+                after = [
+                    train[c, s] for s in places for c in clips
+                    if train_valid[c, s] and train[c, s - books] == before
+                ]  # fmt: skip
+                p = (after.count(token) + PRIOR * p) / (len(after) + PRIOR)
+        bigram[i, t] = math.log(p)
+    return unigram, bigram
+
+
+@pytest.mark.parametrize("name", ["sound", "caption", "normals"])
+def test_counts_agree_with_a_plain_loop(name):
+    table = tiny_table()
+    modality = next(m for m in table.modalities if m.name == name)
+    rows = {split: table.rows(split) for split in ("train", "val")}
+    counts = count_tokens(table, modality, rows["train"])
+
+    def tokens(split):
+        ids = table.ids[name][rows[split]].reshape(-1, modality.length).astype(int)
+        valid = np.ones(ids.shape, bool)
+        if name in table.lengths:
+            lengths = table.lengths[name][rows[split]].reshape(-1, 1)
+            valid = np.arange(modality.length)[None] < lengths
+        return ids, valid
+
+    found = counts.log_probs(*tokens("val"))
+    unigram, bigram = reference(modality, *tokens("train"), *tokens("val"))
+    assert found.unigram == pytest.approx(unigram) and found.bigram == pytest.approx(bigram)
+
+
+def test_each_codebook_has_its_own_ids_and_a_distribution_sums_to_one():
+    modality = MODALITIES["sound"].with_tokens((3, 2), 10)
+    rng = np.random.default_rng(0)
+    ids = rng.integers(5, size=(20, 6)) + np.array([0, 5] * 3)
+    counts = Counts(modality, ids, np.ones(ids.shape, bool))
+    assert counts.choices == 5
+    every = np.tile(ids[:1], (5, 1))
+    every[:, 5] = np.arange(5, 10)
+    found = counts.log_probs(every, np.ones(every.shape, bool))
+    assert np.exp(found.unigram[:, 5]).sum() == pytest.approx(1)
+    assert np.exp(found.bigram[:, 5]).sum() == pytest.approx(1)
+
+
+def test_a_bigram_finds_a_chain_that_a_unigram_cannot():
+    modality = MODALITIES["sound"].with_tokens((16, 1), 8)
+    rng = np.random.default_rng(1)
+    steps = rng.random((400, 16)) < 0.1
+    ids = (rng.integers(8, size=(400, 1)) + np.cumsum(1 + steps, axis=1)) % 8
+    valid = np.ones((200, 16), bool)
+    found = Counts(modality, ids[:200], valid).log_probs(ids[200:], valid)
+    entropy = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1))
+    assert -found.unigram.mean() == pytest.approx(math.log(8), abs=0.05)
+    assert entropy < -found.bigram[:, 1:].mean() < entropy + 0.1
+
+
+def test_a_tally_of_nothing_and_of_what_it_never_saw():
+    assert Tally(np.zeros(0, int))(np.array([[1, 2]])).tolist() == [[0, 0]]
+    assert Tally(np.array([3, 3, 7]))(np.array([0, 3, 5, 7, 9])).tolist() == [0, 2, 0, 1, 0]
+
+
+# -- halves and continuations ------------------------------------------------------------------
+
+
+class Recorder(Stub):
+    """Answers uniformly and keeps what it was shown and asked."""
+
+    def __init__(self, table):
+        super().__init__(table)
+        self.calls = []
+
+    def decode(self, context, modality, coords):
+        states = super().decode(context, modality, coords)
+        self.calls += [
+            (*(t[i].tolist() for t in context), a) for i, a in enumerate(states.slots.tolist())
+        ]
+        return states
+
+
+@pytest.mark.parametrize("target", [0, 1])
+def test_one_half_is_given_and_the_other_asked_for(target):
+    table = make_table(8)
+    bench = make_bench(table, Recorder(table))
+    nats, count = half_of_itself(bench, target)
+    length = bench.tokens.modalities[target].length
+    assert count == len(bench) * length // 2
+    assert nats == pytest.approx(count * math.log(bench.tokens.modalities[target].vocab_size))
+    span = bench.tokens.slices[target]
+    own = {tuple(row[span].tolist()) for row in bench.ids_BL}
+    halves = set()
+    for ids, given, asked in bench.model.calls:
+        assert sorted(given + asked) == list(range(span.start, span.stop))
+        assert any(all(clip[s - span.start] == i for s, i in zip(given, ids)) for clip in own)  # noqa: B905
+        halves.add(tuple(given))
+    assert len(halves) > 2
+
+
+def test_of_a_text_the_first_half_is_given():
+    table = make_table(8)
+    bench = make_bench(table, Recorder(table))
+    _, count = half_of_itself(bench, 2)
+    lengths = table.lengths["caption"][table.rows("test"), 0]
+    assert count == (lengths - lengths // 2).sum()
+    start = bench.tokens.slices[2].start
+    for _, given, asked in bench.model.calls:
+        assert given == list(range(start, asked[0])) and len(asked) == 1 and given
+
+
+def counts_of(table, target):
+    return count_tokens(table, table.modalities[target], table.rows("train"))
+
+
+def test_an_oracle_continues_a_sound_and_a_shuffled_beginning_misleads_it():
+    table = make_table(32)
+    table.ids["sound"][:, :, 2:] = table.ids["sound"][:, :, :2]  # a sound that repeats itself
+    bench = make_bench(table, Oracle(table))
+    found = continuation(bench, counts_of(table, 1), 1)
+    assert (found.n, found.tokens) == (len(bench), 2 * len(bench))
+    assert found.low <= found.value <= found.high and found.value == pytest.approx(0, abs=1e-4)
+    # Of three classes and two digits nothing is known without the beginning.
+    assert found.controls["nothing"] == pytest.approx((math.log(3) + math.log(2)) / 2, abs=1e-3)
+    assert found.controls["shuffled"] > 1
+    assert found.value < found.bigram and found.controls["nothing"] < found.uniform
+
+
+def test_a_uniform_model_continues_at_ln_v_and_pictures_are_not_continued():
+    table = make_table(8)
+    bench = make_bench(table, Stub(table))
+    for target, controls in ((1, {"shuffled", "nothing"}), (2, {"shuffled"})):
+        found = continuation(bench, counts_of(table, target), target)
+        vocab = bench.tokens.modalities[target].vocab_size
+        assert (
+            found.value
+            == found.low
+            == found.high
+            == found.at_once
+            == pytest.approx(math.log(vocab), abs=1e-5)
+        )
+        assert found.uniform == pytest.approx(found.value, abs=1e-5)
+        assert found.unigram < found.uniform and found.bigram < found.uniform
+        assert set(found.controls) == controls
+    assert continuation(bench, counts_of(table, 0), 0) is None
+
+
+def test_a_continuation_sees_its_own_beginning_and_then_frame_by_frame():
+    table = make_table(8)
+    bench = make_bench(table, Recorder(table))
+    continuation(bench, counts_of(table, 1), 1)
+    start = bench.tokens.slices[1].start
+    shown = {(tuple(given), tuple(asked)) for _, given, asked in bench.model.calls}
+    rest = (start + 2, start + 3)
+    assert shown == {((), rest), (rest_before := (start, start + 1), rest),
+                     ((*rest_before, start + 2), (start + 3,))}  # fmt: skip
+    clips = {tuple(row[start : start + 4].tolist()) for row in bench.ids_BL}
+    for length in (2, 3):
+        begun = {tuple(ids) for ids, given, _ in bench.model.calls if len(given) == length}
+        assert begun == {clip[:length] for clip in clips}
+
+
+class Successor(Stub):
+    """Knows that a sound counts up, and is told by the frame before: at once it knows the first."""
+
+    def answer(self, ids, given, asked, vocab):
+        log_p = super().answer(ids, given, asked, vocab)
+        for row, shown in enumerate(given):
+            if len(shown) and shown[-1] + 1 == asked[row, 0]:
+                log_p[row, 0] = -1e9
+                log_p[row, 0, (ids[row, -1] + 1) % vocab] = 0.0
+        return log_p
+
+
+def test_the_chain_rule_uses_what_each_frame_tells_of_the_next():
+    table = make_table(32)
+    vocab = table.modalities[1].vocab_size
+    table.ids["sound"][:] = (table.ids["sound"][:, :, :1] + np.arange(4)) % vocab
+    found = continuation(make_bench(table, Successor(table)), counts_of(table, 1), 1)
+    assert found.value == pytest.approx(0, abs=1e-4)
+    assert found.at_once == pytest.approx(math.log(vocab) / 2, abs=1e-4)
+
+
+def test_all_codebooks_of_a_frame_count(monkeypatch):
+    monkeypatch.setitem(SIZES, "sound", ((2, 2), 18))
+    table = make_table(8)
+    bench = make_bench(table, Recorder(table))
+    found = continuation(bench, counts_of(table, 1), 1)
+    assert found.value == found.at_once == pytest.approx(math.log(18), abs=1e-5)
+    start = bench.tokens.slices[1].start
+    asked = {tuple(asked) for _, given, asked in bench.model.calls if len(given) == 2}
+    assert asked == {(start + 2, start + 3)}
+
+
+def test_the_interval_of_a_ratio():
+    rng = np.random.default_rng(0)
+    counts = rng.integers(1, 9, size=400)
+    sums = counts * rng.normal(2.0, 0.5, size=400)
+    low, high = bootstrap_ratio(sums, counts, np.random.default_rng(1), 500)
+    assert low < sums.sum() / counts.sum() < high and 0.05 < high - low < 0.2
+    with pytest.raises(ValueError, match="cannot be resampled"):
+        bootstrap_ratio(sums, counts[:3], rng, 100)
+
+
+# -- picked where they are made ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("most", [1, 40, 1 << 26])
+def test_picked_log_probs_are_those_of_whole_distributions(most, monkeypatch):
+    monkeypatch.setitem(likelihoods.MOST_SCORES, "cpu", most)
+    table = make_table(8)
+    model = random_model(table)
+    bench = make_bench(table, model)
+    own = bench.ids_BL[:, bench.tokens.slices[1]]
+    ids, given = bench.given([0, 2])
+    span = bench.tokens.slices[1]
+    slots = torch.arange(span.start, span.stop).expand(len(bench), -1)
+    with torch.no_grad():
+        wanted = []
+        for row in range(len(bench)):
+            seen = given[row].nonzero()[:, 0][None]
+            tokens = bench.tokens
+            context = model.encode(ids[row][seen], tokens.modality_L[seen], tokens.coords_L2[seen])
+            asked = slots[row][None]
+            states = model.decode(context, tokens.modality_L[asked], tokens.coords_L2[asked])
+            wanted.append(model.logits(states, 1).log_softmax(-1)[0])
+    log_p = torch.stack(wanted)
+    places = torch.arange(own.shape[1])
+    for i, j in ((0, 0), (0, 5), (7, 3)):
+        rated = bench.whole(1, ids, given, own)[i, j]
+        assert float(rated) == pytest.approx(float(log_p[i, places, own[j]].sum()), abs=1e-5)
+    picked = log_p.gather(2, own[..., None])[..., 0]
+    assert bench.own_whole(1, ids, given) == pytest.approx(picked.double().sum(1).numpy(), abs=1e-5)
+    found = likelihoods.log_probs(model, bench.tokens, ids, given, slots, own, batch_size=5)
+    torch.testing.assert_close(found, picked)
+    two = bench.pick(ids, given, slots, torch.stack([own, own.flip(1)], 2)[:, :2])
+    torch.testing.assert_close(two[..., 0], picked[:, :2])
+    torch.testing.assert_close(two[..., 1], log_p.gather(2, own.flip(1)[..., None])[:, :2, 0])
+
+
+def test_no_more_scores_are_held_than_allowed(monkeypatch):
+    monkeypatch.setitem(likelihoods.MOST_SCORES, "cpu", 40)
+    table = make_table(8)
+    bench = make_bench(table, random_model(table))
+    ids, given = bench.given([0])
+    slots = torch.arange(4, 8).expand(len(bench), -1)
+    parts = list(likelihoods.log_shares(bench.model, bench.tokens, ids, given, slots, 2, 3))
+    assert {p.shape for _, _, p in parts} == {(2, 2, 9), (2, 1, 9)}
+    assert [first for _, first, _ in parts[:4]] == [0, 2, 0, 2]
+
+
+# -- tasks -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SmallRun:
+    """Opens the same small run in every process."""
+
+    def __call__(self) -> Materials:
+        table = make_table(8)
+        clips = FakeClips(table)
+        return Materials(clips, clips.tokenizers, table, random_model(table))
+
+
+def test_results_do_not_depend_on_the_number_of_processes():
+    found = []
+    threads = torch.get_num_threads()
+    for workers in (0, 2):
+        config = Config(
+            tokenizers={"rgb": {"kind": "image_vq"}, "sound": {"kind": "mel_vq"}},
+            evaluate=EvaluateConfig(clips=12, judge_steps=5, bootstrap=100, workers=workers),
+            device="cpu",
+        )
+        desk = open_desk(config, SmallRun())
+        tasks = tasks_of(desk)
+        found.append(run_tasks(desk, SmallRun(), tasks))
+    assert torch.get_num_threads() == threads
+    assert len(tasks) == 3 + 3 + 3
+    for alone, shared in zip(*found, strict=True):
+        if hasattr(alone, "ids"):
+            assert {k: v.tolist() for k, v in alone.ids.items()} == {
+                k: v.tolist() for k, v in shared.ids.items()
+            }
+            alone, shared = alone._replace(ids={}), shared._replace(ids={})
+        assert alone == shared
