@@ -4,8 +4,8 @@ It computes what the EPFL nano4M code with nano4M-Audio's recipe computes: batch
 given and 256 asked-for slots, attention as softmax over scores filled with -inf, one table and one
 untied head of all ids for all modalities, scores of every slot over all ids, and for sampling one
 clip at a time, everything computed anew at every step. Tensors have the names of the published
-checkpoints, so that ``tests/benchmarks/test_baseline.py`` can load one and compare with the outputs of the
-reference itself. Module by module this is plain PyTorch; nothing is made slow on purpose.
+checkpoints, so that ``tests/benchmarks/test_baseline.py`` can load one and compare with the outputs
+of the reference itself. Module by module this is plain PyTorch; nothing is made slow on purpose.
 
 Shapes: B batch, N encoder slots, M decoder slots, D width, H heads, K head width, V ids, U unknown.
 """
