@@ -17,31 +17,38 @@ import study
 
 
 def one(run: Path, checkpoint: Path, split: str, seed: int) -> tuple[list[Any], list[Any]]:
-    """Return ``Together`` of each modality and ``Continuation`` of each sound of one model."""
-    from nano4m.evaluate.coherence import directions_into
+    """Return ``AllSources`` of each modality and ``Continuation`` of each sound of one model."""
+    from nano4m.evaluate.class_consistency import directions_into
     from nano4m.evaluate.continuation import continuation
-    from nano4m.evaluate.counting import count_tokens
+    from nano4m.evaluate.ngram import count_tokens
 
     config = study.config_of(run)
-    desk, judged = study.judges(run, run / "train" / "checkpoint", split, config.evaluate.clips)
-    model = study.Opener(run, checkpoint)().model.eval()
-    bench = replace(desk.bench, model=model, seed=seed, _pairs={})
+    context, judged = study.classifiers(
+        run, run / "train" / "checkpoint", split, config.evaluate.clips
+    )
+    model = study.RunLoader(run, checkpoint)().model.eval()
+    evaluator = replace(context.evaluator, model=model, seed=seed, _pairs={})
     both, continued = [], []
-    for target, (judge, result) in enumerate(judged):
-        modality = bench.tokens.modalities[target]
+    for target, (classifier, result) in enumerate(judged):
+        modality = evaluator.tokens.modalities[target]
         _, together, _ = directions_into(
-            bench, target, config.generate, desk.tokenizers, judge, result.accuracy.upper
+            evaluator,
+            target,
+            config.generate,
+            context.tokenizers,
+            classifier,
+            result.accuracy.round_trip,
         )
         both += [together] if together else []
         if modality.layout == "codes":
-            counts = count_tokens(desk.table, modality, desk.train_rows)
-            found = continuation(bench, counts, target)
+            counts = count_tokens(context.table, modality, context.train_rows)
+            found = continuation(evaluator, counts, target)
             continued += [found] if found else []
     return both, continued
 
 
 def main() -> None:
-    """Judge all models and print two tables."""
+    """Classifier all models and print two tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -65,9 +72,9 @@ def main() -> None:
         for t in both:
             over = ", ".join(
                 f"{source} {100 * d.value:+.1f} [{100 * d.low:+.1f}, {100 * d.high:+.1f}]"
-                for source, d in t.over.items()
+                for source, d in t.gain_over.items()
             )
-            print(f"| {t.target} | {seed} | {100 * t.coherence.value:.1f} | {over} |")
+            print(f"| {t.target} | {seed} | {100 * t.class_consistency.value:.1f} | {over} |")
     print("\n| continued | seed | frame by frame | at once | unigram | bigram |")
     print("|---|---|---|---|---|---|")
     for seed, (_, continued) in enumerate(found):

@@ -31,19 +31,21 @@ def main(run: Path) -> None:
           f"Seconds by stage: "
           + ", ".join(f"{k} {v:.0f}" for k, v in seconds.items())
           + f"; {sum(seconds.values()) / 60:.1f} minutes in all.")  # fmt: skip
-    first = results["matrix"][0]["coherence"]
-    print(f"\nCoherence, in percent with 95 % intervals: how often a judge of real media sees the "
+    first = results["matrix"][0]["class_consistency"]
+    print(f"\nCoherence, in percent with 95 % intervals: how often a classifier of real media sees the "
           f"clip's class in what is made from one modality alone (rows). n = {first['n']}, "
           f"chance {percent(first['chance'])}.\n")  # fmt: skip
     sources = list(dict.fromkeys(d["source"] for d in results["matrix"]))
     targets = list(dict.fromkeys(d["target"] for d in results["matrix"]))
     targets.sort(key=sources.index)
-    cells = {(d["source"], d["target"]): d["coherence"] for d in results["matrix"]}
+    cells = {(d["source"], d["target"]): d["class_consistency"] for d in results["matrix"]}
     print("| from \\ to | " + " | ".join(targets) + " |\n|" + "---|" * (len(targets) + 1))
     for s in sources:
         row = [share(cells[s, t]) if (s, t) in cells else "" for t in targets]
         print(f"| {s} | " + " | ".join(row) + " |")
-    upper = [percent(next(c["upper"] for (_, b), c in cells.items() if b == t)) for t in targets]
+    upper = [
+        percent(next(c["round_trip"] for (_, b), c in cells.items() if b == t)) for t in targets
+    ]
     print("| *tokenizer round trip* | " + " | ".join(upper) + " |")
     print("\n| probe | value | chance | majority | balanced | controls | n |\n|" + "---|" * 7)
     for p in results["probes"]:
@@ -57,14 +59,14 @@ def main(run: Path) -> None:
 
 def together(results: dict) -> None:
     """Print what all conditions together reach, and by how much it is above each one alone."""
-    if not results["together"]:
+    if not results["all_sources"]:
         return
     print("\nFrom all other modalities at once, and how many points it is above one alone.\n")
     names = list(dict.fromkeys(d["source"] for d in results["matrix"]))
     rows = []
-    for t in results["together"]:
+    for t in results["all_sources"]:
         over = [t["over"].get(name) for name in names]
-        rows.append([t["target"], share(t["coherence"])] + [
+        rows.append([t["target"], share(t["class_consistency"])] + [
             f"{100 * d['value']:+.1f} [{100 * d['low']:+.1f}, {100 * d['high']:+.1f}]" if d else ""
             for d in over
         ])  # fmt: skip

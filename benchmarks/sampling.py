@@ -39,27 +39,29 @@ FACTORS: dict[str, list[dict[str, Any]]] = {
 def one(
     run: Path, split: str, clips: int, only: list[str], base: dict, change: dict, seed: int
 ) -> dict[str, Any]:
-    """Draw and judge every direction under one setting, with one seed of the samples."""
+    """Draw and classifier every direction under one setting, with one seed of the samples."""
     from nano4m.config.run import GenerateConfig
-    from nano4m.evaluate.coherence import real_ids
+    from nano4m.evaluate.class_consistency import real_ids
     from nano4m.evaluate.diversity import diversity
 
     study.start_process()
-    desk, judged = study.judges(run, run / "train" / "checkpoint", split, clips)
+    context, judged = study.classifiers(run, run / "train" / "checkpoint", split, clips)
     settings = GenerateConfig(**(base | change))
-    names, labels = desk.bench.names, desk.bench.labels.tolist()
+    names, labels = context.evaluator.names, context.evaluator.labels.tolist()
     found = {}
-    for target, (judge, _) in enumerate(judged):
-        modality = desk.bench.tokens.modalities[target]
+    for target, (classifier, _) in enumerate(judged):
+        modality = context.evaluator.tokens.modalities[target]
         if modality.is_text:
             continue
         for source in range(len(names)):
             if source != target and (not only or f"{names[source]}->{names[target]}" in only):
-                hits, ids = study.coherent(desk, target, judge, source, settings, seed)
-                spread = diversity(ids, labels, real_ids(desk.bench, target), labels, modality)
+                hits, ids = study.coherent(context, target, classifier, source, settings, seed)
+                spread = diversity(
+                    ids, labels, real_ids(context.evaluator, target), labels, modality
+                )
                 within, real = spread.generated.within, spread.real.within
                 found[f"{names[source]} -> {names[target]}"] = {
-                    "coherence": float(hits.mean()),
+                    "class_consistency": float(hits.mean()),
                     "within": within / real if within and real else None,
                     "entropy": spread.generated.entropy / spread.real.entropy,
                 }
@@ -105,7 +107,7 @@ def main() -> None:
                 jobs[job] = (factor, label(change))
         for number, job in enumerate(as_completed(jobs), 1):
             found[jobs[job]].append(job.result())
-            shown = {d: round(100 * r["coherence"], 1) for d, r in job.result().items()}
+            shown = {d: round(100 * r["class_consistency"], 1) for d, r in job.result().items()}
             print(f"{number}/{len(jobs)} {jobs[job]} {shown}", file=sys.stderr, flush=True)
     study.write(options.out / "sampling.json", {
         "run": str(options.run), "split": options.split, "base": base, "seeds": options.seeds,
@@ -121,8 +123,10 @@ def print_table(found: dict[tuple[str, str], list[Any]]) -> None:
     print("| factor | setting | " + " | ".join(directions) + " | mean | variety |")
     print("|---|---|" + "---|" * (len(directions) + 2))
     for (factor, name), runs in found.items():
-        cells = [study.mean_and_spread([r[d]["coherence"] for r in runs]) for d in directions]
-        mean = [float(np.mean([r[d]["coherence"] for d in directions])) for r in runs]
+        cells = [
+            study.mean_and_spread([r[d]["class_consistency"] for r in runs]) for d in directions
+        ]
+        mean = [float(np.mean([r[d]["class_consistency"] for d in directions])) for r in runs]
         cells.append(study.mean_and_spread(mean))
         kept = [r[d]["within"] for r in runs for d in directions if r[d]["within"] is not None]
         cells.append(f"{np.mean(kept):.2f}")
@@ -143,7 +147,9 @@ def plot(found: dict[tuple[str, str], list[Any]], path: Path) -> None:
     for axis, factor in zip(axes.flat, factors, strict=False):
         own = {name: runs for (f, name), runs in found.items() if f == factor}
         for direction in directions:
-            values = [[100 * r[direction]["coherence"] for r in runs] for runs in own.values()]
+            values = [
+                [100 * r[direction]["class_consistency"] for r in runs] for runs in own.values()
+            ]
             axis.errorbar(
                 range(len(own)),
                 [np.mean(v) for v in values],

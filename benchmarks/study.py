@@ -1,7 +1,7 @@
 """What the studies share: a finished run's data, trained and judged again under other settings.
 
 A study takes clips, tokenizers and table of a run, so that only the settings under study differ,
-and trains each judge once a process.
+and trains each classifier once a process.
 """
 
 import json
@@ -17,9 +17,9 @@ from nano4m.checkpoints.folder import load_model
 from nano4m.compute.precision import prepare_matmul
 from nano4m.config.run import Config, GenerateConfig
 from nano4m.data.clip_table import open_clips
-from nano4m.evaluate.coherence import decode, generate_from, predict, sampling_precision
-from nano4m.evaluate.desk import Desk, Materials, open_desk
-from nano4m.evaluate.tasks import judge_of
+from nano4m.evaluate.class_consistency import decode, generate_from, predict, sampling_precision
+from nano4m.evaluate.context import EvalContext, RunArtifacts, open_context
+from nano4m.evaluate.tasks import classifier_of
 from nano4m.stage import provenance
 from nano4m.tokenizers import load_tokenizer
 from nano4m.tokens.table import open_table
@@ -43,20 +43,20 @@ def config_of(run: Path) -> Config:
 
 
 @dataclass(frozen=True)
-class Opener:
+class RunLoader:
     """Opens a run's data with the model of ``checkpoint``."""
 
     run: Path
     checkpoint: Path
 
-    def __call__(self) -> Materials:
+    def __call__(self) -> RunArtifacts:
         """Open them."""
         table = open_table(self.run / "table")
         model, vocabulary = load_model(self.checkpoint)
         vocabulary.require_same(table.vocabulary, "the checkpoint", "the token table")
         tokenizers = {m.name: load_tokenizer(self.run / "tokenizers" / m.name)
                       for m in table.modalities}  # fmt: skip
-        return Materials(open_clips(self.run / "clips"), tokenizers, table, model)
+        return RunArtifacts(open_clips(self.run / "clips"), tokenizers, table, model)
 
 
 def start_process() -> None:
@@ -67,31 +67,40 @@ def start_process() -> None:
 
 
 @lru_cache
-def judges(run: Path, checkpoint: Path, split: str, clips: int) -> tuple[Desk, list[Any]]:
-    """Return a desk of ``run`` and the judge of each modality; trained once a process."""
+def classifiers(
+    run: Path, checkpoint: Path, split: str, clips: int
+) -> tuple[EvalContext, list[Any]]:
+    """Return a context of ``run`` and the classifier of each modality; trained once a process."""
     config = with_settings(config_of(run), {"evaluate.split": split, "evaluate.clips": clips})
-    desk = open_desk(config, Opener(run, checkpoint))
-    return desk, [judge_of(desk, target) for target in range(len(desk.bench.names))]
+    context = open_context(config, RunLoader(run, checkpoint))
+    return context, [
+        classifier_of(context, target) for target in range(len(context.evaluator.names))
+    ]
 
 
 def coherent(
-    desk: Desk, target: int, judge: Any, source: int, settings: GenerateConfig, seed: int
+    context: EvalContext,
+    target: int,
+    classifier: Any,
+    source: int,
+    settings: GenerateConfig,
+    seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return which samples of ``target`` from ``source`` alone are of their class, and their ids.
 
     Args:
-        desk: Of the run; the model of its bench draws.
+        context: Of the run; the model of its evaluator draws.
         target, source: Indices of modalities.
-        judge: Of the target.
+        classifier: Of the target.
         settings: Of the sampler.
         seed: Of the samples.
     """
-    bench = replace(desk.bench, seed=seed)
-    name, modality = bench.names[target], bench.tokens.modalities[target]
-    with sampling_precision(bench.model.device):
-        ids = generate_from(bench, [source], target, settings)
-    found = predict(judge, decode(desk.tokenizers[name], modality, ids))
-    return found == bench.labels, ids.numpy()
+    evaluator = replace(context.evaluator, seed=seed)
+    name, modality = evaluator.names[target], evaluator.tokens.modalities[target]
+    with sampling_precision(evaluator.model.device):
+        ids = generate_from(evaluator, [source], target, settings)
+    found = predict(classifier, decode(context.tokenizers[name], modality, ids))
+    return found == evaluator.labels, ids.numpy()
 
 
 def mean_and_spread(values: list[float]) -> str:

@@ -73,7 +73,7 @@ def variants(name: str, tokens: int) -> dict[str, dict[str, Any]]:
 
 
 def one(run: Path, out: Path, settings: dict[str, Any], seed: int, split: str) -> dict[str, Any]:
-    """Train and judge one variant with one seed."""
+    """Train and classifier one variant with one seed."""
     done = out / "figures.json"
     if done.exists():
         return json.loads(done.read_text())
@@ -87,31 +87,31 @@ def one(run: Path, out: Path, settings: dict[str, Any], seed: int, split: str) -
     config = study.with_settings(study.config_of(run), settings | {"seed": seed})
     out.mkdir(parents=True, exist_ok=True)
     summary = train_model(config, open_table(run / "table"), out)
-    desk, judged = study.judges(run, out / "checkpoint", split, config.evaluate.clips)
+    context, judged = study.classifiers(run, out / "checkpoint", split, config.evaluate.clips)
     samplers = {"as set": config.generate, "unguided": unguided(config.generate)}
-    model = study.Opener(run, out / "checkpoint")().model
-    desk = replace(desk, bench=replace(desk.bench, model=model, _pairs={}))
-    names = desk.bench.names
+    model = study.RunLoader(run, out / "checkpoint")().model
+    context = replace(context, evaluator=replace(context.evaluator, model=model, _pairs={}))
+    names = context.evaluator.names
     cells: dict[str, dict[str, float]] = {name: {} for name in samplers}
     upper = {}
-    for target, (judge, result) in enumerate(judged):
-        upper[names[target]] = result.accuracy.upper
+    for target, (classifier, result) in enumerate(judged):
+        upper[names[target]] = result.accuracy.round_trip
         for source in range(len(names)):
             if source == target:
                 continue
             for kind, sampler in samplers.items():
                 if kind == "unguided" and sampler == config.generate:
                     continue
-                hits, _ = study.coherent(desk, target, judge, source, sampler, seed)
+                hits, _ = study.coherent(context, target, classifier, source, sampler, seed)
                 cells[kind][f"{names[source]} -> {names[target]}"] = float(hits.mean())
     classes = {}
-    if desk.text is not None:
-        begun = caption_begun(desk.bench, desk.text, desk.candidates)
-        for name in conditions(desk.bench, desk.text):
-            probe = classify(desk.bench, desk.trie, begun, desk.text, name)
+    if context.text is not None:
+        begun = caption_begun(context.evaluator, context.text, context.candidates)
+        for name in conditions(context.evaluator, context.text):
+            probe = classify(context.evaluator, context.trie, begun, context.text, name)
             classes[name] = probe.score.value
-    figures = {"coherence": cells["as set"], "unguided": cells["unguided"], "upper": upper,
-               "class": classes, "training": summary, "n": len(desk.bench)}  # fmt: skip
+    figures = {"class_consistency": cells["as set"], "unguided": cells["unguided"], "round_trip": upper,
+               "class": classes, "training": summary, "n": len(context.evaluator)}  # fmt: skip
     done.write_text(json.dumps(figures, indent=1))
     return figures
 
@@ -161,18 +161,22 @@ def main() -> None:
 def print_table(found: dict[str, dict[int, Any]]) -> None:
     """Print mean and standard deviation over seeds of each variant, in percent and nats."""
     first = next(iter(next(iter(found.values())).values()))
-    directions, classes = list(first["coherence"]), list(first["class"])
+    directions, classes = list(first["class_consistency"]), list(first["class"])
     heads = [*directions, *(f"class from {c}" for c in classes)]
     print("| variant | " + " | ".join(heads) + " | mean of directions | validation loss |")
     print("|---|" + "---|" * (len(heads) + 2))
     rows = {name: list(seeds.values()) for name, seeds in found.items()}
     for name in list(rows):
         if all(r["unguided"] for r in rows[name]):
-            rows[f"{name}, unguided"] = [r | {"coherence": r["unguided"]} for r in rows[name]]
+            rows[f"{name}, unguided"] = [
+                r | {"class_consistency": r["unguided"]} for r in rows[name]
+            ]
     for name, runs in rows.items():
-        cells = [study.mean_and_spread([r["coherence"][d] for r in runs]) for d in directions]
+        cells = [
+            study.mean_and_spread([r["class_consistency"][d] for r in runs]) for d in directions
+        ]
         cells += [study.mean_and_spread([r["class"][c] for r in runs]) for c in classes]
-        means = [sum(r["coherence"].values()) / len(directions) for r in runs]
+        means = [sum(r["class_consistency"].values()) / len(directions) for r in runs]
         cells.append(study.mean_and_spread(means))
         losses = [sum(v := r["training"]["val"].values()) / len(v) for r in runs]
         cells.append(study.mean_and_spread([loss / 100 for loss in losses]))

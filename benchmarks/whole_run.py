@@ -14,7 +14,7 @@ from measure import Report, arguments
 
 TINY = (
     "--source.train 44 --source.val 22 --source.test 22 --train.steps 4 --train.batch-size 16 "
-    "--train.val-samples 16 --evaluate.judge-steps 4 --evaluate.clips 11 "
+    "--train.val-samples 16 --evaluate.classifier-steps 4 --evaluate.clips 11 "
     "--tokenizers.rgb.steps 4 --tokenizers.depth.steps 4 --tokenizers.normals.steps 4 "
     "--tokenizers.sound.steps 4"
 )
@@ -41,10 +41,13 @@ def run(preset: str, device: str, more: list[str], folder: Path) -> dict:
         "fit_seconds": {n: q.get("fit_seconds") for n, q in results["tokenizers"].items()},
         "training": {k: v for k, v in results["training"].items() if k != "val"},
         "val": results["training"]["val"],
-        "coherence": {
-            f"{d['source']} -> {d['target']}": d["coherence"]["value"] for d in results["matrix"]
+        "class_consistency": {
+            f"{d['source']} -> {d['target']}": d["class_consistency"]["value"]
+            for d in results["matrix"]
         },
-        "round_trip": {d["target"]: d["coherence"]["upper"] for d in results["matrix"]},
+        "round_trip": {
+            d["target"]: d["class_consistency"]["round_trip"] for d in results["matrix"]
+        },
     }
 
 

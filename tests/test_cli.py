@@ -218,7 +218,7 @@ def test_info_of_a_run_and_of_its_table(capsys, finished):
     main(["info", str(finished), "--json"])
     told = json.loads(capsys.readouterr().out)
     assert list(told["finished"]) == list(STAGES) and told["unfinished"] == []
-    assert told["coherence"] and told["probes"]
+    assert told["class_consistency"] and told["probes"]
     main(["info", str(finished / "table"), "--json"])
     told = json.loads(capsys.readouterr().out)
     assert told["clips"] == {"train": 44, "val": 22, "test": 22}
@@ -260,7 +260,7 @@ def test_the_same_seed_gives_the_same_figures(finished, tmp_path):
     main(["run", "farm", "--out", str(tmp_path / "again"), *TINY, *workers])
     runs = (finished, tmp_path / "again")
     first, second = (json.loads((out / "results.json").read_text()) for out in runs)
-    for key in ("matrix", "probes", "judges", "cross_entropy", "continuation", "classes"):
+    for key in ("matrix", "probes", "classifiers", "cross_entropy", "continuation", "classes"):
         assert first[key] == second[key], key
     assert first["training"]["val"] == second["training"]["val"]
     assert are_equal(weights(finished), weights(tmp_path / "again"))

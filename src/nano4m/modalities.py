@@ -35,7 +35,7 @@ class Modality:
         layout: ``grid`` (rows, columns), ``codes`` (frames, codebooks) or ``text`` (most tokens,).
         shape: Sizes of that layout; ``()`` until a tokenizer of a run fixes them.
         vocab_size: Number of ids, of all codebooks together; 0 until a tokenizer fixes it.
-        media: Kind of the media that the ids encode: it selects reader, judge and renderer.
+        media: Kind of the media that the ids encode: it selects reader, classifier and renderer.
         tokenizer: Key of the default tokenizer.
         views: Modalities with the same key take the same view of a clip: frame k of all pictures of
             a clip goes together, a sound varies on its own.

@@ -52,7 +52,7 @@ def test_conditions_by_seed(run, tmp_path, monkeypatch, capsys):
         assert [c["modality"] for c in continued] == ["sound"]
     # The model is the run's own: what its evaluation says is said again.
     (first, _), _ = written(tmp_path / "conditions.json")["figures"]
-    assert first == json.loads((run / "results.json").read_text())["together"]
+    assert first == json.loads((run / "results.json").read_text())["all_sources"]
 
 
 def test_variants_are_trained_judged_and_kept(run, tmp_path, monkeypatch, capsys):
@@ -63,7 +63,7 @@ def test_variants_are_trained_judged_and_kept(run, tmp_path, monkeypatch, capsys
     assert all("nan" not in cell for row in rows[2:] for cell in row)
     figures = written(tmp_path / "variants.json")["figures"]
     for seeds in figures.values():
-        assert [len(own["coherence"]) for own in seeds.values()] == [len(OTHERS)] * 2
+        assert [len(own["class_consistency"]) for own in seeds.values()] == [len(OTHERS)] * 2
         assert seeds["0"]["training"]["steps"] == 2 and seeds["0"] != seeds["1"]
     times = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("figures.json")}
     assert study("variants", monkeypatch, capsys, *words) == rows
@@ -87,7 +87,7 @@ def test_the_tables_of_a_run_have_all_its_figures(run, monkeypatch, capsys):
     results = json.loads((run / "results.json").read_text())
     for probe in results["probes"]:
         assert f"| {probe['name']} | {100 * probe['score']['value']:.1f} [" in text
-    for entry in results["together"]:
+    for entry in results["all_sources"]:
         for less in entry["over"].values():
             assert f"{100 * less['value']:+.1f} [{100 * less['low']:+.1f}, " in text
     (sound,) = [c for c in results["continuation"] if c["modality"] == "sound"]

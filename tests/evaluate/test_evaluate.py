@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from nano4m.config.run import ModelConfig
-from nano4m.evaluate import bench as bench_module
-from nano4m.evaluate.bench import Bench
+from nano4m.evaluate import evaluator as bench_module
 from nano4m.evaluate.classify import candidates, caption_begun, classify, conditions
-from nano4m.evaluate.counting import count_tokens
 from nano4m.evaluate.cross_entropy import cross_entropy
+from nano4m.evaluate.likelihood_evaluator import LikelihoodEvaluator
+from nano4m.evaluate.ngram import fit_ngrams
 from nano4m.evaluate.retrieval import information, retrieval_of
 from nano4m.evaluate.stats import (
     hits_at,
@@ -122,10 +122,10 @@ class Oracle(Stub):
         return out
 
 
-def make_bench(table: TokenTable, model, rows: np.ndarray | None = None) -> Bench:
+def make_evaluator(table: TokenTable, model, rows: np.ndarray | None = None) -> LikelihoodEvaluator:
     rows = table.rows("test") if rows is None else rows
     ids, valid = table.gather(rows, None)
-    return Bench(
+    return LikelihoodEvaluator(
         model=model,
         tokens=TokenSequence(table.modalities),
         rows=rows,
@@ -148,24 +148,26 @@ def random_model(table: TokenTable) -> FourM:
     return model
 
 
-def entropies(bench: Bench, table: TokenTable):
+def entropies(evaluator: LikelihoodEvaluator, table: TokenTable):
     """Cross-entropy of every modality; a sound lasts two seconds."""
-    counts = [count_tokens(table, m, table.rows("train")) for m in table.modalities]
-    return [cross_entropy(bench, own, target, 2.0) for target, own in enumerate(counts)]
+    counts = [fit_ngrams(table, m, table.rows("train")) for m in table.modalities]
+    return [cross_entropy(evaluator, own, target, 2.0) for target, own in enumerate(counts)]
 
 
-def classification(bench: Bench, table: TokenTable, target: int = 2):
+def classification(evaluator: LikelihoodEvaluator, table: TokenTable, target: int = 2):
     """All probes of the class."""
-    name = bench.names[target]
+    name = evaluator.names[target]
     texts = candidates(table, name, table.rows("train"), table.classes)
-    begun = caption_begun(bench, target, texts)
+    begun = caption_begun(evaluator, target, texts)
     trie = Trie(texts)
-    return [classify(bench, trie, begun, target, c) for c in conditions(bench, target)]
+    return [classify(evaluator, trie, begun, target, c) for c in conditions(evaluator, target)]
 
 
-def retrieval(bench: Bench):
+def retrieval(evaluator: LikelihoodEvaluator):
     """All probes of retrieval."""
-    return [probe for target in range(len(bench.names)) for probe in retrieval_of(bench, target)]
+    return [
+        probe for target in range(len(evaluator.names)) for probe in retrieval_of(evaluator, target)
+    ]
 
 
 # -- cross-entropy -----------------------------------------------------------------------------
@@ -173,18 +175,18 @@ def retrieval(bench: Bench):
 
 def test_cross_entropy_of_a_uniform_model_is_ln_v():
     table = make_table(4)
-    bench = make_bench(table, Stub(table))
-    for row, per_unit in zip(entropies(bench, table), (4, 2, row_length(table)), strict=True):
+    evaluator = make_evaluator(table, Stub(table))
+    for row, per_unit in zip(entropies(evaluator, table), (4, 2, row_length(table)), strict=True):
         assert row.bigram < row.unigram < row.uniform
         assert list(row.conditions.values()) == pytest.approx([row.uniform] * 6, abs=1e-5)
-        others = set(bench.names) - {row.modality}
+        others = set(evaluator.names) - {row.modality}
         named = {"nothing", "half of itself", "all others", "shuffled others"} | others
         assert set(row.conditions) == named
         assert set(row.bits) == named - {"half of itself"} | {"uniform", "unigram", "bigram"}
         for name, bits in row.bits.items():
             nats = row.conditions[name] if name in row.conditions else getattr(row, name)
             assert bits == pytest.approx(nats / math.log(2) * per_unit)
-    assert [row.unit for row in entropies(bench, table)] == ["picture", "second", "text"]
+    assert [row.unit for row in entropies(evaluator, table)] == ["picture", "second", "text"]
 
 
 def row_length(table: TokenTable) -> float:
@@ -194,7 +196,7 @@ def row_length(table: TokenTable) -> float:
 
 def test_cross_entropy_of_an_oracle_orders_the_conditions():
     table = make_table()
-    found = entropies(make_bench(table, Oracle(table)), table)
+    found = entropies(make_evaluator(table, Oracle(table)), table)
     by_name = {row.modality: row for row in found}
     for target, source in (("rgb", "sound"), ("sound", "rgb"), ("caption", "sound")):
         conditions = by_name[target].conditions
@@ -214,30 +216,30 @@ def test_cross_entropy_of_an_oracle_orders_the_conditions():
 
 def test_trie_likelihood_is_the_chain_rule():
     table = make_table(4)
-    bench = make_bench(table, random_model(table))
+    evaluator = make_evaluator(table, random_model(table))
     texts = [tuple(text[: text.index(0) + 1]) for text in TEXTS.values()]
-    ids, given = bench.given([1])
-    found = text_log_probs(bench, ids, given, 2, texts)
-    start = bench.tokens.slices[2].start
+    ids, given = evaluator.given([1])
+    found = text_log_probs(evaluator, ids, given, 2, texts)
+    start = evaluator.tokens.slices[2].start
     for clip in (0, 5):
         for j, text in enumerate(texts):
             one, shown, total = ids[[clip]].clone(), given[[clip]].clone(), 0.0
             for n, token in enumerate(text):
                 own = torch.tensor([[[token]]])
-                total += float(bench.pick(one, shown, torch.tensor([[start + n]]), own))
+                total += float(evaluator.pick(one, shown, torch.tensor([[start + n]]), own))
                 one[0, start + n], shown[0, start + n] = token, True
             assert found[clip, j] == pytest.approx(total, abs=1e-4)
-    assert bench.own_in_order(2, ids, given)[0] == pytest.approx(found[0, 0], abs=1e-4)
+    assert evaluator.own_autoregressive(2, ids, given)[0] == pytest.approx(found[0, 0], abs=1e-4)
 
 
 def test_the_best_class_is_that_of_all_captions():
     table = make_table(8)
-    bench = make_bench(table, random_model(table))
+    evaluator = make_evaluator(table, random_model(table))
     trie = Trie(candidates(table, "caption", table.rows("train"), table.classes))
     assert len(trie.prefixes) == 1 + 2 + 6 + 6 + 5  # nothing, sizes, animals, ends, ends
-    full = Search(bench, *bench.given([0]), 2, trie)
+    full = Search(evaluator, *evaluator.given([0]), 2, trie)
     full.expand_all()
-    best = Search(bench, *bench.given([0]), 2, trie)
+    best = Search(evaluator, *evaluator.given([0]), 2, trie)
     assert (best.best_class() == full.class_scores().argmax(1)).all()
     assert np.exp(full.class_scores()).sum(1).max() <= 1 + 1e-6
     assert best.front_RN[:, trie.is_leaf_N].sum() < full.front_RN.sum()
@@ -255,7 +257,7 @@ def test_candidates_are_the_captions_of_each_class():
 
 def test_an_oracle_classifies_and_its_shuffled_control_is_chance():
     table = make_table(24)
-    probes = classification(make_bench(table, Oracle(table)), table)
+    probes = classification(make_evaluator(table, Oracle(table)), table)
     assert [p.source for p in probes] == ["rgb", "sound", "all"]
     for probe in probes:
         assert probe.score.value == probe.score.balanced == 1
@@ -265,7 +267,7 @@ def test_an_oracle_classifies_and_its_shuffled_control_is_chance():
 
 def test_a_uniform_model_classifies_at_chance():
     table = make_table(8)
-    for probe in classification(make_bench(table, Stub(table)), table):
+    for probe in classification(make_evaluator(table, Stub(table)), table):
         assert probe.score.value == pytest.approx(1 / 3) and probe.score.balanced < 0.34
         assert probe.score.controls["caption begun"] < 0.75
 
@@ -279,9 +281,9 @@ def test_caption_begun_is_left_out_where_nothing_is_left_to_rate():
         table.vocabulary, table.clip_ids, table.labels, table.splits,
         dict(table.ids) | {"caption": ids}, {"caption": np.full((len(ids), 1), 2)},
     )  # fmt: skip
-    bench = make_bench(short, Oracle(short))
+    evaluator = make_evaluator(short, Oracle(short))
     texts = candidates(short, "caption", short.rows("train"), short.classes)
-    assert caption_begun(bench, 2, texts) is None
+    assert caption_begun(evaluator, 2, texts) is None
 
 
 # -- retrieval ---------------------------------------------------------------------------------
@@ -289,7 +291,7 @@ def test_caption_begun_is_left_out_where_nothing_is_left_to_rate():
 
 def test_a_planted_bijection_is_retrieved():
     table = make_table()
-    probes = retrieval(make_bench(table, Oracle(table)))
+    probes = retrieval(make_evaluator(table, Oracle(table)))
     pairs = {(p.source, p.target) for p in probes}
     assert pairs == {("rgb", "sound"), ("sound", "rgb"), ("caption", "rgb"), ("caption", "sound")}
     for probe in probes:
@@ -302,21 +304,21 @@ def test_a_planted_bijection_is_retrieved():
 
 def test_a_uniform_model_retrieves_at_chance():
     table = make_table(4)
-    for probe in retrieval(make_bench(table, Stub(table))):
+    for probe in retrieval(make_evaluator(table, Stub(table))):
         assert probe.score.value == pytest.approx(probe.score.chance)
 
 
 def test_a_candidate_that_is_likely_with_any_source_does_not_win(monkeypatch):
     table = make_table()
-    bench = make_bench(table, Oracle(table))
+    evaluator = make_evaluator(table, Oracle(table))
     joint, alone = np.zeros((36, 36)) - 9.0, np.full(36, -10.0)
     np.fill_diagonal(joint, -8.0)
     joint[:, 3], alone[3] = -1.0, -2.0
-    bench._pairs[0, 1] = joint
+    evaluator._pairs[0, 1] = joint
     assert hits_at(joint, 1).mean() < 0.1
-    monkeypatch.setattr(Bench, "alone", lambda self, target: alone)
+    monkeypatch.setattr(LikelihoodEvaluator, "alone", lambda self, target: alone)
     joint[3, 3] = 0.0
-    assert hits_at(information(bench, 0, 1), 1).mean() == 1
+    assert hits_at(information(evaluator, 0, 1), 1).mean() == 1
 
 
 # -- leaks -------------------------------------------------------------------------------------
@@ -330,10 +332,10 @@ def test_a_model_that_peeks_at_what_is_asked_finds_nothing(monkeypatch):
 
     monkeypatch.setattr(bench_module, "log_shares", peek)
     table = make_table(8)
-    bench = make_bench(table, Stub(table))
-    for row in entropies(bench, table):
+    evaluator = make_evaluator(table, Stub(table))
+    for row in entropies(evaluator, table):
         assert min(row.conditions.values()) > 0.5
-    for probe in retrieval(bench):
+    for probe in retrieval(evaluator):
         assert probe.score.value == pytest.approx(probe.score.chance, abs=1e-6)
-    for probe in classification(bench, table):
+    for probe in classification(evaluator, table):
         assert probe.score.value == pytest.approx(1 / 3)

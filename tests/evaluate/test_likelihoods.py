@@ -6,15 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from test_coherence import FakeClips
-from test_evaluate import SIZES, Oracle, Stub, make_bench, make_table, random_model
+from test_class_consistency import FakeClips
+from test_evaluate import SIZES, Oracle, Stub, make_evaluator, make_table, random_model
 
 from conftest import tiny_table
 from nano4m.config.run import Config, EvaluateConfig
+from nano4m.evaluate.context import RunArtifacts, open_context
 from nano4m.evaluate.continuation import continuation
-from nano4m.evaluate.counting import PRIOR, Counts, Tally, count_tokens
 from nano4m.evaluate.cross_entropy import half_of_itself
-from nano4m.evaluate.desk import Materials, open_desk
+from nano4m.evaluate.ngram import PRIOR, KeyCounts, NgramModel, fit_ngrams
 from nano4m.evaluate.stats import bootstrap_ratio
 from nano4m.evaluate.tasks import run_tasks, tasks_of
 from nano4m.generation import likelihoods
@@ -54,7 +54,7 @@ def test_counts_agree_with_a_plain_loop(name):
     table = tiny_table()
     modality = next(m for m in table.modalities if m.name == name)
     rows = {split: table.rows(split) for split in ("train", "val")}
-    counts = count_tokens(table, modality, rows["train"])
+    counts = fit_ngrams(table, modality, rows["train"])
 
     def tokens(split):
         ids = table.ids[name][rows[split]].reshape(-1, modality.length).astype(int)
@@ -73,7 +73,7 @@ def test_each_codebook_has_its_own_ids_and_a_distribution_sums_to_one():
     modality = MODALITIES["sound"].with_tokens((3, 2), 10)
     rng = np.random.default_rng(0)
     ids = rng.integers(5, size=(20, 6)) + np.array([0, 5] * 3)
-    counts = Counts(modality, ids, np.ones(ids.shape, bool))
+    counts = NgramModel(modality, ids, np.ones(ids.shape, bool))
     assert counts.choices == 5
     every = np.tile(ids[:1], (5, 1))
     every[:, 5] = np.arange(5, 10)
@@ -88,15 +88,15 @@ def test_a_bigram_finds_a_chain_that_a_unigram_cannot():
     steps = rng.random((400, 16)) < 0.1
     ids = (rng.integers(8, size=(400, 1)) + np.cumsum(1 + steps, axis=1)) % 8
     valid = np.ones((200, 16), bool)
-    found = Counts(modality, ids[:200], valid).log_probs(ids[200:], valid)
+    found = NgramModel(modality, ids[:200], valid).log_probs(ids[200:], valid)
     entropy = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1))
     assert -found.unigram.mean() == pytest.approx(math.log(8), abs=0.05)
     assert entropy < -found.bigram[:, 1:].mean() < entropy + 0.1
 
 
 def test_a_tally_of_nothing_and_of_what_it_never_saw():
-    assert Tally(np.zeros(0, int))(np.array([[1, 2]])).tolist() == [[0, 0]]
-    assert Tally(np.array([3, 3, 7]))(np.array([0, 3, 5, 7, 9])).tolist() == [0, 2, 0, 1, 0]
+    assert KeyCounts(np.zeros(0, int))(np.array([[1, 2]])).tolist() == [[0, 0]]
+    assert KeyCounts(np.array([3, 3, 7]))(np.array([0, 3, 5, 7, 9])).tolist() == [0, 2, 0, 1, 0]
 
 
 # -- halves and continuations ------------------------------------------------------------------
@@ -120,15 +120,15 @@ class Recorder(Stub):
 @pytest.mark.parametrize("target", [0, 1])
 def test_one_half_is_given_and_the_other_asked_for(target):
     table = make_table(8)
-    bench = make_bench(table, Recorder(table))
-    nats, count = half_of_itself(bench, target)
-    length = bench.tokens.modalities[target].length
-    assert count == len(bench) * length // 2
-    assert nats == pytest.approx(count * math.log(bench.tokens.modalities[target].vocab_size))
-    span = bench.tokens.slices[target]
-    own = {tuple(row[span].tolist()) for row in bench.ids_BL}
+    evaluator = make_evaluator(table, Recorder(table))
+    nats, count = half_of_itself(evaluator, target)
+    length = evaluator.tokens.modalities[target].length
+    assert count == len(evaluator) * length // 2
+    assert nats == pytest.approx(count * math.log(evaluator.tokens.modalities[target].vocab_size))
+    span = evaluator.tokens.slices[target]
+    own = {tuple(row[span].tolist()) for row in evaluator.ids_BL}
     halves = set()
-    for ids, given, asked in bench.model.calls:
+    for ids, given, asked in evaluator.model.calls:
         assert sorted(given + asked) == list(range(span.start, span.stop))
         assert any(all(clip[s - span.start] == i for s, i in zip(given, ids)) for clip in own)  # noqa: B905
         halves.add(tuple(given))
@@ -137,25 +137,25 @@ def test_one_half_is_given_and_the_other_asked_for(target):
 
 def test_of_a_text_the_first_half_is_given():
     table = make_table(8)
-    bench = make_bench(table, Recorder(table))
-    _, count = half_of_itself(bench, 2)
+    evaluator = make_evaluator(table, Recorder(table))
+    _, count = half_of_itself(evaluator, 2)
     lengths = table.lengths["caption"][table.rows("test"), 0]
     assert count == (lengths - lengths // 2).sum()
-    start = bench.tokens.slices[2].start
-    for _, given, asked in bench.model.calls:
+    start = evaluator.tokens.slices[2].start
+    for _, given, asked in evaluator.model.calls:
         assert given == list(range(start, asked[0])) and len(asked) == 1 and given
 
 
 def counts_of(table, target):
-    return count_tokens(table, table.modalities[target], table.rows("train"))
+    return fit_ngrams(table, table.modalities[target], table.rows("train"))
 
 
 def test_an_oracle_continues_a_sound_and_a_shuffled_beginning_misleads_it():
     table = make_table(32)
     table.ids["sound"][:, :, 2:] = table.ids["sound"][:, :, :2]  # a sound that repeats itself
-    bench = make_bench(table, Oracle(table))
-    found = continuation(bench, counts_of(table, 1), 1)
-    assert (found.n, found.tokens) == (len(bench), 2 * len(bench))
+    evaluator = make_evaluator(table, Oracle(table))
+    found = continuation(evaluator, counts_of(table, 1), 1)
+    assert (found.n, found.tokens) == (len(evaluator), 2 * len(evaluator))
     assert found.low <= found.value <= found.high and found.value == pytest.approx(0, abs=1e-4)
     # Of three classes and two digits nothing is known without the beginning.
     assert found.controls["nothing"] == pytest.approx((math.log(3) + math.log(2)) / 2, abs=1e-3)
@@ -165,10 +165,10 @@ def test_an_oracle_continues_a_sound_and_a_shuffled_beginning_misleads_it():
 
 def test_a_uniform_model_continues_at_ln_v_and_pictures_are_not_continued():
     table = make_table(8)
-    bench = make_bench(table, Stub(table))
+    evaluator = make_evaluator(table, Stub(table))
     for target, controls in ((1, {"shuffled", "nothing"}), (2, {"shuffled"})):
-        found = continuation(bench, counts_of(table, target), target)
-        vocab = bench.tokens.modalities[target].vocab_size
+        found = continuation(evaluator, counts_of(table, target), target)
+        vocab = evaluator.tokens.modalities[target].vocab_size
         assert (
             found.value
             == found.low
@@ -179,21 +179,21 @@ def test_a_uniform_model_continues_at_ln_v_and_pictures_are_not_continued():
         assert found.uniform == pytest.approx(found.value, abs=1e-5)
         assert found.unigram < found.uniform and found.bigram < found.uniform
         assert set(found.controls) == controls
-    assert continuation(bench, counts_of(table, 0), 0) is None
+    assert continuation(evaluator, counts_of(table, 0), 0) is None
 
 
 def test_a_continuation_sees_its_own_beginning_and_then_frame_by_frame():
     table = make_table(8)
-    bench = make_bench(table, Recorder(table))
-    continuation(bench, counts_of(table, 1), 1)
-    start = bench.tokens.slices[1].start
-    shown = {(tuple(given), tuple(asked)) for _, given, asked in bench.model.calls}
+    evaluator = make_evaluator(table, Recorder(table))
+    continuation(evaluator, counts_of(table, 1), 1)
+    start = evaluator.tokens.slices[1].start
+    shown = {(tuple(given), tuple(asked)) for _, given, asked in evaluator.model.calls}
     rest = (start + 2, start + 3)
     assert shown == {((), rest), (rest_before := (start, start + 1), rest),
                      ((*rest_before, start + 2), (start + 3,))}  # fmt: skip
-    clips = {tuple(row[start : start + 4].tolist()) for row in bench.ids_BL}
+    clips = {tuple(row[start : start + 4].tolist()) for row in evaluator.ids_BL}
     for length in (2, 3):
-        begun = {tuple(ids) for ids, given, _ in bench.model.calls if len(given) == length}
+        begun = {tuple(ids) for ids, given, _ in evaluator.model.calls if len(given) == length}
         assert begun == {clip[:length] for clip in clips}
 
 
@@ -213,7 +213,7 @@ def test_the_chain_rule_uses_what_each_frame_tells_of_the_next():
     table = make_table(32)
     vocab = table.modalities[1].vocab_size
     table.ids["sound"][:] = (table.ids["sound"][:, :, :1] + np.arange(4)) % vocab
-    found = continuation(make_bench(table, Successor(table)), counts_of(table, 1), 1)
+    found = continuation(make_evaluator(table, Successor(table)), counts_of(table, 1), 1)
     assert found.value == pytest.approx(0, abs=1e-4)
     assert found.at_once == pytest.approx(math.log(vocab) / 2, abs=1e-4)
 
@@ -221,11 +221,11 @@ def test_the_chain_rule_uses_what_each_frame_tells_of_the_next():
 def test_all_codebooks_of_a_frame_count(monkeypatch):
     monkeypatch.setitem(SIZES, "sound", ((2, 2), 18))
     table = make_table(8)
-    bench = make_bench(table, Recorder(table))
-    found = continuation(bench, counts_of(table, 1), 1)
+    evaluator = make_evaluator(table, Recorder(table))
+    found = continuation(evaluator, counts_of(table, 1), 1)
     assert found.value == found.at_once == pytest.approx(math.log(18), abs=1e-5)
-    start = bench.tokens.slices[1].start
-    asked = {tuple(asked) for _, given, asked in bench.model.calls if len(given) == 2}
+    start = evaluator.tokens.slices[1].start
+    asked = {tuple(asked) for _, given, asked in evaluator.model.calls if len(given) == 2}
     assert asked == {(start + 2, start + 3)}
 
 
@@ -247,16 +247,16 @@ def test_picked_log_probs_are_those_of_whole_distributions(most, monkeypatch):
     monkeypatch.setitem(likelihoods.MOST_SCORES, "cpu", most)
     table = make_table(8)
     model = random_model(table)
-    bench = make_bench(table, model)
-    own = bench.ids_BL[:, bench.tokens.slices[1]]
-    ids, given = bench.given([0, 2])
-    span = bench.tokens.slices[1]
-    slots = torch.arange(span.start, span.stop).expand(len(bench), -1)
+    evaluator = make_evaluator(table, model)
+    own = evaluator.ids_BL[:, evaluator.tokens.slices[1]]
+    ids, given = evaluator.given([0, 2])
+    span = evaluator.tokens.slices[1]
+    slots = torch.arange(span.start, span.stop).expand(len(evaluator), -1)
     with torch.no_grad():
         wanted = []
-        for row in range(len(bench)):
+        for row in range(len(evaluator)):
             seen = given[row].nonzero()[:, 0][None]
-            tokens = bench.tokens
+            tokens = evaluator.tokens
             context = model.encode(ids[row][seen], tokens.modality_L[seen], tokens.coords_L2[seen])
             asked = slots[row][None]
             states = model.decode(context, tokens.modality_L[asked], tokens.coords_L2[asked])
@@ -264,13 +264,15 @@ def test_picked_log_probs_are_those_of_whole_distributions(most, monkeypatch):
     log_p = torch.stack(wanted)
     places = torch.arange(own.shape[1])
     for i, j in ((0, 0), (0, 5), (7, 3)):
-        rated = bench.whole(1, ids, given, own)[i, j]
+        rated = evaluator.parallel_log_prob(1, ids, given, own)[i, j]
         assert float(rated) == pytest.approx(float(log_p[i, places, own[j]].sum()), abs=1e-5)
     picked = log_p.gather(2, own[..., None])[..., 0]
-    assert bench.own_whole(1, ids, given) == pytest.approx(picked.double().sum(1).numpy(), abs=1e-5)
-    found = likelihoods.log_probs(model, bench.tokens, ids, given, slots, own, batch_size=5)
+    assert evaluator.own_parallel(1, ids, given) == pytest.approx(
+        picked.double().sum(1).numpy(), abs=1e-5
+    )
+    found = likelihoods.log_probs(model, evaluator.tokens, ids, given, slots, own, batch_size=5)
     torch.testing.assert_close(found, picked)
-    two = bench.pick(ids, given, slots, torch.stack([own, own.flip(1)], 2)[:, :2])
+    two = evaluator.pick(ids, given, slots, torch.stack([own, own.flip(1)], 2)[:, :2])
     torch.testing.assert_close(two[..., 0], picked[:, :2])
     torch.testing.assert_close(two[..., 1], log_p.gather(2, own.flip(1)[..., None])[:, :2, 0])
 
@@ -278,10 +280,10 @@ def test_picked_log_probs_are_those_of_whole_distributions(most, monkeypatch):
 def test_no_more_scores_are_held_than_allowed(monkeypatch):
     monkeypatch.setitem(likelihoods.MOST_SCORES, "cpu", 40)
     table = make_table(8)
-    bench = make_bench(table, random_model(table))
-    ids, given = bench.given([0])
-    slots = torch.arange(4, 8).expand(len(bench), -1)
-    parts = list(likelihoods.log_shares(bench.model, bench.tokens, ids, given, slots, 2, 3))
+    evaluator = make_evaluator(table, random_model(table))
+    ids, given = evaluator.given([0])
+    slots = torch.arange(4, 8).expand(len(evaluator), -1)
+    parts = list(likelihoods.log_shares(evaluator.model, evaluator.tokens, ids, given, slots, 2, 3))
     assert {p.shape for _, _, p in parts} == {(2, 2, 9), (2, 1, 9)}
     assert [first for _, first, _ in parts[:4]] == [0, 2, 0, 2]
 
@@ -293,10 +295,10 @@ def test_no_more_scores_are_held_than_allowed(monkeypatch):
 class SmallRun:
     """Opens the same small run in every process."""
 
-    def __call__(self) -> Materials:
+    def __call__(self) -> RunArtifacts:
         table = make_table(8)
         clips = FakeClips(table)
-        return Materials(clips, clips.tokenizers, table, random_model(table))
+        return RunArtifacts(clips, clips.tokenizers, table, random_model(table))
 
 
 def test_results_do_not_depend_on_the_number_of_processes():
@@ -305,12 +307,12 @@ def test_results_do_not_depend_on_the_number_of_processes():
     for workers in (0, 2):
         config = Config(
             tokenizers={"rgb": {"kind": "image_vq"}, "sound": {"kind": "mel_vq"}},
-            evaluate=EvaluateConfig(clips=12, judge_steps=5, bootstrap=100, workers=workers),
+            evaluate=EvaluateConfig(clips=12, classifier_steps=5, bootstrap=100, workers=workers),
             device="cpu",
         )
-        desk = open_desk(config, SmallRun())
-        tasks = tasks_of(desk)
-        found.append(run_tasks(desk, SmallRun(), tasks))
+        context = open_context(config, SmallRun())
+        tasks = tasks_of(context)
+        found.append(run_tasks(context, SmallRun(), tasks))
     assert torch.get_num_threads() == threads
     assert len(tasks) == 3 + 3 + 3
     for alone, shared in zip(*found, strict=True):

@@ -22,7 +22,7 @@ BOOK_0, BOOK_1 = slice(SOUND.start, SOUND.stop, 2), slice(SOUND.start + 1, SOUND
 
 SETTINGS = {
     "defaults": {},
-    "together": {"codebooks": "together"},
+    "all_sources": {"codebooks": "all_sources"},
     "random": {"order": "random", "schedule": "linear", "steps": 5},
     "halton": {"order": "halton", "schedule": "constant", "temperature_schedule": "onex:0.1:0.5"},
     "raster": {"order": "raster", "steps": 50, "top_k": 3, "temperature_schedule": "linear"},
@@ -218,7 +218,7 @@ def test_without_temperature_it_is_repeatable(model):
 def test_cosine_schedule_fills_each_slot_once(model, steps, order):
     ids, given = some_given("rgb", rows=1)
     spy = Spy(model)
-    config = GenerateConfig(steps=steps, codebooks="together", order=order)
+    config = GenerateConfig(steps=steps, codebooks="all_sources", order=order)
     generate(spy, TOKENS, ids, given, ["sound"], config, [0])
     count = min(steps, 8)
     expected, left = [8], 8
@@ -279,7 +279,7 @@ def test_codebooks_of_unequal_sizes_are_refused():
 def test_remasking_draws_the_least_sure_again_and_never_the_given(model):
     ids, given = some_given("rgb", rows=1)
     given[:, SOUND.start + 1] = True
-    settings = {"steps": 1, "codebooks": "together", "temperature": 0.0, "noise": 0.0}
+    settings = {"steps": 1, "codebooks": "all_sources", "temperature": 0.0, "noise": 0.0}
     asked = torch.tensor([[s for s in range(SOUND.start, SOUND.stop) if not given[0, s]]])
     plain, _ = generate(model, TOKENS, ids, given, ["sound"], GenerateConfig(**settings), [0])
     spy = Spy(model)
@@ -403,7 +403,7 @@ def test_equal_questions_are_asked_once_and_equal_lengths_share_a_batch(model):
     ids, given = some_given("rgb", rows=1)
     ids, given = ids.expand(8, -1), given.expand(8, -1)
     spy = Spy(model)
-    config = GenerateConfig(steps=1, codebooks="together", guidance=2.0)
+    config = GenerateConfig(steps=1, codebooks="all_sources", guidance=2.0)
     got, _ = generate(spy, TOKENS, ids, given, ["sound"], config, range(8))
     assert sorted(len(row) for batch in spy.shown for row in batch) == [0, 4]
     assert len({tuple(row) for row in got[:, SOUND].tolist()}) > 1

@@ -13,7 +13,7 @@ from test_sampler import CAPTION, SETTINGS, SOUND, TOKENS, Spy, build_model, che
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nano4m.config.run import GenerateConfig, ModelConfig
-from nano4m.evaluate.coherence import DECODE_BATCH, DECODE_BATCH_GPU, decode
+from nano4m.evaluate.class_consistency import DECODE_BATCH, DECODE_BATCH_GPU, decode
 from nano4m.generation import guidance
 from nano4m.generation.guidance import ChainStep, Codebook, Condition, Guide, scores
 from nano4m.generation.sampler import generate
@@ -252,7 +252,7 @@ def test_media_are_decoded_in_large_parts_on_a_gpu():
 
 @pytest.mark.parametrize("there", [False, True])
 @pytest.mark.parametrize(
-    "settings", [{}, {"remask_rounds": 2}, {"order": "random", "codebooks": "together"}]
+    "settings", [{}, {"remask_rounds": 2}, {"order": "random", "codebooks": "all_sources"}]
 )
 def test_every_step_is_told(model, there, settings):
     ids, given = mixed()

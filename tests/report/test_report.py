@@ -20,17 +20,17 @@ from nano4m.config.run import Bpe, Config, ImageVQ, MelVQ, ReportConfig
 from nano4m.data.clip_media import depth_bytes, normals_bytes, picture_bytes, sound_bytes
 from nano4m.data.clip_table import ClipTable, open_clips, write_shard
 from nano4m.evaluate.results import (
+    AllSources,
+    Classifier,
     Continuation,
     CrossEntropy,
     Difference,
     Direction,
     Diversity,
-    Judge,
     Probe,
     Results,
     Score,
     Spread,
-    Together,
 )
 from nano4m.modalities import MODALITIES
 from nano4m.report.overview import overview_png
@@ -156,7 +156,7 @@ def fake_results(names: list[str]) -> Results:
                          tokens=900, uniform=4.159, unigram=3.5, bigram=3.1,
                          controls={"shuffled": 3.333})
         ],
-        judges=[Judge(modality=n, accuracy=score(0.91, upper=0.844)) for n in names],
+        classifiers=[Classifier(modality=n, accuracy=score(0.91, round_trip=0.844)) for n in names],
         probes=[
             Probe(name="class <of> sound", task="classification", source=names[-1], target=names[0],
                   score=score(0.7345, majority=0.41, balanced=0.722, controls={"shuffled": 0.331})),
@@ -164,13 +164,13 @@ def fake_results(names: list[str]) -> Results:
                   score=score(0.2)),
         ],
         matrix=[
-            Direction(source=a, target=b, coherence=score(0.4 + i / 50, majority=None),
+            Direction(source=a, target=b, class_consistency=score(0.4 + i / 50, majority=None),
                       diversity=VARIED if i == 0 else None)
             for i, (a, b) in enumerate(pairs)
         ],
-        together=[
-            Together(target=names[-1], coherence=score(0.777),
-                     over={names[0]: Difference(value=0.125, low=-0.031, high=0.252)})
+        all_sources=[
+            AllSources(target=names[-1], class_consistency=score(0.777),
+                     gain_over={names[0]: Difference(value=0.125, low=-0.031, high=0.252)})
         ],
         seconds={"clips": 12.3, "train": 431.2},
     )  # fmt: skip
@@ -289,10 +289,10 @@ def test_figures_are_those_of_the_results(run: Run, page: Reader) -> None:
     cells = rows_of(page, "given \u2192 made")
     for direction in run.results.matrix:
         row = cells[f"{titles[direction.source]} \u2192 {titles[direction.target]}"]
-        assert _percent(row[1]) == [pytest.approx(direction.coherence.value, abs=5.1e-4)]
+        assert _percent(row[1]) == [pytest.approx(direction.class_consistency.value, abs=5.1e-4)]
         low, high = re.findall(r"\[([\d.]+)\u2013([\d.]+)\]", row[1])[0]
-        assert float(low) / 100 == pytest.approx(direction.coherence.low, abs=5.1e-4)
-        assert float(high) / 100 == pytest.approx(direction.coherence.high, abs=5.1e-4)
+        assert float(low) / 100 == pytest.approx(direction.class_consistency.low, abs=5.1e-4)
+        assert float(high) / 100 == pytest.approx(direction.class_consistency.high, abs=5.1e-4)
         assert _percent(row[2]) == [pytest.approx(1 / 3, abs=5.1e-4)]
         assert row[3] == "\u2013" and row[-1] == "137"
     probe = rows["class <of> soundclassification"]
@@ -316,7 +316,7 @@ def test_figures_are_those_of_the_results(run: Run, page: Reader) -> None:
         "3.100",
         "3.333",
     ]
-    (both,) = run.results.together
+    (both,) = run.results.all_sources
     row = " ".join(rows_of(page, "made")[titles[both.target]])
     assert "77.7 %" in row and re.findall(r"[+-]\d+\.\d", row) == ["+12.5", "-3.1", "+25.2"]
     assert "21.7 dB" in rows_of(page, "modality")["picture"][1]
@@ -402,8 +402,8 @@ def test_page_stays_small(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_nothing_measured(run: Run, tmp_path: Path) -> None:
     bare = run.results.model_copy(update={
-        "matrix": [], "probes": [], "judges": [], "cross_entropy": [], "continuation": [],
-        "together": [], "tokenizers": {}, "training": {}, "clips": {}, "seconds": {},
+        "matrix": [], "probes": [], "classifiers": [], "cross_entropy": [], "continuation": [],
+        "all_sources": [], "tokenizers": {}, "training": {}, "clips": {}, "seconds": {},
         "provenance": {}, "classes": [],
     })  # fmt: skip
     empty = dataclasses.replace(

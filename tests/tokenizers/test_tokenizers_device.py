@@ -1,4 +1,4 @@
-"""Tokenizers and judges on a device: nothing is left on the CPU, and nobody waits for a GPU.
+"""Tokenizers and classifiers on a device: nothing is left on the CPU, and nobody waits for a GPU.
 
 Without a GPU the device is ``meta``: its tensors have shapes and no numbers, an operation that
 mixes them with tensors of the CPU is refused, and a number read from them is noticed.
@@ -15,7 +15,7 @@ from test_tokenizers import IMAGE, MEDIA, MEL, RATE, Clips, fit
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import nano4m
-from nano4m.evaluate.judges import train_judge
+from nano4m.evaluate.classifiers import train_classifier
 from nano4m.tokenizers import apply, load_tokenizer
 from nano4m.tokenizers.image_vq import ImageVQTokenizer
 from nano4m.tokenizers.mel_vq import MelVQTokenizer
@@ -50,7 +50,7 @@ class HostReads(TorchDispatchMode):
 
 
 class Judged(Clips):
-    """Clips of one frame, as a judge asks for them."""
+    """Clips of one frame, as a classifier asks for them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ def test_a_fit_reads_nothing_from_its_device_but_every_twentieth_loss(name, chan
 def test_a_judge_trains_where_its_media_are_and_reads_nothing(kind):
     clips, rows = Judged(), np.arange(64)
     with HostReads() as reads:
-        train_judge(kind, clips, rows, rows % 3, 3, steps=4, seed=0, device=META)
+        train_classifier(kind, clips, rows, rows % 3, 3, steps=4, seed=0, device=META)
     assert not reads.found
 
 
@@ -225,7 +225,7 @@ def test_a_gpu_fits_the_same_tokenizer_twice_and_a_good_one(name):
 @pytest.mark.parametrize("kind", ["picture", "sound"])
 def test_a_gpu_trains_the_same_judge_twice(kind):
     clips, rows = Judged(), np.arange(64)
-    judges = [train_judge(kind, clips, rows, rows % 3, 3, 40, 0, CARD) for _ in range(2)]
+    classifiers = [train_classifier(kind, clips, rows, rows % 3, 3, 40, 0, CARD) for _ in range(2)]
     media = MEDIA[kind](64)
-    first, again = (judge.predict(media) for judge in judges)
-    assert (first == again).all() and (judges[0].predict(media.to(CARD)) == first).all()
+    first, again = (classifier.predict(media) for classifier in classifiers)
+    assert (first == again).all() and (classifiers[0].predict(media.to(CARD)) == first).all()

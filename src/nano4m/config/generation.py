@@ -76,7 +76,7 @@ class Sampling(BaseModel):
     guidance_schedule: GuidanceLaw = Field(
         "constant", description="Guidance from the first step on, or rising from 1."
     )
-    codebooks: Literal["levels", "together"] = Field(
+    codebooks: Literal["levels", "all_sources"] = Field(
         "levels", description="Residual codebooks coarse to fine, or all at once."
     )
     remask_rounds: Annotated[int, Field(ge=0)] = Field(

@@ -107,7 +107,7 @@ FARM_LARGE = Config(
         save_every=500,
     ),
     generate=GUIDED,
-    evaluate=EvaluateConfig(clips=1100, judge_steps=1000),
+    evaluate=EvaluateConfig(clips=1100, classifier_steps=1000),
 )
 
 DIGITS = Config(

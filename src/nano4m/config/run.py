@@ -243,7 +243,9 @@ class EvaluateConfig(Section):
 
     split: Literal["val", "test"] = Field("test", description="Clips that are judged.")
     clips: Positive = Field(220, description="Most clips a probe looks at.")
-    judge_steps: Positive = Field(400, description="Training steps of each judge, on real media.")
+    classifier_steps: Positive = Field(
+        400, description="Training steps of each classifier, on real media."
+    )
     bootstrap: Annotated[int, Field(ge=100)] = Field(1000, description="Resamples of an interval.")
     workers: Workers = Field(
         "auto",

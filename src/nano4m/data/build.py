@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from nano4m.compute.workers import count_workers, worker_pool
 from nano4m.config.run import ClipsConfig, Config
-from nano4m.data.clip_counts import MANIFEST, Tally, write_manifest
+from nano4m.data.clip_counts import MANIFEST, ClipCounts, write_manifest
 from nano4m.data.clip_table import FORMAT, read_about, shard_path, to_batch, write_batches
 from nano4m.data.cut import cut
 from nano4m.data.duplicates import move_duplicates
@@ -148,7 +148,7 @@ def check_plans(plans: Sequence[ClipPlan]) -> None:
             )
 
 
-def _check_kept(tally: Tally, config: Config, out: Path) -> None:
+def _check_kept(tally: ClipCounts, config: Config, out: Path) -> None:
     by_split = tally.by_split()
     needed = sorted({"train", "val", config.evaluate.split})
     # A probe needs two clips; better said now than after training.

@@ -17,7 +17,7 @@ MANIFEST = "manifest.csv"
 
 
 @dataclass
-class Tally:
+class ClipCounts:
     """Counts over rows, added one after the other.
 
     Attributes:
@@ -74,14 +74,14 @@ class Tally:
         }
 
 
-def write_manifest(out: Path) -> Tally:
+def write_manifest(out: Path) -> ClipCounts:
     """Write ``manifest.csv`` of a complete table, whole or not at all, and count its rows.
 
     Raises:
         UserError: The table is not complete.
         OSError: The folder cannot be written.
     """
-    tally = Tally()
+    tally = ClipCounts()
     partial_path = out / f"{MANIFEST}.partial"
     try:
         with partial_path.open("w", newline="", encoding="utf-8") as file:

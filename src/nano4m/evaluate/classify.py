@@ -17,7 +17,7 @@ from collections import Counter
 
 import numpy as np
 
-from nano4m.evaluate.bench import CONTROL, RESAMPLE, SHUFFLE, Bench
+from nano4m.evaluate.likelihood_evaluator import CONTROL, RESAMPLE, SHUFFLE, LikelihoodEvaluator
 from nano4m.evaluate.results import Probe
 from nano4m.evaluate.stats import derangement, score
 from nano4m.evaluate.trie import Search, Text, Trie
@@ -44,15 +44,17 @@ def candidates(
     return [texts[:MOST_CAPTIONS] for texts in ordered]
 
 
-def caption_begun(bench: Bench, target: int, texts: list[list[Text]]) -> float | None:
+def caption_begun(
+    evaluator: LikelihoodEvaluator, target: int, texts: list[list[Text]]
+) -> float | None:
     """Return the control of this name; None where no clip can be judged."""
-    span = bench.tokens.slices[target]
+    span = evaluator.tokens.slices[target]
     trie = Trie(texts)
     number = {prefix: i for i, prefix in enumerate(trie.prefixes)}
     cut: dict[int, list[int]] = {}
-    chosen = bench.rng(CONTROL).permutation(len(bench))[:MOST_CONTROL]
+    chosen = evaluator.rng(CONTROL).permutation(len(evaluator))[:MOST_CONTROL]
     for clip in sorted(chosen.tolist()):
-        own = tuple(bench.ids_BL[clip, span][bench.valid_BL[clip, span]].tolist())
+        own = tuple(evaluator.ids_BL[clip, span][evaluator.valid_BL[clip, span]].tolist())
         for length in range(1, len(own)):
             node = number.get(own[:length])
             if node is not None and trie.under_NK[node].sum() == 1:
@@ -63,54 +65,58 @@ def caption_begun(bench: Bench, target: int, texts: list[list[Text]]) -> float |
         rests = [sorted({text[length:] for text in own if len(text) > length}) for own in texts]
         shared = Counter(rest for own in rests for rest in own)
         told_apart = {k for k, own in enumerate(rests) if any(shared[rest] == 1 for rest in own)}
-        rows = np.array([i for i in clips if int(bench.labels[i]) in told_apart], dtype=np.int64)
+        rows = np.array(
+            [i for i in clips if int(evaluator.labels[i]) in told_apart], dtype=np.int64
+        )
         if not len(rows):
             continue
-        ids, given = bench.given([target], rows)
+        ids, given = evaluator.given([target], rows)
         given[:, span.start + length : span.stop] = False
-        found = Search(bench, ids * given, given, target, Trie(rests), length).best_class()
-        judged, correct = judged + len(rows), correct + int((found == bench.labels[rows]).sum())
+        found = Search(evaluator, ids * given, given, target, Trie(rests), length).best_class()
+        judged, correct = judged + len(rows), correct + int((found == evaluator.labels[rows]).sum())
     return correct / judged if judged else None
 
 
-def conditions(bench: Bench, target: int) -> dict[str, list[int]]:
+def conditions(evaluator: LikelihoodEvaluator, target: int) -> dict[str, list[int]]:
     """Return the modalities that are given, by name: each other one alone, and all of them."""
-    others = [i for i in range(len(bench.names)) if i != target]
-    return {bench.names[i]: [i] for i in others} | ({"all": others} if len(others) > 1 else {})
+    others = [i for i in range(len(evaluator.names)) if i != target]
+    return {evaluator.names[i]: [i] for i in others} | ({"all": others} if len(others) > 1 else {})
 
 
-def classify(bench: Bench, trie: Trie, begun: float | None, target: int, condition: str) -> Probe:
+def classify(
+    evaluator: LikelihoodEvaluator, trie: Trie, begun: float | None, target: int, condition: str
+) -> Probe:
     """Probe one condition.
 
     Args:
-        bench: Model and clips.
+        evaluator: Model and clips.
         trie: The candidates.
         begun: The control "caption begun", which is that of every condition.
         target: Index of the text modality.
         condition: Key of ``conditions``.
     """
-    known = conditions(bench, target)
+    known = conditions(evaluator, target)
     given, number = known[condition], list(known).index(condition)
-    found = Search(bench, *bench.given(given), target, trie).best_class()
-    rng = bench.rng(SHUFFLE, number, target)
-    own = rng.permutation(len(bench))[:MOST_CONTROL]
-    shown = derangement(len(bench), rng)[own]
-    mistaken = Search(bench, *bench.given(given, shown), target, trie).best_class()
-    controls = {"shuffled": float((mistaken == bench.labels[own]).mean())}
+    found = Search(evaluator, *evaluator.given(given), target, trie).best_class()
+    rng = evaluator.rng(SHUFFLE, number, target)
+    own = rng.permutation(len(evaluator))[:MOST_CONTROL]
+    shown = derangement(len(evaluator), rng)[own]
+    mistaken = Search(evaluator, *evaluator.given(given, shown), target, trie).best_class()
+    controls = {"shuffled": float((mistaken == evaluator.labels[own]).mean())}
     if begun is not None:
         controls["caption begun"] = begun
-    titles = [bench.tokens.modalities[i].title for i in given]
+    titles = [evaluator.tokens.modalities[i].title for i in given]
     return Probe(
         name=f"class from {titles[0] if len(titles) == 1 else 'all other modalities'}",
         task="classification",
         source=condition,
-        target=bench.names[target],
+        target=evaluator.names[target],
         score=score(
-            found == bench.labels,
-            bench.labels,
-            len(bench.classes),
-            bench.rng(RESAMPLE, number, target),
-            bench.resamples,
+            found == evaluator.labels,
+            evaluator.labels,
+            len(evaluator.classes),
+            evaluator.rng(RESAMPLE, number, target),
+            evaluator.resamples,
             controls=controls,
         ),
     )

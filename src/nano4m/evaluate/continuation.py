@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nano4m.evaluate.bench import BEGINNING, RESAMPLE, SHUFFLE, Bench
-from nano4m.evaluate.counting import Counts
+from nano4m.evaluate.likelihood_evaluator import BEGINNING, RESAMPLE, SHUFFLE, LikelihoodEvaluator
+from nano4m.evaluate.ngram import NgramModel
 from nano4m.evaluate.results import Continuation
 from nano4m.evaluate.stats import bootstrap_ratio, derangement
 from nano4m.modalities import Modality
@@ -29,17 +29,19 @@ def prefix_lengths(modality: Modality, valid_BT: Tensor) -> Tensor:
     return torch.full((len(valid_BT),), frames // 2 * books)
 
 
-def continuation(bench: Bench, counts: Counts, target: int) -> Continuation | None:
+def continuation(
+    evaluator: LikelihoodEvaluator, counts: NgramModel, target: int
+) -> Continuation | None:
     """Probe a modality that runs in time; None for others, and where there is nothing to give.
 
     Args:
-        bench: Model and clips.
+        evaluator: Model and clips.
         counts: Of the modality's tokens in the train split.
         target: Index of the modality.
     """
-    modality, span = bench.tokens.modalities[target], bench.tokens.slices[target]
-    valid_BT = bench.valid_BL[:, span]
-    if modality.layout == "grid" or len(bench) < 2:
+    modality, span = evaluator.tokens.modalities[target], evaluator.tokens.slices[target]
+    valid_BT = evaluator.valid_BL[:, span]
+    if modality.layout == "grid" or len(evaluator) < 2:
         return None
     given_B = prefix_lengths(modality, valid_BT)
     usable = (given_B > 0) & (given_B < valid_BT.sum(1))
@@ -47,29 +49,31 @@ def continuation(bench: Bench, counts: Counts, target: int) -> Continuation | No
         return None
     given_BT = (torch.arange(modality.length) < given_B[:, None]) & usable[:, None]
     rest_BT = valid_BT & ~given_BT & usable[:, None]
-    given_BL = torch.zeros_like(bench.valid_BL)
+    given_BL = torch.zeros_like(evaluator.valid_BL)
     given_BL[:, span] = given_BT
     nothing_BL = torch.zeros_like(given_BL)
 
     def nats(rows: Tensor, shown_BL: Tensor) -> np.ndarray:
         """Return the nats of the rest of each usable clip, given the beginning of clip ``rows``."""
-        shown_BL = shown_BL & bench.valid_BL[rows]
-        asked = bench.own(target, bench.ids_BL[rows] * shown_BL, shown_BL, rest_BT)
+        shown_BL = shown_BL & evaluator.valid_BL[rows]
+        asked = evaluator.own(target, evaluator.ids_BL[rows] * shown_BL, shown_BL, rest_BT)
         return -asked[usable.numpy()]
 
-    shown_BL = given_BL & bench.valid_BL
-    own = -bench.own_in_order(target, bench.ids_BL * shown_BL, shown_BL, rest_BT)[usable.numpy()]
-    at_once = own if modality.is_text else nats(torch.arange(len(bench)), given_BL)
+    shown_BL = given_BL & evaluator.valid_BL
+    own = -evaluator.own_autoregressive(target, evaluator.ids_BL * shown_BL, shown_BL, rest_BT)[
+        usable.numpy()
+    ]
+    at_once = own if modality.is_text else nats(torch.arange(len(evaluator)), given_BL)
     tokens = rest_BT.sum(1)[usable].numpy()
-    baselines = counts.log_probs(bench.ids_BL[:, span].numpy(), valid_BT.numpy())
-    rng = bench.rng(RESAMPLE, BEGINNING, target)
-    low, high = bootstrap_ratio(own, tokens, rng, bench.resamples)
+    baselines = counts.log_probs(evaluator.ids_BL[:, span].numpy(), valid_BT.numpy())
+    rng = evaluator.rng(RESAMPLE, BEGINNING, target)
+    low, high = bootstrap_ratio(own, tokens, rng, evaluator.resamples)
     total = int(tokens.sum())
-    moved = torch.from_numpy(derangement(len(bench), bench.rng(SHUFFLE, BEGINNING, target)))
+    moved = torch.from_numpy(derangement(len(evaluator), evaluator.rng(SHUFFLE, BEGINNING, target)))
     controls = {"shuffled": nats(moved, given_BL)}
     # Of a text no part is ever asked for without all that stands before it.
     if not modality.is_text:
-        controls["nothing"] = nats(torch.arange(len(bench)), nothing_BL)
+        controls["nothing"] = nats(torch.arange(len(evaluator)), nothing_BL)
     return Continuation(
         modality=modality.name,
         value=float(own.sum() / total),

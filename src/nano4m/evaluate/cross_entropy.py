@@ -10,8 +10,8 @@ from functools import partial
 import numpy as np
 import torch
 
-from nano4m.evaluate.bench import HALF, SHUFFLE, Bench
-from nano4m.evaluate.counting import Counts
+from nano4m.evaluate.likelihood_evaluator import HALF, SHUFFLE, LikelihoodEvaluator
+from nano4m.evaluate.ngram import NgramModel
 from nano4m.evaluate.results import CrossEntropy
 from nano4m.evaluate.stats import derangement
 from nano4m.modalities import Layout, Modality
@@ -28,66 +28,72 @@ def units_of(modality: Modality, clips: int, window_seconds: float) -> float:
     return clips * window_seconds if modality.layout == "codes" else float(clips)
 
 
-def half_of_itself(bench: Bench, target: int) -> tuple[float, int]:
+def half_of_itself(evaluator: LikelihoodEvaluator, target: int) -> tuple[float, int]:
     """Return the nats, and the number, of one half of each clip's tokens, given the other half.
 
     A half is drawn at random for each clip. Of a text the first half is given, as that is the only
     part that is ever given of a text.
     """
-    span = bench.tokens.slices[target]
-    given = torch.zeros_like(bench.valid_BL)
-    if bench.tokens.modalities[target].is_text:
-        half_B = bench.valid_BL[:, span].sum(1, keepdim=True) // 2
+    span = evaluator.tokens.slices[target]
+    given = torch.zeros_like(evaluator.valid_BL)
+    if evaluator.tokens.modalities[target].is_text:
+        half_B = evaluator.valid_BL[:, span].sum(1, keepdim=True) // 2
         given[:, span] = torch.arange(span.stop - span.start) < half_B
     else:
-        drawn = bench.rng(HALF, target).random((len(bench), span.stop - span.start))
+        drawn = evaluator.rng(HALF, target).random((len(evaluator), span.stop - span.start))
         rank = torch.from_numpy(drawn.argsort(1).argsort(1))
         given[:, span] = rank < (span.stop - span.start) // 2
-    asked_BT = bench.valid_BL[:, span] & ~given[:, span]
-    log_p = bench.own(target, bench.ids_BL * given, given, asked_BT)
+    asked_BT = evaluator.valid_BL[:, span] & ~given[:, span]
+    log_p = evaluator.own(target, evaluator.ids_BL * given, given, asked_BT)
     return float(-log_p.sum()), int(asked_BT.sum())
 
 
-def _conditions(bench: Bench, target: int) -> dict[str, Callable[[], np.ndarray]]:
+def _conditions(evaluator: LikelihoodEvaluator, target: int) -> dict[str, Callable[[], np.ndarray]]:
     """Return, by name, what computes log p of each clip's own target, (B,)."""
-    others = [i for i in range(len(bench.names)) if i != target]
-    is_text = bench.tokens.modalities[target].is_text
-    shuffled = derangement(len(bench), bench.rng(SHUFFLE, target))
+    others = [i for i in range(len(evaluator.names)) if i != target]
+    is_text = evaluator.tokens.modalities[target].is_text
+    shuffled = derangement(len(evaluator), evaluator.rng(SHUFFLE, target))
 
     def from_sources(sources: list[int], rows: np.ndarray | None = None) -> np.ndarray:
         if is_text or rows is not None or len(sources) > 1:
-            return bench.own(target, *bench.given(sources, rows))
-        return np.diag(bench.pair(sources[0], target)) if sources else bench.alone(target)
+            return evaluator.own(target, *evaluator.given(sources, rows))
+        return (
+            np.diag(evaluator.pairwise(sources[0], target))
+            if sources
+            else evaluator.unconditional(target)
+        )
 
     return (
         {"nothing": partial(from_sources, [])}
-        | {bench.names[source]: partial(from_sources, [source]) for source in others}
+        | {evaluator.names[source]: partial(from_sources, [source]) for source in others}
         | {"all others": partial(from_sources, others)}
         | {"shuffled others": partial(from_sources, others, shuffled)}
     )
 
 
-def cross_entropy(bench: Bench, counts: Counts, target: int, window_seconds: float) -> CrossEntropy:
-    """Measure one modality on the clips of ``bench``.
+def cross_entropy(
+    evaluator: LikelihoodEvaluator, counts: NgramModel, target: int, window_seconds: float
+) -> CrossEntropy:
+    """Measure one modality on the clips of ``evaluator``.
 
     Args:
-        bench: Model and clips.
+        evaluator: Model and clips.
         counts: Of the modality's tokens in the train split.
         target: Index of the modality.
         window_seconds: Length of a sound.
     """
-    modality, span = bench.tokens.modalities[target], bench.tokens.slices[target]
-    valid = bench.valid_BL[:, span].numpy()
+    modality, span = evaluator.tokens.modalities[target], evaluator.tokens.slices[target]
+    valid = evaluator.valid_BL[:, span].numpy()
     count = int(valid.sum())
-    baselines = counts.log_probs(bench.ids_BL[:, span].numpy(), valid)
+    baselines = counts.log_probs(evaluator.ids_BL[:, span].numpy(), valid)
     nats = {
         "uniform": count * math.log(counts.choices),
         "unigram": float(-baselines.unigram.sum()),
         "bigram": float(-baselines.bigram.sum()),
     }
-    asked = {name: float(-own().sum()) for name, own in _conditions(bench, target).items()}
-    units = units_of(modality, len(bench), window_seconds)
-    half, half_count = half_of_itself(bench, target)
+    asked = {name: float(-own().sum()) for name, own in _conditions(evaluator, target).items()}
+    units = units_of(modality, len(evaluator), window_seconds)
+    half, half_count = half_of_itself(evaluator, target)
     conditions = {name: value / count for name, value in asked.items()}
     conditions = {"nothing": conditions.pop("nothing"), OWN_HALF: half / half_count} | conditions
     return CrossEntropy(

@@ -1,6 +1,6 @@
 """Has a sampler collapsed? How varied generated ids are, beside real ids of the same modality.
 
-A sampler that always makes the likeliest clip of a class can score well with a judge; here it
+A sampler that always makes the likeliest clip of a class can score well with a classifier; here it
 shows: fewer tokens in use, equal sequences, and no distance within a class.
 
 Shapes: N sequences, T tokens of one modality.

@@ -30,7 +30,9 @@ class Score(Part):
         None, description="What the commonest class reaches, if classes."
     )
     balanced: float | None = Field(None, description="Mean over classes, if classes.")
-    upper: float | None = Field(None, description="What real media reach through the tokenizer.")
+    round_trip: float | None = Field(
+        None, description="What real media reach through the tokenizer."
+    )
     controls: dict[str, float] = Field(
         default_factory=dict,
         description="The same figure with a planted input: shuffled, caption begun.",
@@ -109,7 +111,9 @@ class Direction(Part):
 
     source: str
     target: str
-    coherence: Score = Field(description="How often a judge sees the clip's class in what is made.")
+    class_consistency: Score = Field(
+        description="How often a classifier sees the clip's class in what is made."
+    )
     diversity: Diversity | None = Field(None, description="How varied what is made is.")
 
 
@@ -121,22 +125,22 @@ class Difference(Part):
     high: float = Field(description="Upper end of the 95 % bootstrap interval over pairs.")
 
 
-class Together(Part):
+class AllSources(Part):
     """What is generated as ``target`` from all other modalities at once: more must not hurt."""
 
     target: str
-    coherence: Score = Field(description="As in Direction.")
-    over: dict[str, Difference] = Field(
+    class_consistency: Score = Field(description="As in Direction.")
+    gain_over: dict[str, Difference] = Field(
         description="Coherence from all minus that from this source alone, by source."
     )
 
 
-class Judge(Part):
-    """A classifier of real media of the train split that judges what the model makes."""
+class ClassifierScore(Part):
+    """A classifier of real media of the train split that classifiers what the model makes."""
 
     modality: str
     accuracy: Score = Field(
-        description="On real media; its upper field is on tokenizer round trips."
+        description="On real media; its round_trip field is on tokenizer round trips."
     )
 
 
@@ -159,15 +163,17 @@ class Results(Part):
     provenance: dict[str, Any]
     split: str
     classes: list[str]
-    clips: dict[str, Any] = Field(description="Counts of the clips stage.")
+    clips: dict[str, Any] = Field(description="NgramModel of the clips stage.")
     tokenizers: dict[str, Any] = Field(description="Quality of each tokenizer, by modality.")
     training: dict[str, Any] = Field(description="Summary of the train stage.")
     cross_entropy: list[CrossEntropy]
     continuation: list[Continuation] = Field(description="One a sound and a text.")
-    judges: list[Judge]
+    classifiers: list[ClassifierScore]
     probes: list[Probe]
     matrix: list[Direction]
-    together: list[Together] = Field(description="One a target, with three modalities or more.")
+    all_sources: list[AllSources] = Field(
+        description="One a target, with three modalities or more."
+    )
     seconds: dict[str, float] = Field(description="Wall time of each stage.")
 
 
@@ -198,7 +204,7 @@ def schema_markdown() -> str:
         "`src/nano4m/evaluate/results.py`; a test keeps the two equal.",
     ]
     parts = (
-        Results, CrossEntropy, Continuation, Judge, Probe, Direction, Together, Difference,
+        Results, CrossEntropy, Continuation, ClassifierScore, Probe, Direction, AllSources, Difference,
         Diversity, Spread, Score,
     )  # fmt: skip
     for part in parts:

@@ -9,7 +9,7 @@ how well captions are found is what classification measures.
 
 import numpy as np
 
-from nano4m.evaluate.bench import RESAMPLE, SHUFFLE, Bench
+from nano4m.evaluate.likelihood_evaluator import RESAMPLE, SHUFFLE, LikelihoodEvaluator
 from nano4m.evaluate.results import Probe
 from nano4m.evaluate.stats import derangement, hits_at, recall_at
 
@@ -17,31 +17,31 @@ DEPTHS = (1, 5)
 """Candidates that are looked at."""
 
 
-def information(bench: Bench, source: int, target: int) -> np.ndarray:
+def information(evaluator: LikelihoodEvaluator, source: int, target: int) -> np.ndarray:
     """Return pointwise mutual information in nats, (B, B): source of clip i, target of clip j."""
-    return bench.pair(source, target) - bench.alone(target)[None]
+    return evaluator.pairwise(source, target) - evaluator.unconditional(target)[None]
 
 
-def retrieval_of(bench: Bench, target: int) -> list[Probe]:
+def retrieval_of(evaluator: LikelihoodEvaluator, target: int) -> list[Probe]:
     """Probe how well clips of ``target`` are found by each other modality; none for a text."""
-    modalities = bench.tokens.modalities
+    modalities = evaluator.tokens.modalities
     if modalities[target].is_text:
         return []
     probes = []
     for source in (i for i in range(len(modalities)) if i != target):
-        rated = information(bench, source, target)
+        rated = information(evaluator, source, target)
         stream = (source, target)
-        shuffled = derangement(len(bench), bench.rng(SHUFFLE, *stream))
+        shuffled = derangement(len(evaluator), evaluator.rng(SHUFFLE, *stream))
         for k in DEPTHS:
             controls = {"shuffled": float(hits_at(rated[shuffled], k).mean())}
-            rng = bench.rng(RESAMPLE, *stream)
+            rng = evaluator.rng(RESAMPLE, *stream)
             probes.append(
                 Probe(
                     name=f"{modalities[source].title} -> {modalities[target].title}, R@{k}",
                     task="retrieval",
-                    source=bench.names[source],
-                    target=bench.names[target],
-                    score=recall_at(rated, k, rng, bench.resamples, controls),
+                    source=evaluator.names[source],
+                    target=evaluator.names[target],
+                    score=recall_at(rated, k, rng, evaluator.resamples, controls),
                 )
             )
     return probes

@@ -9,71 +9,76 @@ from typing import Any
 import numpy as np
 
 from nano4m.config.run import Config
-from nano4m.evaluate.desk import Opener, open_desk
+from nano4m.evaluate.context import RunLoader, open_context
 from nano4m.evaluate.results import Direction, Results
-from nano4m.evaluate.tasks import ask_class, make, rate, run_tasks, tasks_of
+from nano4m.evaluate.tasks import (
+    classify_by_caption,
+    generate_and_classify,
+    run_tasks,
+    tasks_of,
+)
 from nano4m.progress import say
 
 
 def evaluate_run(
-    config: Config, opener: Opener, folder: Path, context: Mapping[str, Any]
+    config: Config, load_run: RunLoader, folder: Path, about: Mapping[str, Any]
 ) -> Results:
     """Run every probe and write ``folder/results.json`` and ``folder/generated.npz``.
 
     Args:
         config: Of the run.
-        opener: Opens the run; every process of ``evaluate.workers`` calls it.
+        load_run: Opens the run; every process of ``evaluate.workers`` calls it.
         folder: Of this stage; it exists.
-        context: ``provenance``, ``clips``, ``tokenizers``, ``training`` and ``seconds`` of Results,
+        about: ``provenance``, ``clips``, ``tokenizers``, ``training`` and ``seconds`` of Results,
             and perhaps ``preset``; the time taken is added to ``seconds`` as "evaluate".
 
     Returns:
         What was written. In ``generated.npz``: "clip_ids", and what was made, uint16 (n, length),
-        as "<source>-><target>". A run of one class has no judges, matrix and classification.
+        as "<source>-><target>". A run of one class has no classifiers, matrix and classification.
 
     Raises:
-        UserError: Too few clips, or tables that do not belong together.
+        UserError: Too few clips, or tables that do not belong all_sources.
     """
     started = time.perf_counter()
-    desk = open_desk(config, opener)
-    bench = desk.bench
-    if len(bench.classes) < 2:
+    context = open_context(config, load_run)
+    evaluator = context.evaluator
+    if len(evaluator.classes) < 2:
         say("evaluate: one class only, nothing to classify")
-    tasks = tasks_of(desk)
+    tasks = tasks_of(context)
     found = {
         (task.work.__name__, task.argument): result
-        for task, result in zip(tasks, run_tasks(desk, opener, tasks), strict=True)
+        for task, result in zip(tasks, run_tasks(context, load_run, tasks), strict=True)
     }
-    targets = range(len(bench.names))
-    made = [found[make.__name__, target] for target in targets]
-    rated = [found[rate.__name__, target] for target in targets]
-    asked = [result for (work, _), result in found.items() if work == ask_class.__name__]
+    targets = range(len(evaluator.names))
+    made = [found[generate_and_classify.__name__, target] for target in targets]
+    rated = [found[score_likelihoods.__name__, target] for target in targets]
+    asked = [result for (work, _), result in found.items() if work == classify_by_caption.__name__]
     cells: dict[tuple[str, str], Direction] = {
         (cell.source, cell.target): cell for column in made for cell in column.cells
     }
-    pairs = [(s, t) for s in bench.names for t in bench.names if s != t]
+    pairs = [(s, t) for s in evaluator.names for t in evaluator.names if s != t]
     ids = {name: own for column in made for name, own in column.ids.items()}
     np.savez_compressed(
         folder / "generated.npz", allow_pickle=False,
         **{f"{s}->{t}": ids[f"{s}->{t}"] for s, t in pairs},
-        clip_ids=desk.table.clip_ids[bench.rows],
+        clip_ids=context.table.clip_ids[evaluator.rows],
     )  # fmt: skip
     results = Results(
-        preset=context.get("preset", config.preset),
+        preset=about.get("preset", config.preset),
         config=config.model_dump(mode="json"),
-        provenance=context["provenance"],
+        provenance=about["provenance"],
         split=config.evaluate.split,
-        classes=bench.classes,
-        clips=context["clips"],
-        tokenizers=context["tokenizers"],
-        training=context["training"],
+        classes=evaluator.classes,
+        clips=about["clips"],
+        tokenizers=about["tokenizers"],
+        training=about["training"],
         cross_entropy=[own.entropy for own in rated],
         continuation=[own.continuation for own in rated if own.continuation],
-        judges=[own.judge for own in made if own.judge],
+        classifiers=[own.classifier for own in made if own.classifier],
         probes=asked[::-1] + [probe for own in rated for probe in own.retrieval],
         matrix=[cells[pair] for pair in pairs if pair in cells],
-        together=[own.together for own in made if own.together],
-        seconds=dict(context["seconds"]) | {"evaluate": round(time.perf_counter() - started, 1)},
+        all_sources=[own.all_sources for own in made if own.all_sources],
+        seconds=dict(about["seconds"]) | {"evaluate": round(time.perf_counter() - started, 1)},
     )
     part = folder / "results.json.part"
     part.write_text(results.model_dump_json(indent=1) + "\n")

@@ -82,7 +82,7 @@ def score(
     num_classes: int,
     rng: np.random.Generator,
     resamples: int,
-    upper: float | None = None,
+    round_trip: float | None = None,
     controls: Mapping[str, float] | None = None,
 ) -> Score:
     """Score a classifier.
@@ -93,7 +93,7 @@ def score(
         num_classes: Classes that could have been answered.
         rng: Draws the resamples.
         resamples: Of the bootstrap.
-        upper: The same figure on real media through the tokenizer.
+        round_trip: The same figure on real media through the tokenizer.
         controls: The same figure with planted inputs.
     """
     correct, labels = np.asarray(correct), np.asarray(labels)
@@ -106,7 +106,7 @@ def score(
         chance=1 / num_classes,
         majority=float(np.unique(labels, return_counts=True)[1].max() / len(labels)),
         balanced=balanced_accuracy(correct, labels),
-        upper=upper,
+        round_trip=round_trip,
         controls=dict(controls or {}),
     )
 
@@ -145,7 +145,7 @@ def recall_at(
         chance=min(1.0, k / len(hits)),
         majority=None,
         balanced=None,
-        upper=None,
+        round_trip=None,
         controls=dict(controls or {}),
     )
 

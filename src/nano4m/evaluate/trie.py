@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nano4m.evaluate.bench import Bench
+from nano4m.evaluate.likelihood_evaluator import LikelihoodEvaluator
 
 Text = tuple[int, ...]
 
@@ -56,7 +56,7 @@ class Search:
     front gives an upper bound of each class and its whole texts a lower one.
 
     Args:
-        bench: Model and batch size.
+        evaluator: Model and batch size.
         ids_RL, given_RL: What the model is shown in each row.
         target: Index of the text modality.
         trie: Candidates.
@@ -65,15 +65,15 @@ class Search:
 
     def __init__(
         self,
-        bench: Bench,
+        evaluator: LikelihoodEvaluator,
         ids_RL: Tensor,
         given_RL: Tensor,
         target: int,
         trie: Trie,
         start: int = 0,
     ) -> None:
-        self.bench, self.ids_RL, self.given_RL, self.trie = bench, ids_RL, given_RL, trie
-        self.first = bench.tokens.slices[target].start + start
+        self.evaluator, self.ids_RL, self.given_RL, self.trie = evaluator, ids_RL, given_RL, trie
+        self.first = evaluator.tokens.slices[target].start + start
         shape = (len(ids_RL), len(trie.prefixes))
         self.value_RN = np.full(shape, -np.inf)
         self.front_RN = np.zeros(shape, dtype=bool)
@@ -81,7 +81,7 @@ class Search:
 
     def expand(self, rows: np.ndarray, nodes: np.ndarray) -> None:
         """Replace front nodes, one for each entry of ``rows``, by their children."""
-        chunk = 16 * self.bench.rows_at_once
+        chunk = 16 * self.evaluator.rows_at_once
         for start in range(0, len(rows), chunk):
             self._expand(rows[start : start + chunk], nodes[start : start + chunk])
 
@@ -102,7 +102,7 @@ class Search:
         for node, children in below.items():
             tokens = torch.tensor([self.trie.prefixes[child][-1] for child in children])
             wanted[torch.from_numpy(nodes == node), 0, : len(children)] = tokens
-        log_p = self.bench.pick(ids, given, slots, wanted)[:, 0].double().numpy()
+        log_p = self.evaluator.pick(ids, given, slots, wanted)[:, 0].double().numpy()
         self.front_RN[rows, nodes] = False
         for node, children in below.items():
             own = np.flatnonzero(nodes == node)
@@ -151,11 +151,11 @@ class Search:
 
 
 def text_log_probs(
-    bench: Bench, ids: Tensor, given: Tensor, target: int, texts: Sequence[Text]
+    evaluator: LikelihoodEvaluator, ids: Tensor, given: Tensor, target: int, texts: Sequence[Text]
 ) -> np.ndarray:
     """Return log p of each text in each row, float64 (R, len(texts)), by the chain rule."""
     trie = Trie([[text] for text in texts])
-    search = Search(bench, ids, given, target, trie)
+    search = Search(evaluator, ids, given, target, trie)
     search.expand_all()
     number: Mapping[Text, int] = {prefix: i for i, prefix in enumerate(trie.prefixes)}
     return search.value_RN[:, [number[tuple(text)] for text in texts]]

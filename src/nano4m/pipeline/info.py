@@ -156,8 +156,9 @@ def describe_run(out: Path) -> dict[str, Any]:
     if stages["evaluate"] and results.exists():
         found = json.loads(results.read_text())
         told["probes"] = {p["name"]: p["score"]["value"] for p in found["probes"]}
-        told["coherence"] = {
-            f"{d['source']} -> {d['target']}": d["coherence"]["value"] for d in found["matrix"]
+        told["class_consistency"] = {
+            f"{d['source']} -> {d['target']}": d["class_consistency"]["value"]
+            for d in found["matrix"]
         }
     return told
 

@@ -23,7 +23,7 @@ from nano4m.stage import (
 
 if TYPE_CHECKING:
     from nano4m.compute.distributed import World
-    from nano4m.evaluate.desk import Materials
+    from nano4m.evaluate.context import RunArtifacts
     from nano4m.tokenizers.base import Tokenizer
 
 
@@ -98,7 +98,7 @@ class TrainedRun:
     modalities: tuple[str, ...]
     device: str = "cpu"
 
-    def __call__(self) -> "Materials":
+    def __call__(self) -> "RunArtifacts":
         """Open it.
 
         Raises:
@@ -107,7 +107,7 @@ class TrainedRun:
         from nano4m.checkpoints.folder import load_model
         from nano4m.compute.precision import resolve_device
         from nano4m.data.clip_table import open_clips
-        from nano4m.evaluate.desk import Materials
+        from nano4m.evaluate.context import RunArtifacts
         from nano4m.tokenizers import load_tokenizer
         from nano4m.tokens.table import open_table
 
@@ -116,7 +116,7 @@ class TrainedRun:
         vocabulary.require_same(table.vocabulary, "the checkpoint", "the token table")
         device, folder = resolve_device(self.device), self.out / "tokenizers"
         tokenizers = {n: load_tokenizer(folder / n, device) for n in self.modalities}
-        return Materials(open_clips(self.out / "clips"), tokenizers, table, model)
+        return RunArtifacts(open_clips(self.out / "clips"), tokenizers, table, model)
 
 
 def _evaluate(run: Run, folder: Path) -> dict[str, Any]:
@@ -134,8 +134,8 @@ def _evaluate(run: Run, folder: Path) -> dict[str, Any]:
         "seconds": {n: m["seconds"] for n, m in manifests.items()},
     }
     modalities = tuple(run.config.tokenizers)
-    opener = TrainedRun(run.out.resolve(), modalities, run.config.device)
-    results = evaluate_run(run.config, opener, folder, context)
+    load_run = TrainedRun(run.out.resolve(), modalities, run.config.device)
+    results = evaluate_run(run.config, load_run, folder, context)
     write_json(run.out / "results.json", json.loads(results.model_dump_json()))
     return {"directions": len(results.matrix), "probes": len(results.probes)}
 
@@ -180,7 +180,7 @@ STAGES: dict[str, Stage] = {
     "table": Stage("turn all clips into the token table", (), _table),
     "train": Stage("train the transformer", ("masking", "model", "train"), _train),
     "evaluate": Stage(
-        "measure it: probes, judges, any-to-any matrix", ("generate", "evaluate"), _evaluate
+        "measure it: probes, classifiers, any-to-any matrix", ("generate", "evaluate"), _evaluate
     ),
     "report": Stage("write the page to look at and listen to", ("report",), _report),
 }

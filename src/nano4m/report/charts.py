@@ -84,24 +84,29 @@ def _plain(axes: Axes, palette: Palette) -> None:
 def draw_matrix(
     axes: Axes, results: Results, titles: Mapping[str, str], palette: Palette, zoom: float = 1.0
 ) -> None:
-    """Draw coherence by (given, made) with intervals; below, what the judges see at best.
+    """Draw coherence by (given, made) with intervals; below, what the classifiers see at best.
 
     Args:
         axes: Filled whole.
-        results: ``matrix`` and ``judges`` are drawn.
+        results: ``matrix`` and ``classifiers`` are drawn.
         titles: What to call each modality, in the order of rows and columns.
         palette: Colours.
         zoom: Of the text.
     """
-    cells = {(d.source, d.target): d.coherence for d in results.matrix}
-    judges = {j.modality: j.accuracy for j in results.judges}
+    cells = {(d.source, d.target): d.class_consistency for d in results.matrix}
+    classifiers = {j.modality: j.accuracy for j in results.classifiers}
     sources = [m for m in titles if any(s == m for s, _ in cells)]
     targets = [m for m in titles if any(t == m for _, t in cells)]
     below: list[tuple[str, Callable[[str], float | None]]] = []
-    if any(judges[t].upper is not None for t in targets if t in judges):
-        below.append(("tokenizer round trip", lambda t: judges[t].upper if t in judges else None))
-    if any(t in judges for t in targets):
-        below.append(("real media", lambda t: judges[t].value if t in judges else None))
+    if any(classifiers[t].round_trip is not None for t in targets if t in classifiers):
+        below.append(
+            (
+                "tokenizer round trip",
+                lambda t: classifiers[t].round_trip if t in classifiers else None,
+            )
+        )
+    if any(t in classifiers for t in targets):
+        below.append(("real media", lambda t: classifiers[t].value if t in classifiers else None))
     gap, half = 0.3, 0.47
 
     def cell(x: float, y: float, share: float, chance: float, colour: str) -> None:
@@ -218,8 +223,10 @@ def probe_chart(probes: Sequence[Probe]) -> Html:
         if score.majority is not None:
             axes.plot([100 * score.majority] * 2, [y - 0.36, y + 0.36], color=PAGE.second,
                       linewidth=1.4, linestyle=(0, (1, 1)))  # fmt: skip
-        if score.upper is not None:
-            axes.plot(100 * score.upper, y, "D", markersize=5, color=PAGE.text, fillstyle="none")
+        if score.round_trip is not None:
+            axes.plot(
+                100 * score.round_trip, y, "D", markersize=5, color=PAGE.text, fillstyle="none"
+            )
     axes.set_yticks(range(len(probes)), [p.name for p in probes], fontsize=10, color=PAGE.text)
     axes.set_ylim(len(probes) - 0.4, -0.6)
     axes.set_xlim(0, 101)

@@ -51,7 +51,7 @@ def score_cells(score: Score) -> list[object]:
         percent(score.chance),
         percent(score.majority),
         percent(score.balanced),
-        percent(score.upper),
+        percent(score.round_trip),
         join(controls, "<br>") if controls else None,
         short(score.n),
     ]
@@ -97,17 +97,17 @@ def variety(results: Results, titles: Mapping[str, str]) -> list[Html]:
 
 def together(results: Results, titles: Mapping[str, str]) -> list[Html]:
     """Return the table of what is made from all other modalities, against from each one alone."""
-    if not results.together:
+    if not results.all_sources:
         return []
-    sources = [name for name in titles if any(name in t.over for t in results.together)]
+    sources = [name for name in titles if any(name in t.gain_over for t in results.all_sources)]
     rows: list[list[object]] = []
-    for entry in results.together:
+    for entry in results.all_sources:
         cells: list[object] = [
             titles.get(entry.target, entry.target),
-            *score_cells(entry.coherence)[:1],
+            *score_cells(entry.class_consistency)[:1],
         ]
         for source in sources:
-            less = entry.over.get(source)
+            less = entry.gain_over.get(source)
             cells.append("" if less is None else join([
                 f"{100 * less.value:+.1f}",
                 tag("small", f"[{100 * less.low:+.1f}, {100 * less.high:+.1f}]"),
@@ -131,26 +131,29 @@ def matrix_section(results: Results, titles: Mapping[str, str]) -> Html | None:
     """Return the any-to-any matrix and its figures."""
     if not results.matrix:
         return None
-    chances = {d.coherence.chance for d in results.matrix}
+    chances = {d.class_consistency.chance for d in results.matrix}
     chance = percent(min(chances)) if len(chances) == 1 else "in the table below"
     how = join([
-        "How often a judge, trained on real media, sees the clip\u2019s class in what was made "
+        "How often a classifier, trained on real media, sees the clip\u2019s class in what was made "
         "from one other modality alone: a cell without colour is at chance (", chance, "), and "
-        "below the matrix stands the most that can be expected, the same judges on tokenizer "
+        "below the matrix stands the most that can be expected, the same classifiers on tokenizer "
         "round trips and on real media. ", BOLD,
     ])  # fmt: skip
-    rows = [[_arrow(d.source, d.target, titles), *score_cells(d.coherence)] for d in results.matrix]
-    judges = [
-        [titles.get(j.modality, j.modality), *score_cells(j.accuracy)] for j in results.judges
+    rows = [
+        [_arrow(d.source, d.target, titles), *score_cells(d.class_consistency)]
+        for d in results.matrix
+    ]
+    classifiers = [
+        [titles.get(j.modality, j.modality), *score_cells(j.accuracy)] for j in results.classifiers
     ]
     parts = [
         tag("h3", "Every direction"),
         table(("given \u2192 made", *SCORE_HEAD), rows, label="Coherence of every direction"),
     ]
-    if judges:
+    if classifiers:
         parts += [
-            tag("h3", "The judges on real media"),
-            table(("judge of", *SCORE_HEAD), judges, label="Accuracy of the judges"),
+            tag("h3", "The classifiers on real media"),
+            table(("classifier of", *SCORE_HEAD), classifiers, label="Accuracy of the classifiers"),
         ]
     parts += together(results, titles)
     parts += variety(results, titles)
@@ -294,7 +297,7 @@ def provenance_section(results: Results) -> Html:
     ]  # fmt: skip
     parts = [facts(entries)]
     if rows:
-        rows.append(["together", span(sum(results.seconds.values())), ""])
+        rows.append(["all_sources", span(sum(results.seconds.values())), ""])
         head = ("stage", "wall time", "")
         parts.append(tag("h3", "Time of each stage"))
         parts.append(table(head, rows, text=3, label="Wall time of each stage"))

@@ -51,10 +51,12 @@ def headline(results: Results, modalities: tuple[Modality, ...]) -> Html:
         return f"{titles.get(source, source)} \u2192 {titles.get(target, target)}"
 
     cards = []
-    ordered = sorted(results.matrix, key=lambda d: -d.coherence.value)
+    ordered = sorted(results.matrix, key=lambda d: -d.class_consistency.value)
     for name, found in (("best", ordered[:1]), ("weakest", ordered[1:][-1:])):
         cards += [
-            _card(join([f"{name} direction", arrow(d.source, d.target)], "<br>"), d.coherence)
+            _card(
+                join([f"{name} direction", arrow(d.source, d.target)], "<br>"), d.class_consistency
+            )
             for d in found
         ]
     seen: set[str] = set()

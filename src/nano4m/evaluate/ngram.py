@@ -22,7 +22,7 @@ PRIOR = 16.0
 """Weight, in clips, of the coarser distribution in the mixture with counts."""
 
 
-class Tally:
+class KeyCounts:
     """How often each of some keys was seen; keys are int64 arrays of any shape."""
 
     def __init__(self, keys: np.ndarray) -> None:
@@ -44,8 +44,8 @@ class LogProbs:
     bigram: np.ndarray
 
 
-class Counts:
-    """Counts of the tokens of one modality.
+class NgramModel:
+    """NgramModel of the tokens of one modality.
 
     Args:
         modality: Its layout says which codebook a slot is of and which slot comes before it.
@@ -63,7 +63,7 @@ class Counts:
         self.tallies = {}
         for name, keys in self._keys(ids.astype(np.int64)).items():
             usable = valid & self._has_previous(valid) if "after" in name else valid
-            self.tallies[name] = Tally(keys[usable])
+            self.tallies[name] = KeyCounts(keys[usable])
 
     @property
     def choices(self) -> int:
@@ -111,11 +111,11 @@ class Counts:
         return LogProbs(np.log(unigram) * valid, np.log(bigram) * valid)
 
 
-def count_tokens(table: TokenTable, modality: Modality, rows: np.ndarray) -> Counts:
+def fit_ngrams(table: TokenTable, modality: Modality, rows: np.ndarray) -> NgramModel:
     """Count the tokens of a modality in ``rows`` of the table, all views of each."""
     ids = table.ids[modality.name][rows].reshape(-1, modality.length)
     valid = np.ones(ids.shape, dtype=bool)
     if modality.name in table.lengths:
         lengths = table.lengths[modality.name][rows].reshape(-1, 1)
         valid = np.arange(modality.length)[None] < lengths
-    return Counts(modality, ids, valid)
+    return NgramModel(modality, ids, valid)

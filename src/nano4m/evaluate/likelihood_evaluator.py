@@ -26,7 +26,7 @@ CLIPS, SHUFFLE, RESAMPLE, GENERATE, CONTROL, HALF, BEGINNING = range(100, 107)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
+class LikelihoodEvaluator:
     """The model and the fixed clips that it is judged on.
 
     Attributes:
@@ -128,7 +128,7 @@ class Bench:
             out_RTK[own, first : first + len(t)] = found
         return out_RTK.cpu()
 
-    def whole(self, target: int, ids: Tensor, given: Tensor, own: Tensor) -> Tensor:
+    def parallel_log_prob(self, target: int, ids: Tensor, given: Tensor, own: Tensor) -> Tensor:
         """Return log p of the tokens of ``target`` of other clips, float64 (R, S).
 
         Args:
@@ -150,20 +150,22 @@ class Bench:
             parts.append(total)
         return torch.cat(parts).cpu()
 
-    def pair(self, source: int, target: int) -> np.ndarray:
+    def pairwise(self, source: int, target: int) -> np.ndarray:
         """Return log p(target of clip j | source of clip i), float64 (B, B); computed once."""
         if (source, target) not in self._pairs:
             own = self.ids_BL[:, self.tokens.slices[target]]
-            rated = self.whole(target, *self.given([source]), own)
+            rated = self.parallel_log_prob(target, *self.given([source]), own)
             self._pairs[source, target] = rated.numpy()
         return self._pairs[source, target]
 
-    def alone(self, target: int) -> np.ndarray:
+    def unconditional(self, target: int) -> np.ndarray:
         """Return log p(target of clip j | nothing), float64 (B,)."""
         own = self.ids_BL[:, self.tokens.slices[target]]
-        return self.whole(target, *self.given([], np.zeros(1, dtype=np.int64)), own)[0].numpy()
+        return self.parallel_log_prob(target, *self.given([], np.zeros(1, dtype=np.int64)), own)[
+            0
+        ].numpy()
 
-    def own_whole(
+    def own_parallel(
         self, target: int, ids: Tensor, given: Tensor, asked_BT: Tensor | None = None
     ) -> np.ndarray:
         """Return log p of each clip's own tokens of ``target``, float64 (B,); row i is clip i's.
@@ -185,7 +187,7 @@ class Bench:
             parts.append(picked.double().sum(1))
         return torch.cat(parts).numpy()
 
-    def own_in_order(
+    def own_autoregressive(
         self, target: int, ids: Tensor, given: Tensor, asked_BT: Tensor | None = None
     ) -> np.ndarray:
         """Return log p of each clip's own tokens by the chain rule in time, float64 (B,).
@@ -225,4 +227,6 @@ class Bench:
     ) -> np.ndarray:
         """Return log p of each clip's own tokens of ``target``, (B,), in the way it is trained."""
         is_text = self.tokens.modalities[target].is_text
-        return (self.own_in_order if is_text else self.own_whole)(target, ids, given, asked_BT)
+        return (self.own_autoregressive if is_text else self.own_parallel)(
+            target, ids, given, asked_BT
+        )

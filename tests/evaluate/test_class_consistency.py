@@ -1,4 +1,4 @@
-"""Judges, the any-to-any matrix and a whole evaluation, of models that know all or nothing."""
+"""Classifiers, the any-to-any matrix and a whole evaluation, of models that know all or nothing."""
 
 import json
 import math
@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from test_evaluate import CLASSES, SIZES, Oracle, Stub, make_bench, make_table
+from test_evaluate import CLASSES, SIZES, Oracle, Stub, make_evaluator, make_table
 
 from nano4m.config.run import Config, EvaluateConfig
 from nano4m.errors import UserError
-from nano4m.evaluate.coherence import directions_into
-from nano4m.evaluate.desk import Materials, build_bench, choose_clips
-from nano4m.evaluate.judges import UNKNOWN, train_judge
+from nano4m.evaluate.class_consistency import directions_into
+from nano4m.evaluate.classifiers import UNKNOWN, train_classifier
+from nano4m.evaluate.context import RunArtifacts, build_evaluator, choose_clips
 from nano4m.evaluate.results import read_results
 from nano4m.evaluate.run import evaluate_run
 from nano4m.tokens.table import TokenTable
@@ -22,7 +22,7 @@ from nano4m.tokens.table import TokenTable
 SAMPLES, RATE = 1024, 16000
 
 
-# -- clips and judges --------------------------------------------------------------------------
+# -- clips and classifiers --------------------------------------------------------------------------
 
 
 def test_chosen_clips_are_balanced_and_of_different_recordings():
@@ -83,11 +83,11 @@ def test_judges_learn_and_are_seeded():
     clips, rows = FakeClips(table), table.rows("train")
     labels = np.searchsorted(CLASSES, table.labels)
     for kind in ("picture", "sound", "caption"):
-        judge = train_judge(kind, clips, rows, labels[rows], 3, 60, 0)
-        found = judge.predict(clips.media(kind, table.rows("test"), frame=0))
+        classifier = train_classifier(kind, clips, rows, labels[rows], 3, 60, 0)
+        found = classifier.predict(clips.media(kind, table.rows("test"), frame=0))
         assert (found == labels[table.rows("test")]).mean() > 0.9, kind
     first, again = (
-        train_judge("picture", clips, rows, labels[rows], 3, 5, 1).predict(
+        train_classifier("picture", clips, rows, labels[rows], 3, 5, 1).predict(
             clips.media("picture", rows, frame=0)
         )
         for _ in range(2)
@@ -100,8 +100,8 @@ def test_an_unknown_caption_is_wrong_and_a_shared_one_its_commonest_class():
     clips = SimpleNamespace(
         num_frames=1, sample_rate=RATE, media=lambda kind, rows: [texts[i] for i in rows]
     )
-    judge = train_judge("caption", clips, np.arange(4), np.array([1, 0, 1, 2]), 3, 1, 0)
-    assert judge.predict(["a", "b", "c", ""]).tolist() == [1, 2, UNKNOWN, UNKNOWN]
+    classifier = train_classifier("caption", clips, np.arange(4), np.array([1, 0, 1, 2]), 3, 1, 0)
+    assert classifier.predict(["a", "b", "c", ""]).tolist() == [1, 2, UNKNOWN, UNKNOWN]
 
 
 # -- all together ------------------------------------------------------------------------------
@@ -118,23 +118,25 @@ def test_coherence_of_an_oracle_and_of_a_uniform_model():
     table = make_table()
     config = Config(tokenizers=Config.model_validate(PRESET).tokenizers).generate
     for model, value in ((Oracle(table), 1.0), (Stub(table), 0.25)):
-        bench = make_bench(table, model)
+        evaluator = make_evaluator(table, model)
         tokenizers = {"rgb": FakeTokenizer("rgb")}
-        cells, both, made = directions_into(bench, 0, config, tokenizers, TruthJudge(), 1.0)
-        assert both.target == "rgb" and set(both.over) == {"sound", "caption"}
-        assert both.coherence.value == pytest.approx(value, abs=0.25 * (value < 1))
+        cells, both, made = directions_into(evaluator, 0, config, tokenizers, TruthJudge(), 1.0)
+        assert both.target == "rgb" and set(both.gain_over) == {"sound", "caption"}
+        assert both.class_consistency.value == pytest.approx(value, abs=0.25 * (value < 1))
         for cell in cells:
-            gain = both.over[cell.source]
-            assert gain.value == pytest.approx(both.coherence.value - cell.coherence.value)
+            gain = both.gain_over[cell.source]
+            assert gain.value == pytest.approx(
+                both.class_consistency.value - cell.class_consistency.value
+            )
             assert gain.low <= gain.value <= gain.high
         assert [(c.source, c.target) for c in cells] == [("sound", "rgb"), ("caption", "rgb")]
         assert set(made) == {"sound->rgb", "caption->rgb"} and made["sound->rgb"].shape == (36, 4)
-        none, both, made = directions_into(bench, 2, config, {}, None, None)
+        none, both, made = directions_into(evaluator, 2, config, {}, None, None)
         assert not none and both is None and set(made) == {"rgb->caption", "sound->caption"}
         for cell in cells:
-            assert cell.coherence.value == pytest.approx(value, abs=0.25 * (value < 1))
-            assert cell.coherence.controls["shuffled"] == pytest.approx(1 / 3, abs=0.25)
-            assert cell.coherence.upper == 1
+            assert cell.class_consistency.value == pytest.approx(value, abs=0.25 * (value < 1))
+            assert cell.class_consistency.controls["shuffled"] == pytest.approx(1 / 3, abs=0.25)
+            assert cell.class_consistency.upper == 1
             assert cell.diversity.generated.within > 0 and cell.diversity.real.within > 0
     assert (made["rgb->caption"].dtype, made["rgb->caption"].shape) == (np.uint16, (36, 4))
 
@@ -153,8 +155,8 @@ def test_together_is_made_from_all_sources_and_each_cell_from_its_own():
             return super().answer(ids, given, asked, vocab)
 
     config = Config(tokenizers=Config.model_validate(PRESET).tokenizers).generate
-    bench = make_bench(table, Seen(table))
-    directions_into(bench, 0, config, {"rgb": FakeTokenizer("rgb")}, TruthJudge(), 1.0)
+    evaluator = make_evaluator(table, Seen(table))
+    directions_into(evaluator, 0, config, {"rgb": FakeTokenizer("rgb")}, TruthJudge(), 1.0)
     assert Seen.shown == {(1,), (2,), (1, 2)}
 
 
@@ -175,17 +177,17 @@ def test_evaluate_run_writes_what_it_returns(tmp_path, names):
     clips = FakeClips(table)
     config = Config(
         tokenizers={k: v for k, v in PRESET["tokenizers"].items() if k in names},
-        evaluate=EvaluateConfig(clips=30, judge_steps=60, bootstrap=100, workers=0),
+        evaluate=EvaluateConfig(clips=30, classifier_steps=60, bootstrap=100, workers=0),
         device="cpu",
     )
     context = {"provenance": {"commit": "x"}, "clips": {}, "tokenizers": {}, "training": {}}
     context["seconds"] = {"train": 1.0}
-    materials = Materials(clips, clips.tokenizers, table, Oracle(table))
-    results = evaluate_run(config, lambda: materials, tmp_path, context)
+    artifacts = RunArtifacts(clips, clips.tokenizers, table, Oracle(table))
+    results = evaluate_run(config, lambda: artifacts, tmp_path, context)
     written = tmp_path / "results.json"
     assert read_results(written) == results
     old = json.loads(written.read_text()) | {"schema_version": 2}
-    del old["together"]
+    del old["all_sources"]
     written.write_text(json.dumps(old))
     with pytest.raises(UserError, match=r"\(together: Field required\); measure.*evaluate PRESET"):
         read_results(written)
@@ -196,9 +198,11 @@ def test_evaluate_run_writes_what_it_returns(tmp_path, names):
     assert {(d.source, d.target) for d in results.matrix} == {
         (s, t) for s in names for t in names if s != t
     }
-    assert all(d.coherence.n == 30 and d.coherence.value > 0.8 for d in results.matrix)
-    assert [t.target for t in results.together] == (list(names) if len(names) > 2 else [])
-    assert all(j.accuracy.upper == j.accuracy.value > 0.8 for j in results.judges)
+    assert all(
+        d.class_consistency.n == 30 and d.class_consistency.value > 0.8 for d in results.matrix
+    )
+    assert [t.target for t in results.all_sources] == (list(names) if len(names) > 2 else [])
+    assert all(j.accuracy.round_trip == j.accuracy.value > 0.8 for j in results.classifiers)
     with np.load(tmp_path / "generated.npz") as made:
         assert len(made["clip_ids"]) == 30 and len(made.files) == 1 + len(results.matrix)
         assert made[f"{names[0]}->{names[1]}"].dtype == np.uint16
@@ -210,11 +214,11 @@ def test_a_split_without_clips_and_a_foreign_table_are_refused():
     clips = FakeClips(table)
     config = Config(**PRESET, evaluate=EvaluateConfig(split="val"))
     with pytest.raises(UserError, match="val split has 0 clips"):
-        build_bench(config, clips, table, Stub(table))
+        build_evaluator(config, clips, table, Stub(table))
     config = Config(**PRESET)
     clips.labels = np.roll(clips.labels, 1)
     with pytest.raises(UserError, match="another label"):
-        build_bench(config, clips, table, Stub(table))
+        build_evaluator(config, clips, table, Stub(table))
     clips.clip_ids = np.array([f"other{i}" for i in range(len(table.clip_ids))])
     with pytest.raises(UserError, match="are not in"):
-        build_bench(config, clips, table, Stub(table))
+        build_evaluator(config, clips, table, Stub(table))

@@ -1,7 +1,7 @@
 """The any-to-any matrix: is what the model makes from one modality of the clip's class?
 
 Each target is generated from the whole of one source alone, and once from all of them together,
-decoded by its tokenizer and shown to a judge that was trained on real media.
+decoded by its tokenizer and shown to a classifier that was trained on real media.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,10 +13,10 @@ from torch import Tensor
 
 from nano4m.compute.precision import multiplies_bf16
 from nano4m.config.run import GenerateConfig
-from nano4m.evaluate.bench import GENERATE, RESAMPLE, SHUFFLE, Bench
+from nano4m.evaluate.classifiers import Classifier
 from nano4m.evaluate.diversity import diversity
-from nano4m.evaluate.judges import Judge
-from nano4m.evaluate.results import Difference, Direction, Score, Together
+from nano4m.evaluate.likelihood_evaluator import GENERATE, RESAMPLE, SHUFFLE, LikelihoodEvaluator
+from nano4m.evaluate.results import AllSources, Difference, Direction, Score
 from nano4m.evaluate.stats import bootstrap_difference, derangement, score
 from nano4m.generation.sampler import generate
 from nano4m.modalities import TEXT_END, Modality
@@ -47,32 +47,32 @@ def decode(tokenizer: Tokenizer, modality: Modality, ids: Tensor) -> list[Any]:
     ]
 
 
-def predict(judge: Judge, parts: list[Any]) -> np.ndarray:
-    """Return the judge's class of each item of all parts, int64 (n,)."""
-    return np.concatenate([judge.predict(part) for part in parts])
+def predict(classifier: Classifier, parts: list[Any]) -> np.ndarray:
+    """Return the classifier's class of each item of all parts, int64 (n,)."""
+    return np.concatenate([classifier.predict(part) for part in parts])
 
 
 def generate_from(
-    bench: Bench, sources: Sequence[int], target: int, config: GenerateConfig
+    evaluator: LikelihoodEvaluator, sources: Sequence[int], target: int, config: GenerateConfig
 ) -> Tensor:
     """Return ids of ``target`` made from each clip's ``sources`` alone, int64 (B, length)."""
-    span = bench.tokens.slices[target]
-    seeds = np.random.SeedSequence([bench.seed, GENERATE, *sources, target])
+    span = evaluator.tokens.slices[target]
+    seeds = np.random.SeedSequence([evaluator.seed, GENERATE, *sources, target])
     ids, given = generate(
-        bench.model,
-        bench.tokens,
-        *bench.given(sources),
-        [bench.names[target]],
+        evaluator.model,
+        evaluator.tokens,
+        *evaluator.given(sources),
+        [evaluator.names[target]],
         config,
-        (seeds.generate_state(len(bench), np.uint64) >> 1).tolist(),
+        (seeds.generate_state(len(evaluator), np.uint64) >> 1).tolist(),
     )
     return torch.where(given, ids, TEXT_END)[:, span]
 
 
-def real_ids(bench: Bench, target: int) -> np.ndarray:
+def real_ids(evaluator: LikelihoodEvaluator, target: int) -> np.ndarray:
     """Return each clip's own ids of ``target``, int64 (B, length)."""
-    span = bench.tokens.slices[target]
-    return torch.where(bench.valid_BL, bench.ids_BL, TEXT_END)[:, span].numpy()
+    span = evaluator.tokens.slices[target]
+    return torch.where(evaluator.valid_BL, evaluator.ids_BL, TEXT_END)[:, span].numpy()
 
 
 def sampling_precision(device: torch.device) -> torch.autocast:
@@ -85,67 +85,72 @@ def sampling_precision(device: torch.device) -> torch.autocast:
 
 
 def directions_into(
-    bench: Bench,
+    evaluator: LikelihoodEvaluator,
     target: int,
     config: GenerateConfig,
     tokenizers: Mapping[str, Tokenizer],
-    judge: Judge | None,
-    upper: float | None,
-) -> tuple[list[Direction], Together | None, dict[str, np.ndarray]]:
+    classifier: Classifier | None,
+    round_trip: float | None,
+) -> tuple[list[Direction], AllSources | None, dict[str, np.ndarray]]:
     """Fill one column of the matrix: one target from each source, and from all of them.
 
     Args:
-        bench: Model and clips.
+        evaluator: Model and clips.
         target: Index of what is made.
         config: Of generation.
         tokenizers: By modality.
-        judge: Of the target; without one (a run of one class) only ids are made.
-        upper: How often the judge is right on round trips of real media.
+        classifier: Of the target; without one (a run of one class) only ids are made.
+        round_trip: How often the classifier is right on round trips of real media.
 
     Returns:
         The cells, what all sources together reach (with two or more), and
         "<source>-><target>" -> uint16 ids (B, length) of what was made.
     """
     cells, made = [], {}
-    name, modality = bench.names[target], bench.tokens.modalities[target]
-    labels, real = bench.labels.tolist(), real_ids(bench, target)
+    name, modality = evaluator.names[target], evaluator.tokens.modalities[target]
+    labels, real = evaluator.labels.tolist(), real_ids(evaluator, target)
     alone: dict[str, np.ndarray] = {}
-    sources = [i for i in range(len(bench.names)) if i != target]
+    sources = [i for i in range(len(evaluator.names)) if i != target]
 
     def judged(given: Sequence[int], ids: Tensor) -> tuple[np.ndarray, Score]:
-        assert judge is not None
-        found = predict(judge, decode(tokenizers[name], modality, ids))
-        others = derangement(len(bench), bench.rng(SHUFFLE, GENERATE, *given, target))
-        return found == bench.labels, score(
-            found == bench.labels,
-            bench.labels,
-            len(bench.classes),
-            bench.rng(RESAMPLE, GENERATE, *given, target),
-            bench.resamples,
-            upper=upper,
-            controls={"shuffled": float((found == bench.labels[others]).mean())},
+        assert classifier is not None
+        found = predict(classifier, decode(tokenizers[name], modality, ids))
+        others = derangement(len(evaluator), evaluator.rng(SHUFFLE, GENERATE, *given, target))
+        return found == evaluator.labels, score(
+            found == evaluator.labels,
+            evaluator.labels,
+            len(evaluator.classes),
+            evaluator.rng(RESAMPLE, GENERATE, *given, target),
+            evaluator.resamples,
+            round_trip=round_trip,
+            controls={"shuffled": float((found == evaluator.labels[others]).mean())},
         )
 
     def drawn(given: Sequence[int]) -> Tensor:
-        with sampling_precision(bench.model.device):
-            return generate_from(bench, given, target, config)
+        with sampling_precision(evaluator.model.device):
+            return generate_from(evaluator, given, target, config)
 
     for source in sources:
         ids = drawn([source])
-        made[f"{bench.names[source]}->{name}"] = ids.numpy().astype(np.uint16)
-        if judge is None:
+        made[f"{evaluator.names[source]}->{name}"] = ids.numpy().astype(np.uint16)
+        if classifier is None:
             continue
-        alone[bench.names[source]], cell = judged([source], ids)
+        alone[evaluator.names[source]], cell = judged([source], ids)
         varied = diversity(ids.numpy(), labels, real, labels, modality)
         cells.append(
-            Direction(source=bench.names[source], target=name, coherence=cell, diversity=varied)
+            Direction(
+                source=evaluator.names[source],
+                target=name,
+                class_consistency=cell,
+                diversity=varied,
+            )
         )
-    if judge is None or len(sources) < 2:
+    if classifier is None or len(sources) < 2:
         return cells, None, made
     hits, cell = judged(sources, drawn(sources))
-    rng = bench.rng(RESAMPLE, GENERATE, len(bench.names), target)
-    over = {
-        source: Difference(**bootstrap_difference(hits, fewer, rng, bench.resamples))
+    rng = evaluator.rng(RESAMPLE, GENERATE, len(evaluator.names), target)
+    gain_over = {
+        source: Difference(**bootstrap_difference(hits, fewer, rng, evaluator.resamples))
         for source, fewer in alone.items()
     }
-    return cells, Together(target=name, coherence=cell, over=over), made
+    return cells, AllSources(target=name, class_consistency=cell, gain_over=gain_over), made

@@ -1,4 +1,4 @@
-"""The desk of an evaluation: a run opened for judging, and the fixed clips that it is judged on."""
+"""The context of an evaluation: a run opened for judging, and the fixed clips that it is judged on."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from nano4m.compute.precision import prepare_matmul, resolve_device
 from nano4m.config.run import Config
 from nano4m.data.clip_table import ClipTable
 from nano4m.errors import UserError
-from nano4m.evaluate.bench import CLIPS, Bench
 from nano4m.evaluate.classify import candidates, caption_begun
+from nano4m.evaluate.likelihood_evaluator import CLIPS, LikelihoodEvaluator
 from nano4m.evaluate.trie import Text, Trie
 from nano4m.model.fourm import FourM
 from nano4m.tokenizers.base import Tokenizer
@@ -21,7 +21,7 @@ from nano4m.tokens.table import TokenTable
 
 
 @dataclass(frozen=True)
-class Materials:
+class RunArtifacts:
     """A run as evaluation takes it: the same clips as media and as tokens, and who speaks them.
 
     Attributes:
@@ -36,7 +36,7 @@ class Materials:
     model: FourM
 
 
-Opener = Callable[[], Materials]
+RunLoader = Callable[[], RunArtifacts]
 """Opens a run, in any process: it can be pickled and compares equal to its copies."""
 
 
@@ -91,7 +91,9 @@ def clip_rows(table: TokenTable, clips: ClipTable, rows: np.ndarray) -> np.ndarr
     return found
 
 
-def build_bench(config: Config, clips: ClipTable, table: TokenTable, model: FourM) -> Bench:
+def build_evaluator(
+    config: Config, clips: ClipTable, table: TokenTable, model: FourM
+) -> LikelihoodEvaluator:
     """Choose the judged clips and gather their tokens.
 
     Raises:
@@ -105,12 +107,14 @@ def build_bench(config: Config, clips: ClipTable, table: TokenTable, model: Four
             "with --evaluate.split, or make more clips"
         )
     if not len(table.rows("train")):
-        raise UserError("the train split has no clips; baselines and judges are made from them")
+        raise UserError(
+            "the train split has no clips; baselines and classifiers are made from them"
+        )
     rng = np.random.default_rng([config.seed, CLIPS])
     videos = clips.video_ids[clip_rows(table, clips, rows)]
     rows = choose_clips(rows, table.labels[rows], videos, config.evaluate.clips, rng)
     ids, valid = table.gather(rows, None)
-    return Bench(
+    return LikelihoodEvaluator(
         model=model,
         tokens=TokenSequence(table.modalities),
         rows=rows,
@@ -125,31 +129,31 @@ def build_bench(config: Config, clips: ClipTable, table: TokenTable, model: Four
 
 
 @dataclass(frozen=True)
-class Desk:
+class EvalContext:
     """All that a task of the evaluation looks at; every process makes the same one."""
 
     config: Config
     clips: ClipTable
     tokenizers: Mapping[str, Tokenizer]
     table: TokenTable
-    bench: Bench
+    evaluator: LikelihoodEvaluator
 
     @cached_property
     def train_rows(self) -> np.ndarray:
-        """Rows of the token table that baselines and judges are made from."""
+        """Rows of the token table that baselines and classifiers are made from."""
         return self.table.rows("train")
 
     @property
     def text(self) -> int | None:
         """Index of the text modality, if there is one."""
-        return next((i for i, m in enumerate(self.bench.tokens.modalities) if m.is_text), None)
+        return next((i for i, m in enumerate(self.evaluator.tokens.modalities) if m.is_text), None)
 
     @cached_property
     def candidates(self) -> list[list[Text]]:
         """The captions of each class that classification chooses from."""
         assert self.text is not None
-        name = self.bench.names[self.text]
-        return candidates(self.table, name, self.train_rows, self.bench.classes)
+        name = self.evaluator.names[self.text]
+        return candidates(self.table, name, self.train_rows, self.evaluator.classes)
 
     @cached_property
     def trie(self) -> Trie:
@@ -160,17 +164,17 @@ class Desk:
     def begun(self) -> float | None:
         """The control "caption begun" of classification."""
         assert self.text is not None
-        return caption_begun(self.bench, self.text, self.candidates)
+        return caption_begun(self.evaluator, self.text, self.candidates)
 
 
-def open_desk(config: Config, opener: Opener) -> Desk:
+def open_context(config: Config, load_run: RunLoader) -> EvalContext:
     """Open a run and choose the clips that are judged.
 
     Raises:
         UserError: Too few clips, or tables that do not belong together.
     """
-    materials = opener()
+    artifacts = load_run()
     prepare_matmul()
-    model = materials.model.to(resolve_device(config.device)).eval()
-    bench = build_bench(config, materials.clips, materials.table, model)
-    return Desk(config, materials.clips, materials.tokenizers, materials.table, bench)
+    model = artifacts.model.to(resolve_device(config.device)).eval()
+    evaluator = build_evaluator(config, artifacts.clips, artifacts.table, model)
+    return EvalContext(config, artifacts.clips, artifacts.tokenizers, artifacts.table, evaluator)

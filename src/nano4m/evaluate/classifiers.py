@@ -1,9 +1,9 @@
-"""Judges: does what the model makes look, or sound, like the clip's class?
+"""Classifiers: does what the model makes look, or sound, like the clip's class?
 
 One classifier a kind of media, trained on real media of the train split alone and chosen by kind
-from JUDGES. A caption needs no training: it is right if it is one of that class in the train split.
+from CLASSIFIERS. A caption needs no training: it is right if it is one of that class in the train split.
 
-A judge trains and answers on a device; its media lie there, and all random numbers are drawn on the
+A classifier trains and answers on a device; its media lie there, and all random numbers are drawn on the
 CPU and sent.
 
 Shapes: B batch, C channels, H height, W width, M mel bands, F frames.
@@ -26,23 +26,23 @@ from nano4m.tokenizers.mel import FLOOR_DB, MelSpectrogram
 from nano4m.tokenizers.on_device import CPU, fused, repeatable, seeded, send
 
 MOST_MEDIA = 12000
-"""Pictures or sounds that a judge is trained on; more fill the memory."""
+"""Pictures or sounds that a classifier is trained on; more fill the memory."""
 MOST_PIXELS = 64
-"""Larger pictures are averaged down to this many pixels a side: judges look at shapes."""
+"""Larger pictures are averaged down to this many pixels a side: classifiers look at shapes."""
 BATCH = 32
 UNKNOWN = -1
 """Answer to a caption that no class has."""
 
 
-class Judge(Protocol):
+class Classifier(Protocol):
     """A classifier of media of one kind."""
 
     def predict(self, media: Any) -> np.ndarray:
         """Return the class of each of n media of any device, int64 (n,); UNKNOWN is never right."""
 
 
-class Lesson(NamedTuple):
-    """What a judge is trained with; ``media`` comes in parts of some clips each."""
+class ClassifierTraining(NamedTuple):
+    """What a classifier is trained with; ``media`` comes in parts of some clips each."""
 
     media: Iterator[Any]
     labels: np.ndarray
@@ -93,7 +93,7 @@ def _spread(values: Tensor, size: float, generator: Generator) -> Tensor:
 def _vary_picture(x: Tensor, generator: Generator) -> Tensor:
     side = min(x.shape[2:])
     x = _shift(x, (side // 12, side // 12), generator, x[:, :, 0].mean())
-    # Detail that a tokenizer loses must not be what a judge relies on: most batches are blurred.
+    # Detail that a tokenizer loses must not be what a classifier relies on: most batches are blurred.
     blur = 1 + int(torch.randint(min(3, side // 8), (), generator=generator))
     if blur > 1:
         x = F.interpolate(F.avg_pool2d(x, blur, ceil_mode=True), size=x.shape[2:], mode="bilinear")
@@ -111,21 +111,25 @@ def _vary_sound(x: Tensor, generator: Generator) -> Tensor:
     return x
 
 
-class _Network(Judge):
+class _Network(Classifier):
     """A convolutional network behind ``prepare``, which makes (B, C, H, W) of a batch of media."""
 
-    def __init__(self, prepare: Callable[[Tensor], Tensor], lesson: Lesson, vary: Augment) -> None:
-        self.prepare, self.device = prepare, lesson.device
-        x = torch.cat([prepare(part.to(self.device)) for part in lesson.media])
+    def __init__(
+        self, prepare: Callable[[Tensor], Tensor], training: ClassifierTraining, vary: Augment
+    ) -> None:
+        self.prepare, self.device = prepare, training.device
+        x = torch.cat([prepare(part.to(self.device)) for part in training.media])
         axes = (0, 2, 3)
         self.mean = x.mean(axes, keepdim=True)
         self.std = x.std(axes, keepdim=True).clamp_min(1e-3)
-        with seeded(lesson.seed, self.device):
-            net = _network(x.shape[1], min(x.shape[2:]), lesson.num_classes)
+        with seeded(training.seed, self.device):
+            net = _network(x.shape[1], min(x.shape[2:]), training.num_classes)
         self.net = net.to(self.device)
-        labels = torch.from_numpy(lesson.labels).to(self.device)
+        labels = torch.from_numpy(training.labels).to(self.device)
         with repeatable(self.device):
-            _train(self.net, (x - self.mean) / self.std, labels, vary, lesson.steps, lesson.seed)
+            _train(
+                self.net, (x - self.mean) / self.std, labels, vary, training.steps, training.seed
+            )
 
     @torch.inference_mode()
     def predict(self, media: Tensor) -> np.ndarray:
@@ -144,7 +148,7 @@ def _train(net: nn.Module, x: Tensor, labels: Tensor, vary: Augment, steps: int,
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-3, total_steps=steps)
     net.train()
     order = torch.empty(0, dtype=torch.int64)
-    with bar("train a judge", steps, "step") as progress:
+    with bar("train a classifier", steps, "step") as progress:
         for _ in range(steps):
             while len(order) < BATCH:
                 order = torch.cat([order, torch.randperm(len(x), generator=generator)])
@@ -159,17 +163,17 @@ def _train(net: nn.Module, x: Tensor, labels: Tensor, vary: Augment, steps: int,
     net.eval()
 
 
-def _picture_judge(lesson: Lesson) -> Judge:
+def _picture_classifier(training: ClassifierTraining) -> Classifier:
     def prepare(media: Tensor) -> Tensor:
         size = min(MOST_PIXELS, media.shape[-1])
         media = media.float()
         return media if media.shape[-1] == size else F.adaptive_avg_pool2d(media, size)
 
-    return _Network(prepare, lesson, _vary_picture)
+    return _Network(prepare, training, _vary_picture)
 
 
-def _sound_judge(lesson: Lesson) -> Judge:
-    mel = MelSpectrogram(lesson.sample_rate, n_fft=1024, hop=512, mels=40).to(lesson.device)
+def _sound_classifier(training: ClassifierTraining) -> Classifier:
+    mel = MelSpectrogram(training.sample_rate, n_fft=1024, hop=512, mels=40).to(training.device)
 
     def prepare(media: Tensor) -> Tensor:
         # What lies 60 dB below the peak is not heard, and phase reconstruction leaves it arbitrary.
@@ -177,15 +181,15 @@ def _sound_judge(lesson: Lesson) -> Judge:
         floor = (logmel_BMF.amax((1, 2), keepdim=True) - 60).clamp_min(FLOOR_DB)
         return torch.maximum(logmel_BMF, floor)[:, None]
 
-    return _Network(prepare, lesson, _vary_sound)
+    return _Network(prepare, training, _vary_sound)
 
 
-class _Captions(Judge):
+class _Captions(Classifier):
     """Knows each train caption's commonest class."""
 
-    def __init__(self, lesson: Lesson) -> None:
-        texts = [text for part in lesson.media for text in part]
-        counts = Counter(zip(texts, lesson.labels.tolist(), strict=True))
+    def __init__(self, training: ClassifierTraining) -> None:
+        texts = [text for part in training.media for text in part]
+        counts = Counter(zip(texts, training.labels.tolist(), strict=True))
         self.known: dict[str, int] = {}
         for (text, label), _ in sorted(counts.items(), key=lambda item: (item[1], item[0])):
             self.known[text] = label
@@ -195,16 +199,16 @@ class _Captions(Judge):
         return np.array([self.known.get(text, UNKNOWN) for text in media], dtype=np.int64)
 
 
-JUDGES: dict[Media, Callable[[Lesson], Judge]] = {
-    "picture": _picture_judge,
-    "depth": _picture_judge,
-    "normals": _picture_judge,
-    "sound": _sound_judge,
+CLASSIFIERS: dict[Media, Callable[[ClassifierTraining], Classifier]] = {
+    "picture": _picture_classifier,
+    "depth": _picture_classifier,
+    "normals": _picture_classifier,
+    "sound": _sound_classifier,
     "caption": _Captions,
 }
 
 
-def train_judge(
+def train_classifier(
     kind: Media,
     clips: ClipTable,
     rows: np.ndarray,
@@ -213,11 +217,11 @@ def train_judge(
     steps: int,
     seed: int,
     device: torch.device = CPU,
-) -> Judge:
-    """Train the judge of a kind on real media.
+) -> Classifier:
+    """Train the classifier of a kind on real media.
 
     Args:
-        kind: Key of JUDGES.
+        kind: Key of CLASSIFIERS.
         clips: Where the media are.
         rows: Clips of the train split; all frames of them are used.
         labels: int64 (len(rows),), their classes.
@@ -237,4 +241,6 @@ def train_judge(
     parts = np.array_split(rows[chosen], -(-len(chosen) // 256))
     media = ahead(read, parts, 0 if device.type == "cpu" else count_readers())
     own = np.repeat(labels[chosen], clips.num_frames if has_frames else 1)
-    return JUDGES[kind](Lesson(media, own, num_classes, clips.sample_rate, steps, seed, device))
+    return CLASSIFIERS[kind](
+        ClassifierTraining(media, own, num_classes, clips.sample_rate, steps, seed, device)
+    )
