@@ -23,9 +23,9 @@ from nano4m.config.presets import FARM_LARGE, REFERENCE
 from nano4m.config.run import MaskingConfig
 from nano4m.modalities import TEXT_END, Modality
 from nano4m.pipeline.info import layouts
-from nano4m.tokens.table import TokenTable, Vocabulary, open_table, write_table
+from nano4m.tokens.table import TokenSpec, TokenTable, open_table, write_table
 from nano4m.tokens.table_shards import INDEX
-from nano4m.training.batch_sampler import MASKS, SampleOrder
+from nano4m.training.batch_sampler import MASKS, BatchSampler
 from nano4m.training.trainer import masked_batches
 
 
@@ -44,8 +44,8 @@ def make_table(
             ids[m.name][behind] = TEXT_END
     names = np.array([f"clip{i:06d}" for i in range(count)])
     labels = np.array([CAPTIONS[i % len(CAPTIONS)] for i in range(count)])
-    vocabulary = Vocabulary(modalities, {m.name: f"random {m.name}" for m in modalities})
-    return TokenTable(vocabulary, names, labels, np.full(count, "train"), ids, lengths)
+    token_spec = TokenSpec(modalities, {m.name: f"random {m.name}" for m in modalities})
+    return TokenTable(token_spec, names, labels, np.full(count, "train"), ids, lengths)
 
 
 def from_files(files: ClipFiles, batch: int, batches: int) -> Callable[[], float]:
@@ -68,7 +68,7 @@ def from_table(
     """Return a call that makes batches as training does and returns samples a second."""
     rows = table.rows("train")
     groups = batch // config.group_size
-    order = SampleOrder(rows, table.text_lengths(rows), config.group_size, groups, seed=0)
+    order = BatchSampler(rows, table.text_lengths(rows), config.group_size, groups, seed=0)
 
     def call() -> float:
         start = now()

@@ -15,7 +15,7 @@ from reference_data import collate, mask_sample
 from torch import Tensor, nn
 
 from nano4m.checkpoints.published import published_name
-from nano4m.compute.distributed import World
+from nano4m.compute.distributed import DistributedContext
 from nano4m.config.presets import PUBLISHED_MODEL, REFERENCE, SIZE_FIELDS, SIZES
 from nano4m.config.run import MaskingConfig, ModelConfig, TrainConfig
 from nano4m.masking import mask
@@ -23,7 +23,7 @@ from nano4m.modalities import TEXT_END, Modality
 from nano4m.model.fourm import FourM
 from nano4m.tokens.batch import MaskedBatch, TokenSequence
 from nano4m.training.accounting import Operations, count_tokens
-from nano4m.training.mixed_precision import Replica
+from nano4m.training.mixed_precision import MixedPrecisionModule
 from nano4m.training.optim import build_optimizers, gradient_norm
 
 CAPTION_TOKENS = (4, 7)
@@ -123,7 +123,7 @@ def useful_of_padded(batch: PaddedBatch, operations: Operations) -> int:
     given_B, asked_B = (real.sum(1).tolist() for real in batch.content)
     total = 0
     for row, (given, asked) in enumerate(zip(given_B, asked_B, strict=True)):
-        kinds = batch.dec_modality_BM[row][batch.content[1][row]][None]
+        kinds = batch.target_modality_BM[row][batch.content[1][row]][None]
         none = torch.empty(1, given)
         total += operations.count(
             [MaskedBatch(none, none, none, torch.empty(1, asked), kinds, kinds)]
@@ -199,13 +199,13 @@ class OurEngine:
         model: ModelConfig,
         dtype: torch.dtype,
         optimizer: str = "adamw",
-        world: World | None = None,
+        world: DistributedContext | None = None,
     ) -> None:
         self.calls = calls
         self.model = FourM(model, modalities)
         self.model.init_weights(torch.Generator().manual_seed(0))
-        self.world = world or World(torch.device("cpu"))
-        self.replica = Replica(self.model, dtype, self.world)
+        self.world = world or DistributedContext(torch.device("cpu"))
+        self.replica = MixedPrecisionModule(self.model, dtype, self.world)
         self.settings = RECIPE.model_copy(update={"optimizer": optimizer})
         self.optimizers = build_optimizers(self.model, self.settings)
         self.operations = Operations.of(self.model)

@@ -28,7 +28,7 @@ from measure import (
 from reference_baseline import END, PAD, START, Baseline, Sizes, maskgit
 from torch import Tensor
 
-from nano4m.compute.allocation import keep_freed_memory
+from nano4m.compute.malloc import tune_malloc
 from nano4m.compute.precision import prepare_matmul
 from nano4m.config.presets import SIZE_FIELDS, SIZES
 from nano4m.config.run import GenerateConfig, ModelConfig
@@ -242,7 +242,7 @@ def main() -> None:
     seed, steps = options.seed, options.steps
     # First, because memory that is kept cannot be told from memory that is used.
     by_size = scaling(models["bf16"], tokens, options.sizes, steps, seed)
-    kept = device.type == "cpu" and keep_freed_memory()
+    kept = device.type == "cpu" and tune_malloc()
     tasks, rows = compare(options, models, tokens, draw)
     for name, found in by_size.items():
         for size, seen in found["batch"].items():

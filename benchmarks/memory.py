@@ -17,7 +17,7 @@ from engines import DEFAULT_MODEL, EXACT_MODEL, BaselineEngine, Clips, OurEngine
 from measure import Report, arguments, figures, ratio, reference_modalities, shown
 from reference_baseline import Sizes
 
-from nano4m.compute.allocation import keep_freed_memory
+from nano4m.compute.malloc import tune_malloc
 from nano4m.compute.precision import prepare_matmul
 from nano4m.model.fourm import FourM
 from nano4m.training.accounting import Operations, peak_memory
@@ -47,7 +47,7 @@ def measure(variant: str, options: argparse.Namespace) -> int:
         engine.steps()
     else:
         prepare_matmul()
-        keep_freed_memory()
+        tune_malloc()
         clips = Clips(
             modalities=modalities, rows=options.batch, seed=0, totals=(totals[1], totals[1])
         )

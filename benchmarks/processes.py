@@ -17,8 +17,8 @@ import torch
 from engines import DEFAULT_MODEL, RECIPE, Clips, OurEngine, quick
 from measure import Report, arguments, figures, ratio, reference_modalities, shown
 
-from nano4m.compute.allocation import keep_freed_memory
-from nano4m.compute.distributed import open_world
+from nano4m.compute.distributed import open_distributed
+from nano4m.compute.malloc import tune_malloc
 from nano4m.compute.precision import prepare_matmul
 
 
@@ -27,18 +27,18 @@ def work(threads: int, batch: int, group: int, steps: int, tiny: bool) -> None:
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
     prepare_matmul()
-    keep_freed_memory()
-    world = open_world(RECIPE, "cpu")
+    tune_malloc()
+    world = open_distributed(RECIPE, "cpu")
     modalities = reference_modalities(4 if tiny else 1)
     totals = (4, 12) if tiny else (16, 256)
     clips = Clips(modalities=modalities, rows=batch, seed=0, totals=totals)
     config = quick(DEFAULT_MODEL) if tiny else DEFAULT_MODEL
     engine = OurEngine(clips.ours(group, steps), modalities, config, torch.bfloat16, "adamw", world)
     engine.steps()
-    world.wait()
+    world.barrier()
     start = time.perf_counter()
     times = engine.steps()
-    world.wait()
+    world.barrier()
     seconds = time.perf_counter() - start
     if not world.rank:
         print(json.dumps({"seconds": seconds, "tokens": times.tokens}))

@@ -33,12 +33,12 @@ SLOTS = 256
 class PaddedBatch(NamedTuple):
     """Sides of a batch, int64 (B, slots) each, ``real`` bool; padding holds 0, targets ABSENT."""
 
-    enc_ids_BN: Tensor
-    enc_modality_BN: Tensor
+    input_ids_BN: Tensor
+    input_modality_BN: Tensor
     enc_position_BN: Tensor
     enc_real_BN: Tensor
-    dec_ids_BM: Tensor
-    dec_modality_BM: Tensor
+    target_ids_BM: Tensor
+    target_modality_BM: Tensor
     dec_position_BM: Tensor
     dec_real_BM: Tensor
 
@@ -46,8 +46,8 @@ class PaddedBatch(NamedTuple):
     def content(self) -> tuple[Tensor, Tensor]:
         """Which slots of each side hold a token that says something: no padding and no PAD."""
         return (
-            self.enc_real_BN & (self.enc_ids_BN != PAD),
-            self.dec_real_BM & (self.dec_ids_BM != PAD),
+            self.enc_real_BN & (self.input_ids_BN != PAD),
+            self.dec_real_BM & (self.target_ids_BM != PAD),
         )
 
 
@@ -199,13 +199,13 @@ class Baseline(nn.Module):
     def states(self, batch: PaddedBatch) -> tuple[Tensor, Tensor]:
         """Return what encoder and decoder end in, (B, N, D) and (B, M, D)."""
         position_BND = self.pos_emb[batch.enc_position_BN]  # type: ignore[index]
-        x_BND = self.enc_tok_emb(batch.enc_ids_BN) + self.enc_mod_emb(batch.enc_modality_BN)
+        x_BND = self.enc_tok_emb(batch.input_ids_BN) + self.enc_mod_emb(batch.input_modality_BN)
         x_BND = x_BND + position_BND
         for block in self.encoder.blocks:
             x_BND = block(x_BND, batch.enc_real_BN)
         encoded_BND = self.enc_norm(x_BND)
         context_BND = self.dec_context_proj(encoded_BND) + position_BND
-        y_BMD = self.dec_mod_emb(batch.dec_modality_BM)
+        y_BMD = self.dec_mod_emb(batch.target_modality_BM)
         y_BMD = y_BMD + self.pos_emb[batch.dec_position_BM]  # type: ignore[index]
         for block in self.decoder.blocks:
             y_BMD = block(y_BMD, batch.dec_real_BM, context_BND, batch.enc_real_BN)
@@ -226,7 +226,7 @@ def token_losses(logits_BMV: Tensor, batch: PaddedBatch) -> Tensor:
     """Return the cross-entropy of each slot over all ids, (B * M,), 0 at padding."""
     return F.cross_entropy(
         logits_BMV.flatten(0, 1),
-        batch.dec_ids_BM.flatten(),
+        batch.target_ids_BM.flatten(),
         ignore_index=ABSENT,
         reduction="none",
     )
@@ -234,7 +234,7 @@ def token_losses(logits_BMV: Tensor, batch: PaddedBatch) -> Tensor:
 
 def modality_means(token_T: Tensor, batch: PaddedBatch, modalities: int) -> Tensor:
     """Return the mean over the real targets of each modality, (C,), 0 for one without any."""
-    real_T, kind_T = batch.dec_real_BM.flatten(), batch.dec_modality_BM.flatten()
+    real_T, kind_T = batch.dec_real_BM.flatten(), batch.target_modality_BM.flatten()
     means = []
     for index in range(modalities):
         own_T = real_T & (kind_T == index)
@@ -255,8 +255,8 @@ def padded(batch: MaskedBatch, modalities: tuple[Modality, ...], slots: int = SL
     columns_C = torch.tensor([m.columns for m in modalities])
     sides: list[Tensor] = []
     for ids_BN, modality_BN, coords_BN2, filler in (
-        (batch.enc_ids_BN, batch.enc_modality_BN, batch.enc_coords_BN2, 0),
-        (batch.dec_ids_BM, batch.dec_modality_BM, batch.dec_coords_BM2, ABSENT),
+        (batch.input_ids_BN, batch.input_modality_BN, batch.input_coords_BN2, 0),
+        (batch.target_ids_BM, batch.target_modality_BM, batch.target_coords_BM2, ABSENT),
     ):
         missing = (0, slots - ids_BN.shape[1])
         row_BN, column_BN = coords_BN2.unbind(-1)

@@ -52,8 +52,8 @@ class RunLoader:
     def __call__(self) -> RunArtifacts:
         """Open them."""
         table = open_table(self.run / "table")
-        model, vocabulary = load_model(self.checkpoint)
-        vocabulary.require_same(table.vocabulary, "the checkpoint", "the token table")
+        model, token_spec = load_model(self.checkpoint)
+        token_spec.require_same(table.token_spec, "the checkpoint", "the token table")
         tokenizers = {m.name: load_tokenizer(self.run / "tokenizers" / m.name)
                       for m in table.modalities}  # fmt: skip
         return RunArtifacts(open_clips(self.run / "clips"), tokenizers, table, model)

@@ -34,12 +34,12 @@ from engines import DEFAULT_MODEL, EXACT_MODEL, BaselineEngine, Clips, quick
 from measure import Report, arguments, reference_modalities
 from reference_baseline import PaddedBatch, Sizes, build_optimizer
 
-from nano4m.compute.distributed import World
+from nano4m.compute.distributed import DistributedContext
 from nano4m.compute.precision import measured_peak, resolve_device
 from nano4m.config.presets import REFERENCE
 from nano4m.config.run import Config, ModelConfig
 from nano4m.model.fourm import FourM
-from nano4m.tokens.table import TokenTable, Vocabulary, open_table, write_table
+from nano4m.tokens.table import TokenSpec, TokenTable, open_table, write_table
 from nano4m.training.accounting import Operations, peak_memory
 from nano4m.training.trainer import Trainer
 
@@ -76,8 +76,8 @@ def made_up(folder: Path, scale: int, clips: int, seed: int = 0) -> TokenTable:
     names = np.array([f"clip{i:06d}" for i in range(clips)])
     splits = np.array(["val" if i % 50 == 49 else "train" for i in range(clips)])
     labels = np.array([f"class{i % 11}" for i in range(clips)])
-    vocabulary = Vocabulary(modalities, {m.name: "made up" for m in modalities})
-    write_table(TokenTable(vocabulary, names, labels, splits, ids, lengths), folder)
+    token_spec = TokenSpec(modalities, {m.name: "made up" for m in modalities})
+    write_table(TokenTable(token_spec, names, labels, splits, ids, lengths), folder)
     return open_table(folder)
 
 
@@ -112,15 +112,15 @@ def ours(name: str, table: TokenTable, folder: Path, options: Any, device: torch
         "model": (quick(model) if options.quick else model).model_dump(),
         "train": REFERENCE.train.model_dump() | recipe,
     })  # fmt: skip
-    trainer = Trainer(config, table, folder / "none", World(device), folder / "table")
+    trainer = Trainer(config, table, folder / "none", DistributedContext(device), folder / "table")
     began = time.perf_counter()
-    note, loss = trainer.note, {}
+    progress_state, loss = trainer.progress_state, {}
     for number, picked, packed in trainer._steps():
         if number == warm:
             trainer.settle(number)
             sync(device)
             warmed = time.perf_counter()
-            tokens, operations = note["tokens"], note["operations"]
+            tokens, operations = progress_state["tokens"], progress_state["operations"]
         trainer.step(number, picked, packed)
         if (number + 1) % EVERY == 0:
             trainer.settle(number + 1)
@@ -131,17 +131,17 @@ def ours(name: str, table: TokenTable, folder: Path, options: Any, device: torch
             seconds = time.perf_counter() - warmed
     step = trainer.on_device
     return {
-        "tokens_per_second": round((note["tokens"] - tokens) / seconds),
+        "tokens_per_second": round((progress_state["tokens"] - tokens) / seconds),
         "ms_a_step": round(1e3 * seconds / options.steps, 2),
-        "tokens_a_step": round((note["tokens"] - tokens) / options.steps),
-        "mfu": round((note["operations"] - operations) / seconds / trainer.peak, 4),
+        "tokens_a_step": round((progress_state["tokens"] - tokens) / options.steps),
+        "mfu": round((progress_state["operations"] - operations) / seconds / trainer.peak, 4),
         "peak_tflops": round(trainer.peak / 1e12, 1),
         "memory_gb": round(peak_memory(device) / 1e9, 2),
         "warm_seconds": round(warmed - began, 1),
         "engine": str(trainer.fast),
         "shapes": len(step.passes) if step else 0,
         "loss": {k: round(v, 3) for k, v in (loss or trainer.losses()).items()},
-        "good": note["good"],
+        "good": progress_state["good"],
     }
 
 

@@ -18,7 +18,7 @@ from engines import DEFAULT_MODEL, EXACT_MODEL, BaselineEngine, Clips, OurEngine
 from measure import Report, arguments, figures, interleave, ratio, reference_modalities, shown
 from reference_baseline import Sizes, modality_means, padded, token_losses
 
-from nano4m.compute.allocation import keep_freed_memory
+from nano4m.compute.malloc import tune_malloc
 from nano4m.compute.precision import measured_peak, prepare_matmul
 from nano4m.model.fourm import FourM
 from nano4m.training.accounting import Operations
@@ -39,7 +39,7 @@ def same_loss(baseline: BaselineEngine, ours: OurEngine) -> dict[str, float]:
         token_T = token_losses(baseline.model(theirs), theirs)
         means = modality_means(token_T, theirs, len(ours.model.modalities))
         sums = token_cross_entropy(ours.model, ours.model(batch), batch)
-    counts = torch.bincount(batch.dec_modality_BM.flatten(), minlength=len(sums))
+    counts = torch.bincount(batch.target_modality_BM.flatten(), minlength=len(sums))
     mine = sums / counts.clamp(min=1)
     return {
         "baseline": float(means.mean()),
@@ -60,7 +60,7 @@ def main() -> None:
     tiny = options.quick
     report = Report("train_step", options)
     exact_matmul = prepare_matmul()
-    kept = keep_freed_memory()
+    kept = tune_malloc()
 
     modalities = reference_modalities(4 if tiny else 1)
     own = reference_modalities(4 if tiny else 1, caption_vocab=options.own_captions)

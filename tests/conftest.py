@@ -1,4 +1,4 @@
-"""Shared fixtures: a tiny vocabulary and token table, made here, no files needed."""
+"""Shared fixtures: a tiny token_spec and token table, made here, no files needed."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import torch
 
 from nano4m.config.run import Config, ImageVQ, MaskingConfig, MelVQ, ModelConfig, TrainConfig
 from nano4m.modalities import MODALITIES, Modality
-from nano4m.tokens.table import TokenTable, Vocabulary
+from nano4m.tokens.table import TokenSpec, TokenTable
 
 torch.set_num_threads(1)
 
@@ -63,11 +63,11 @@ def tiny_table(num_clips: int = 48, num_classes: int = 4, seed: int = 0) -> Toke
             for i, length in enumerate(lengths[m.name][:, 0]):
                 ids[m.name][i, :, length - 1 :] = 0
     splits = np.array(["val" if i % 6 == 5 else "train" for i in range(num_clips)])
-    vocabulary = Vocabulary(modalities, {m.name: f"print-{m.name}" for m in modalities})
+    token_spec = TokenSpec(modalities, {m.name: f"print-{m.name}" for m in modalities})
     names = np.array([f"clip{i:03d}" for i in range(num_clips)])
     labels = np.array([f"class{c}" for c in classes])
     codes = {"rgb": rng.normal(size=(11, 4)).astype(np.float32)}
-    return TokenTable(vocabulary, names, labels, splits, ids, lengths, codes)
+    return TokenTable(token_spec, names, labels, splits, ids, lengths, codes)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from nano4m.compute.distributed import LARGE
 from nano4m.compute.launch import rank_of_process
 from nano4m.config.run import Config
 from nano4m.errors import UserError
-from nano4m.training.trainer import Trainer, train_model, train_world
+from nano4m.training.trainer import Trainer, train_model, training_context
 
 # Four groups a step: two for each of two processes.
 STEPS = {"dropout": 0.0, "batch_size": 32, "steps": 6, "save_every": 3, "val_every": 3, "lr": 1e-3}
@@ -63,8 +63,8 @@ def run_engine(folder: Path) -> dict:
     if not rank_of_process():
         damaged.write_bytes(damaged.read_bytes()[:40])
     config = scenario("fsdp-adamw")
-    world = train_world(config)
-    world.wait()
+    world = training_context(config)
+    world.barrier()
     told["fallen back to"] = Trainer(config, tiny_table(96), folder / "fsdp-adamw", world).first
     for title, name, where, change in (
         ("ddp on fsdp", "ddp-adamw", "fsdp-muon", {}),
@@ -82,13 +82,13 @@ def run_engine(folder: Path) -> dict:
 
 def _sums() -> list[float]:
     """Return the largest errors of sums over processes: large, small and strided tensors."""
-    world = train_world(scenario("ddp-adamw"))
+    world = training_context(scenario("ddp-adamw"))
     draws = [torch.Generator().manual_seed(rank) for rank in range(world.size)]
     shapes = [(2, LARGE), (7,), (LARGE // 8, 16), (3, 5)]
     parts = [[torch.randn(shape, generator=draw) for shape in shapes] for draw in draws]
     own = [t.clone() for t in parts[world.rank]]
     given = [own[0], own[1], own[2].T, own[3].T]
-    world.add_up(given)
+    world.all_reduce_sum(given)
     wanted = [sum(part[i] for part in parts) for i in range(len(shapes))]
     return [float((t - w).abs().max()) for t, w in zip(own, wanted, strict=True)]
 
@@ -96,14 +96,14 @@ def _sums() -> list[float]:
 def _same_weights(folder: Path) -> dict[str, float]:
     """Return the largest difference between the weights of two processes after ddp steps."""
     config = scenario("ddp-adamw")
-    world = train_world(config)
+    world = training_context(config)
     trainer = Trainer(config, tiny_table(96), folder / "nothing", world)
-    for number, rows in enumerate(trainer.order.steps(0, 2)):
+    for number, rows in enumerate(trainer.sampler.steps(0, 2)):
         trainer.step(number, rows)
     largest = {}
     for name, weight in trainer.model.named_parameters():
         total = [weight.detach().clone()]
-        world.add_up(total)
+        world.all_reduce_sum(total)
         largest[name] = float((total[0] - 2 * weight).abs().max())
     return largest
 

@@ -329,11 +329,11 @@ def test_an_unfinished_stage_runs_again_and_no_other(copy, capsys):
 
 def test_a_checkpoint_of_another_run_is_refused(copy, fails):
     path = copy / "train" / "checkpoint" / "modalities.json"
-    vocabulary = json.loads(path.read_text())
-    name = next(iter(vocabulary["tokenizers"]))
-    here = vocabulary["tokenizers"][name]
-    vocabulary["tokenizers"][name] = "0123456789ab"
-    path.write_text(json.dumps(vocabulary))
+    token_spec = json.loads(path.read_text())
+    name = next(iter(token_spec["tokenizers"]))
+    here = token_spec["tokenizers"][name]
+    token_spec["tokenizers"][name] = "0123456789ab"
+    path.write_text(json.dumps(token_spec))
     (copy / "evaluate" / "manifest.json").unlink()
     said = fails("evaluate", "farm", "--out", str(copy), *TINY)
     assert "the checkpoint" in said and "the token table" in said and "do not belong" in said

@@ -291,7 +291,9 @@ def test_only_the_command_line_prints(relative):
         return
     for node in ast.walk(ast.parse(NAMES[relative].read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            assert node.func.id != "print", f"{relative}:{node.lineno}: use nano4m.progress.say"
+            assert node.func.id != "print", (
+                f"{relative}:{node.lineno}: use nano4m.progress.log_info"
+            )
 
 
 def _undocumented(body: list[ast.stmt], prefix: str) -> list[str]:

@@ -149,14 +149,14 @@ def _describe(config: Any) -> str:
 
 def _run(command: str, args: Sequence[str]) -> None:
     from nano4m.pipeline.run import Run, remembered_data, single, walk
-    from nano4m.progress import say
+    from nano4m.progress import log_info
 
     config, options = _parse(command, args)
     out = options.out or Path("runs") / config.preset
     run = Run(config, out, options.data or remembered_data(out))
     if command == "run":
         manifests = walk(run, options.overwrite)
-        say(f"report: {(run.out / 'report' / 'index.html').resolve()}")
+        log_info(f"report: {(run.out / 'report' / 'index.html').resolve()}")
         if options.json:
             print((run.out / "results.json").read_text())
     else:
@@ -193,10 +193,10 @@ def _convert(command: str, args: Sequence[str]) -> None:
     options = parser.parse_args(args)
 
     from nano4m.checkpoints.convert import convert
-    from nano4m.progress import say
+    from nano4m.progress import log_info
 
     told = convert(options.source, options.out)
-    say(f"convert: {options.out}")
+    log_info(f"convert: {options.out}")
     if options.json:
         print(json.dumps(told, indent=1))
 

@@ -75,6 +75,6 @@ def track(items: Iterable[_T], title: str, total: int, unit: str = "it") -> Iter
             handle.advance()
 
 
-def say(text: str) -> None:
+def log_info(text: str) -> None:
     """Print one line of information to standard error, terminal or not."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)

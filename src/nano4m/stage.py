@@ -23,7 +23,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from nano4m.errors import UserError
-from nano4m.progress import say
+from nano4m.progress import log_info
 
 CANNOT_WRITE = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.ENOTDIR}
 MADE = {".parquet", ".arrow", ".safetensors", ".npz"}
@@ -188,7 +188,7 @@ def run_stage(
                 )
             made_from = folder / "inputs.json"
             if made_from.exists() and json.loads(made_from.read_text()) != inputs:
-                say(f"{name}: what it was made from has changed, so it is made again")
+                log_info(f"{name}: what it was made from has changed, so it is made again")
                 remove(out, name)
                 folder.mkdir()
         manifest = manifest_of(out, name)
@@ -196,7 +196,7 @@ def run_stage(
             write_json(owner, settings)
             write_json(folder / "inputs.json", inputs)
         if manifest is not None:
-            say(f"{name}: up to date ({folder})")
+            log_info(f"{name}: up to date ({folder})")
             return manifest
         started = time.perf_counter()
         summary = work(folder)
@@ -204,7 +204,7 @@ def run_stage(
         manifest = {"stage": name, "summary": summary, "seconds": seconds, "digest": digest(folder)}
         manifest |= provenance()
         write_json(folder / "manifest.json", manifest)
-        say(f"{name}: done in {seconds:.0f} s")
+        log_info(f"{name}: done in {seconds:.0f} s")
         return manifest
 
 

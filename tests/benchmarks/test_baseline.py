@@ -62,7 +62,7 @@ def test_every_output_of_the_reference(golden, name, dtype, suffix, states, scor
         logits = model(batch)
         tokens = reference.token_losses(logits, batch)
         means, loss = model.losses(batch)
-    shape = batch.dec_ids_BM.shape
+    shape = batch.target_ids_BM.shape
     for key, value, where, limit in (
         ("encoder_out", encoded, batch.enc_real_BN, states),
         ("decoder_out", decoded, batch.dec_real_BM, states),
@@ -140,11 +140,11 @@ def test_files_give_the_masked_batch(tmp_path):
     data.write_clips(tmp_path, 3, modalities, np.random.default_rng(0))
     files = data.ClipFiles(tmp_path, 3, modalities, seed=0)
     batch = files.batch([0, 1, 2])
-    assert batch.enc_ids_BN.shape == (3, reference.SLOTS)
+    assert batch.input_ids_BN.shape == (3, reference.SLOTS)
     stored = np.load(tmp_path / "rgb" / "000001.npy")
-    own = batch.enc_real_BN[1] & (batch.enc_modality_BN[1] == 0)
+    own = batch.enc_real_BN[1] & (batch.input_modality_BN[1] == 0)
     picked = stored[:, batch.enc_position_BN[1][own]]
-    assert (picked == batch.enc_ids_BN[1][own].numpy()).all(1).sum() == 1
+    assert (picked == batch.input_ids_BN[1][own].numpy()).all(1).sum() == 1
 
 
 def test_the_sampler_fills_every_slot_from_its_own_ids():

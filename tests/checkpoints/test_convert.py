@@ -20,7 +20,7 @@ from nano4m.config.run import ModelConfig
 from nano4m.errors import UserError
 from nano4m.modalities import MODALITIES
 from nano4m.model.fourm import FourM
-from nano4m.tokens.table import Vocabulary
+from nano4m.tokens.table import TokenSpec
 
 BATCHES = ("tiny", "tiny_all")
 
@@ -200,13 +200,13 @@ def test_a_checkpoint_comes_back_bit_by_bit(tmp_path):
     config = SMALL.model_copy(update={"mlp_ratio": 2.5})
     model = small_model(config)
     prints = {m.name: "print" for m in model.modalities}
-    save_model(model, Vocabulary(model.modalities, prints), tmp_path / "ours")
+    save_model(model, TokenSpec(model.modalities, prints), tmp_path / "ours")
     told = convert(tmp_path / "ours", tmp_path / "file.safetensors")
     assert told["parameters"] == model.num_parameters
     convert(tmp_path / "file.safetensors", tmp_path / "again")
-    again, vocabulary = load_model(tmp_path / "again")
-    assert again.config == config and vocabulary.modalities == model.modalities
-    assert vocabulary.tokenizers["sound"] == "published tok_audio@8"
+    again, token_spec = load_model(tmp_path / "again")
+    assert again.config == config and token_spec.modalities == model.modalities
+    assert token_spec.tokenizers["sound"] == "published tok_audio@8"
     for key, tensor in model.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[key]), key
     convert(tmp_path / "again", tmp_path / "file2.safetensors")

@@ -136,7 +136,7 @@ def test_coherence_of_an_oracle_and_of_a_uniform_model():
         for cell in cells:
             assert cell.class_consistency.value == pytest.approx(value, abs=0.25 * (value < 1))
             assert cell.class_consistency.controls["shuffled"] == pytest.approx(1 / 3, abs=0.25)
-            assert cell.class_consistency.upper == 1
+            assert cell.class_consistency.round_trip == 1
             assert cell.diversity.generated.within > 0 and cell.diversity.real.within > 0
     assert (made["rgb->caption"].dtype, made["rgb->caption"].shape) == (np.uint16, (36, 4))
 
@@ -189,7 +189,7 @@ def test_evaluate_run_writes_what_it_returns(tmp_path, names):
     old = json.loads(written.read_text()) | {"schema_version": 2}
     del old["all_sources"]
     written.write_text(json.dumps(old))
-    with pytest.raises(UserError, match=r"\(together: Field required\); measure.*evaluate PRESET"):
+    with pytest.raises(UserError, match=r"\(all_sources: Field required\); measure.*evaluate PRESET"):
         read_results(written)
     written.write_text(written.read_text()[:-9])
     with pytest.raises(UserError, match="damaged or of another version .Invalid JSON"):

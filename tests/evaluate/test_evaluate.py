@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nano4m.config.run import ModelConfig
-from nano4m.evaluate import evaluator as bench_module
+from nano4m.evaluate import likelihood_evaluator as evaluator_module
 from nano4m.evaluate.classify import candidates, caption_begun, classify, conditions
 from nano4m.evaluate.cross_entropy import cross_entropy
 from nano4m.evaluate.likelihood_evaluator import LikelihoodEvaluator
@@ -21,7 +21,7 @@ from nano4m.evaluate.trie import Search, Trie, text_log_probs
 from nano4m.modalities import MODALITIES
 from nano4m.model.fourm import FourM
 from nano4m.tokens.batch import TokenSequence
-from nano4m.tokens.table import TokenTable, Vocabulary
+from nano4m.tokens.table import TokenSpec, TokenTable
 
 CLASSES = ["ant", "bee", "cat"]
 # One line a class and size: size, animal, verb, end; the last class has no verb.
@@ -50,7 +50,7 @@ def make_table(per_class: int = 12, names: tuple[str, ...] = ("rgb", "sound", "c
     if "caption" in names:
         lengths["caption"] = (ids["caption"] == 0).argmax(2) + 1
     return TokenTable(
-        vocabulary=Vocabulary(entries, {m: "0" for m in names}),
+        token_spec=TokenSpec(entries, {m: "0" for m in names}),
         clip_ids=np.array([f"clip{i}" for i in range(n)]),
         labels=np.array([CLASSES[r[0]] for r in rows]),
         splits=np.array(["train"] * (n // 2) + ["test"] * (n // 2)),
@@ -278,7 +278,7 @@ def test_caption_begun_is_left_out_where_nothing_is_left_to_rate():
     ids[:] = 0
     ids[..., 0] = (np.searchsorted(CLASSES, table.labels) + 4)[:, None]
     short = TokenTable(
-        table.vocabulary, table.clip_ids, table.labels, table.splits,
+        table.token_spec, table.clip_ids, table.labels, table.splits,
         dict(table.ids) | {"caption": ids}, {"caption": np.full((len(ids), 1), 2)},
     )  # fmt: skip
     evaluator = make_evaluator(short, Oracle(short))
@@ -330,7 +330,7 @@ def test_a_model_that_peeks_at_what_is_asked_finds_nothing(monkeypatch):
         seen = torch.nn.functional.one_hot(ids.gather(1, asked), vocab).float()
         yield torch.arange(len(ids)), 0, (seen * 0.9 + 0.1 / vocab).log()[:, :count]
 
-    monkeypatch.setattr(bench_module, "log_shares", peek)
+    monkeypatch.setattr(evaluator_module, "log_prob_parts", peek)
     table = make_table(8)
     evaluator = make_evaluator(table, Stub(table))
     for row in entropies(evaluator, table):

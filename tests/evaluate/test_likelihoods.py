@@ -283,7 +283,9 @@ def test_no_more_scores_are_held_than_allowed(monkeypatch):
     evaluator = make_evaluator(table, random_model(table))
     ids, given = evaluator.given([0])
     slots = torch.arange(4, 8).expand(len(evaluator), -1)
-    parts = list(likelihoods.log_shares(evaluator.model, evaluator.tokens, ids, given, slots, 2, 3))
+    parts = list(
+        likelihoods.log_prob_parts(evaluator.model, evaluator.tokens, ids, given, slots, 2, 3)
+    )
     assert {p.shape for _, _, p in parts} == {(2, 2, 9), (2, 1, 9)}
     assert [first for _, first, _ in parts[:4]] == [0, 2, 0, 2]
 

@@ -57,7 +57,7 @@ def test_score_by_hand():
         correct, labels, 4, np.random.default_rng(0), 200, round_trip=0.9, controls={"x": 0.1}
     )
     assert (found.value, found.chance, found.majority, found.n) == (0.5, 0.25, 0.75, 4)
-    assert found.balanced == pytest.approx(1 / 3) and found.upper == 0.9
+    assert found.balanced == pytest.approx(1 / 3) and found.round_trip == 0.9
     assert found.low <= found.value <= found.high and found.controls == {"x": 0.1}
 
 

@@ -1,4 +1,4 @@
-"""Drawing, schedules and orders: sums, laws and distributions, against independent references."""
+"""Drawing, schedules and orders: sums, schedules and distributions, against independent references."""
 
 import itertools
 import math
@@ -15,8 +15,8 @@ from nano4m.config.presets import FARM
 from nano4m.config.run import Config, GenerateConfig
 from nano4m.generation.decoding_order import halton_ranks, radical_inverse, slot_order
 from nano4m.generation.draw import (
-    Ahead,
-    Fresh,
+    FreshNumbers,
+    PredrawnNumbers,
     _most_outside,
     _pick,
     confidence,
@@ -44,13 +44,13 @@ def seeded(seed: int) -> list[torch.Generator]:
 # -- schedules ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("law", LAWS)
-def test_every_step_fills_a_token_and_all_together_fill_all(law):
+@pytest.mark.parametrize("schedule", LAWS)
+def test_every_step_fills_a_token_and_all_together_fill_all(schedule):
     for total, steps in itertools.product(range(65), range(1, 65)):
-        counts = token_counts(total, steps, law)
+        counts = token_counts(total, steps, schedule)
         assert sum(counts) == total and len(counts) == min(total, steps)
         assert all(count >= 1 for count in counts)
-        if law == "constant" and counts:
+        if schedule == "constant" and counts:
             assert max(counts) - min(counts) <= 1
 
 
@@ -74,7 +74,7 @@ def test_temperatures_by_hand():
     wanted = [0.5 + 5.5 * (x**-0.5 - 0.1) / 0.9 for x in (1, 1 + 99 * 0.2, 1 + 99 * 0.5)]
     assert found == pytest.approx(wanted) and found[0] == 6
     assert temperatures(falling, []) == []
-    # A law that falls does not heat what is colder already.
+    # A schedule that falls does not heat what is colder already.
     cold = Sampling(temperature=0.0, temperature_schedule="onex:0.5:0.5")
     assert temperatures(cold, counts) == [0, 0, 0]
 
@@ -89,8 +89,8 @@ def test_temperatures_never_rise_and_stay_in_range(schedule):
 
 
 def test_guidance_rises_to_one_and_weights_to_themselves():
-    for law in ("constant", "linear", "cosine"):
-        found = [guidance_factor(law, step, 5) for step in range(5)]
+    for schedule in ("constant", "linear", "cosine"):
+        found = [guidance_factor(schedule, step, 5) for step in range(5)]
         assert found[-1] == pytest.approx(1) and min(found) > 0 and found == sorted(found)
     assert guidance_factor("linear", 1, 4) == 0.5
     assert condition_weights([3.0], 1) == [3.0]
@@ -153,7 +153,11 @@ def test_the_nucleus_is_of_the_tempered_distribution():
 def test_draws_follow_the_distribution(way, temperature, top_k, top_p):
     logits = torch.tensor([1.0, 0.2, -0.3, 2.0, 0.0, -1.0])
     many = logits.expand(20000, -1)[None]
-    chance = Fresh(seeded(1)) if way == "fresh" else Ahead(40000, seeded(1), many.device)
+    chance = (
+        FreshNumbers(seeded(1))
+        if way == "fresh"
+        else PredrawnNumbers(40000, seeded(1), many.device)
+    )
     drawn = chance.draw(many, temperature, top_k, top_p)[0]
     wanted = nucleus(logits.double().numpy(), temperature, top_k, top_p)
     seen = torch.bincount(drawn, minlength=6).double().numpy()
@@ -189,8 +193,8 @@ def test_every_pair_of_numbers_leads_to_the_same_id_as_on_a_cpu(top_k, top_p, mo
 
 def test_the_numbers_drawn_ahead_are_those_that_are_drawn_when_needed():
     logits = torch.randn(3, 20, 7, generator=seeded(5)[0])
-    fresh = Fresh([g for s in range(3) for g in seeded(s)])
-    ahead = Ahead(20 + 20 + 9, [g for s in range(3) for g in seeded(s)], logits.device)
+    fresh = FreshNumbers([g for s in range(3) for g in seeded(s)])
+    ahead = PredrawnNumbers(20 + 20 + 9, [g for s in range(3) for g in seeded(s)], logits.device)
     assert torch.equal(ahead.draw(logits, 0.9, 0, 1.0), fresh.draw(logits, 0.9, 0, 1.0))
     assert torch.equal(ahead.gumbel(20), fresh.gumbel(20))
     assert torch.equal(ahead.draw(logits, 0.0, 0, 0.5), logits.argmax(-1)), "takes no numbers"

@@ -9,9 +9,9 @@ import torch
 from conftest import tiny_modalities, tiny_table
 from nano4m.config.run import GenerateConfig, ModelConfig
 from nano4m.errors import UserError
-from nano4m.generation.filling import Fill
+from nano4m.generation.decoding_state import DecodingState
 from nano4m.generation.guidance import ChainStep, Condition, Guide
-from nano4m.generation.likelihoods import log_shares
+from nano4m.generation.likelihoods import log_prob_parts
 from nano4m.generation.sampler import generate, num_codebooks
 from nano4m.model.fourm import FourM
 from nano4m.tokens.batch import TokenSequence
@@ -54,7 +54,7 @@ def log_probs(model, tokens, ids, given, asked, batch_size=64):
     """Return the whole distributions, (B, T, V)."""
     index = int(tokens.modality_L[asked[0, 0]])
     out = torch.empty(*asked.shape, tokens.modalities[index].vocab_size)
-    for rows, first, log_p in log_shares(model, tokens, ids, given, asked, batch_size):
+    for rows, first, log_p in log_prob_parts(model, tokens, ids, given, asked, batch_size):
         out[rows, first : first + log_p.shape[1]] = log_p
     return out
 
@@ -165,7 +165,7 @@ def test_a_sample_does_not_depend_on_its_company(model, settings):
 
 @pytest.mark.parametrize("fault", ["overwrites", "other codebook"])
 def test_a_planted_fault_is_caught(model, monkeypatch, fault):
-    write = Fill.write
+    write = DecodingState.write
 
     def faulty(fill, rows, slots, drawn):
         write(fill, rows, slots, drawn)
@@ -175,7 +175,7 @@ def test_a_planted_fault_is_caught(model, monkeypatch, fault):
         elif fill.span == SOUND:
             fill.ids_BL[rows[:, None], slots + SOUND.start] = (drawn + 8) % 16
 
-    monkeypatch.setattr(Fill, "write", faulty)
+    monkeypatch.setattr(DecodingState, "write", faulty)
     said = {"overwrites": "given id was changed", "other codebook": "of another codebook"}
     with pytest.raises(AssertionError, match=said[fault]):
         run_checked(model, {}, ["sound"])

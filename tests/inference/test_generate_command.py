@@ -129,7 +129,7 @@ def test_files_to_every_kind_of_media(make, files, run, capsys):
                 assert np.abs(found - media[1, 0].clamp(0, 1).numpy()).max() < 1e-4
     settings = {s["target"]: s["settings"] for chain in record["chains"] for s in chain}
     assert all(s["steps"] == 12 and s["guidance"] == 3 for s in settings.values())
-    assert record["fingerprints"]["tokenizers"] == open_table(run / "table").vocabulary.tokenizers
+    assert record["fingerprints"]["tokenizers"] == open_table(run / "table").token_spec.tokenizers
     assert record["provenance"]["versions"]["torch"] and len(record["inputs"][0]["given"]) == 1
     assert record["diversity"]["rgb"]["generated"]["distinct_sequences"] in (0.5, 1.0)
 

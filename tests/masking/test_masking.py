@@ -207,9 +207,9 @@ def test_a_batch_holds_the_tokens_of_the_chosen_slots():
     slots = torch.arange(TOKENS.length).expand_as(valid).masked_fill(~valid, 999)
     for seed in range(50):
         for b in mask(slots, valid, TOKENS, MaskingConfig(), torch.Generator().manual_seed(seed)):
-            assert (b.enc_ids_BN != 999).all() and (b.dec_ids_BM != 999).all()
-            assert torch.equal(b.enc_modality_BN, TOKENS.modality_L[b.enc_ids_BN])
-            assert torch.equal(b.dec_coords_BM2, TOKENS.coords_L2[b.dec_ids_BM])
+            assert (b.input_ids_BN != 999).all() and (b.target_ids_BM != 999).all()
+            assert torch.equal(b.input_modality_BN, TOKENS.modality_L[b.input_ids_BN])
+            assert torch.equal(b.target_coords_BM2, TOKENS.coords_L2[b.target_ids_BM])
 
 
 def test_same_generator_same_batches():

@@ -26,7 +26,7 @@ def _totals(name, paired, seeds, rows=32, low=2, high=7):
     found = []
     for seed in range(seeds):
         batches = mask(ids, valid, TOKENS, config, torch.Generator().manual_seed(seed))
-        found.append([(b.enc_ids_BN.shape[1], b.dec_ids_BM.shape[1]) for b in batches])
+        found.append([(b.input_ids_BN.shape[1], b.target_ids_BM.shape[1]) for b in batches])
     return np.array(found)
 
 
@@ -68,7 +68,7 @@ def test_marginals_of_a_token_are_those_of_single_totals():
         seen = torch.zeros(2, len(TOKENS.modalities))
         for seed in range(300):
             for batch in mask(ids, valid, TOKENS, config, torch.Generator().manual_seed(seed)):
-                for side, kinds in enumerate((batch.enc_modality_BN, batch.dec_modality_BM)):
+                for side, kinds in enumerate((batch.input_modality_BN, batch.target_modality_BM)):
                     seen[side] += torch.bincount(kinds.flatten(), minlength=seen.shape[1])
         rates.append(seen / 300 / 32)
     assert torch.allclose(rates[0], rates[1], atol=0.12)

@@ -20,7 +20,7 @@ from nano4m.model.layers import CrossAttention, Mlp, SwiGlu
 from nano4m.pipeline.info import describe_preset, info
 from nano4m.pipeline.run import Run, settings_of
 from nano4m.tokens.batch import MaskedBatch
-from nano4m.tokens.table import Vocabulary
+from nano4m.tokens.table import TokenSpec
 from nano4m.training.loss import count_targets, modality_weights, token_cross_entropy
 
 MODALITIES = tiny_modalities()
@@ -145,7 +145,7 @@ def test_order_of_given_tokens_and_company_change_nothing(name):
 def test_queries_of_one_modality_differ_by_where_they_ask(name):
     model = build(name)
     batch = batch_of(rows=1)
-    context = model.encode(batch.enc_ids_BN, batch.enc_modality_BN, batch.enc_coords_BN2)
+    context = model.encode(batch.input_ids_BN, batch.input_modality_BN, batch.input_coords_BN2)
     coords = torch.tensor([MODALITIES[2].coordinates()])
     states = model.decode(context, torch.full(coords.shape[:2], 2), coords)[0]
     distance = torch.cdist(states, states) + torch.eye(len(states))
@@ -407,10 +407,10 @@ def test_checkpointing_gives_the_same_gradients_from_fewer_activations(monkeypat
 
 
 def test_how_blocks_are_computed_is_no_part_of_a_checkpoint_or_a_setting(tmp_path):
-    vocabulary = Vocabulary(MODALITIES, {m.name: "print" for m in MODALITIES})
+    token_spec = TokenSpec(MODALITIES, {m.name: "print" for m in MODALITIES})
     for on in (False, True):
         model = build("rope1d", checkpointing=on)
-        save_model(model, vocabulary, tmp_path / "model")
+        save_model(model, token_spec, tmp_path / "model")
         loaded, _ = load_model(tmp_path / "model")
         assert "checkpointing" not in json.loads((tmp_path / "model" / "config.json").read_text())
         assert all(torch.equal(v, model.state_dict()[k]) for k, v in loaded.state_dict().items())
@@ -425,17 +425,17 @@ def test_how_blocks_are_computed_is_no_part_of_a_checkpoint_or_a_setting(tmp_pat
 
 
 def test_a_checkpoint_from_before_the_choices_is_one_of_the_defaults(tmp_path):
-    vocabulary = Vocabulary(MODALITIES, {m.name: "print" for m in MODALITIES})
-    save_model(build("default"), vocabulary, tmp_path / "model")
+    token_spec = TokenSpec(MODALITIES, {m.name: "print" for m in MODALITIES})
+    save_model(build("default"), token_spec, tmp_path / "model")
     (tmp_path / "model" / "config.json").write_text(json.dumps(SIZE))
     assert load_model(tmp_path / "model")[0].config == ModelConfig(**SIZE)
 
 
 def test_positions_in_one_dimension_travel_with_the_weights(tmp_path):
-    vocabulary = Vocabulary(MODALITIES, {m.name: "print" for m in MODALITIES})
+    token_spec = TokenSpec(MODALITIES, {m.name: "print" for m in MODALITIES})
     model = build("sincos1d")
     model.positions.table.add_(1.0)
-    save_model(model, vocabulary, tmp_path / "model")
+    save_model(model, token_spec, tmp_path / "model")
     assert torch.equal(load_model(tmp_path / "model")[0].positions.table, model.positions.table)
 
 
@@ -449,7 +449,7 @@ def test_prediction_from_nothing_is_finite(name):
     context = model.encode(nothing, nothing, torch.zeros(2, 0, 2, dtype=torch.long))
     assert isinstance(context, Context)
     assert context.states_BND.shape == (2, int(model.config.register_token), 16)
-    states = model.decode(context, batch.dec_modality_BM, batch.dec_coords_BM2)
+    states = model.decode(context, batch.target_modality_BM, batch.target_coords_BM2)
     assert torch.isfinite(states).all()
 
 
@@ -457,8 +457,8 @@ def test_the_context_says_where_its_states_stand():
     batch = batch_of()
     for name, first in (("default", 1), ("no_register", 0)):
         context = build(name).encode(*batch[:3])
-        assert torch.equal(context.modality_BN[:, first:], batch.enc_modality_BN)
-        assert torch.equal(context.coords_BN2[:, first:], batch.enc_coords_BN2)
+        assert torch.equal(context.modality_BN[:, first:], batch.input_modality_BN)
+        assert torch.equal(context.coords_BN2[:, first:], batch.input_coords_BN2)
         assert not context.coords_BN2[:, :first].any()
 
 
@@ -499,13 +499,13 @@ def test_codes_for_a_shared_table_are_refused_before_anything_runs():
 
 @pytest.mark.parametrize("change", ["architecture", "modalities"])
 def test_weights_of_something_else_are_refused_by_name(tmp_path, change):
-    vocabulary = Vocabulary(MODALITIES, {m.name: "print" for m in MODALITIES})
-    save_model(build("default"), vocabulary, tmp_path / "model")
+    token_spec = TokenSpec(MODALITIES, {m.name: "print" for m in MODALITIES})
+    save_model(build("default"), token_spec, tmp_path / "model")
     if change == "architecture":
         path, value = "config.json", SIZE | {"qk_norm": True, "mlp": "swiglu"}
         message = r"20 tensors differ, decoder\.0\.attention\.norm_k\.weight absent for \(8,\)"
     else:
-        fewer = Vocabulary(MODALITIES[:4], {m.name: "print" for m in MODALITIES[:4]})
+        fewer = TokenSpec(MODALITIES[:4], {m.name: "print" for m in MODALITIES[:4]})
         path, value = "modalities.json", fewer.to_json()
         message = r"4 tensors differ, .*heads\.4\.weight \(13, 16\) for none"
     (tmp_path / "model" / path).write_text(json.dumps(value))

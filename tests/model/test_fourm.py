@@ -52,11 +52,11 @@ def test_positions_equal_the_formula_and_tell_rows_from_columns():
 def test_order_of_tokens_and_company_in_the_batch_change_nothing():
     model, batch = _model(), _batches()[0]
     states = model(batch)
-    turn = torch.randperm(batch.enc_ids_BN.shape[1], generator=torch.Generator().manual_seed(1))
+    turn = torch.randperm(batch.input_ids_BN.shape[1], generator=torch.Generator().manual_seed(1))
     turned = batch._replace(
-        enc_ids_BN=batch.enc_ids_BN[:, turn],
-        enc_modality_BN=batch.enc_modality_BN[:, turn],
-        enc_coords_BN2=batch.enc_coords_BN2[:, turn],
+        input_ids_BN=batch.input_ids_BN[:, turn],
+        input_modality_BN=batch.input_modality_BN[:, turn],
+        input_coords_BN2=batch.input_coords_BN2[:, turn],
     )
     torch.testing.assert_close(model(turned), states, atol=1e-5, rtol=1e-5)
     alone = type(batch)(*(t[3:4] for t in batch))
@@ -65,18 +65,18 @@ def test_order_of_tokens_and_company_in_the_batch_change_nothing():
 
 def test_targets_never_enter_the_network():
     model, batch = _model(), _batches()[0]
-    other = batch._replace(dec_ids_BM=torch.zeros_like(batch.dec_ids_BM))
+    other = batch._replace(target_ids_BM=torch.zeros_like(batch.target_ids_BM))
     assert torch.equal(model(other), model(batch))
 
 
 def test_every_given_token_matters():
     model, batch = _model(), _batches()[0]
     states = model(batch)
-    for column in range(batch.enc_ids_BN.shape[1]):
-        ids = batch.enc_ids_BN.clone()
+    for column in range(batch.input_ids_BN.shape[1]):
+        ids = batch.input_ids_BN.clone()
         sizes = torch.tensor([m.vocab_size for m in TOKENS.modalities])
-        ids[:, column] = (ids[:, column] + 1) % sizes[batch.enc_modality_BN[:, column]]
-        assert (model(batch._replace(enc_ids_BN=ids)) - states).abs().amax((1, 2)).min() > 1e-6
+        ids[:, column] = (ids[:, column] + 1) % sizes[batch.input_modality_BN[:, column]]
+        assert (model(batch._replace(input_ids_BN=ids)) - states).abs().amax((1, 2)).min() > 1e-6
 
 
 def test_equal_ids_of_two_modalities_are_two_tokens():
@@ -107,10 +107,10 @@ def test_loss_equals_cross_entropy_by_hand_and_absent_modalities_do_not_count():
         total = total + (token_cross_entropy(model, states, batch) * weights).sum()
         for b in range(len(states)):
             for m in range(states.shape[1]):
-                c = int(batch.dec_modality_BM[b, m])
+                c = int(batch.target_modality_BM[b, m])
                 logits = (model.heads[c].weight @ states[b, m]).detach().double().numpy()
                 log_z = logits.max() + math.log(np.exp(logits - logits.max()).sum())
-                by_hand.setdefault(c, []).append(log_z - logits[int(batch.dec_ids_BM[b, m])])
+                by_hand.setdefault(c, []).append(log_z - logits[int(batch.target_ids_BM[b, m])])
     expected = np.mean([np.mean(v) for v in by_hand.values()])
     assert float(total.detach()) == pytest.approx(expected, abs=1e-5)
     assert modality_weights(torch.tensor([4.0, 0.0])).tolist() == [0.25, 0.0]

@@ -37,7 +37,7 @@ from nano4m.report.overview import overview_png
 from nano4m.report.page import write_report
 from nano4m.report.samples import choose
 from nano4m.tokenizers.base import Tokenizer
-from nano4m.tokens.table import TokenTable, Vocabulary
+from nano4m.tokens.table import TokenSpec, TokenTable
 
 RATE, SAMPLES, SIZE, CLASSES = 16000, 4096, 16, ("cow", "dog", "owl")
 NASTY = "<script>alert('x')</script> & $x$ \u00e9 " + "a very long caption " * 12
@@ -185,7 +185,7 @@ def fake_run(folder: Path, names: list[str], *, samples: int = 4, geometry: bool
         m.name: rng.integers(0, 64, (len(clips), 1, m.length)).astype(np.uint16) for m in modalities
     }
     table = TokenTable(
-        Vocabulary(modalities, dict.fromkeys(names, "f")),
+        TokenSpec(modalities, dict.fromkeys(names, "f")),
         clips.clip_ids[::-1], clips.labels[::-1], clips.splits[::-1], ids, {},
     )  # fmt: skip
     generated = {f"{a}->{b}": ids[b][:, 0] for a in names for b in names if a != b}

@@ -9,14 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from nano4m.errors import UserError
-from nano4m.tokens.table import TokenTable, Vocabulary, open_table, write_table
+from nano4m.tokens.table import TokenSpec, TokenTable, open_table, write_table
 from nano4m.tokens.table_shards import Sharded, strings
 
 
 def test_round_trip_is_exact(table, tmp_path):
     write_table(table, tmp_path)
     read = open_table(tmp_path)
-    assert read.vocabulary.fingerprint == table.vocabulary.fingerprint
+    assert read.token_spec.fingerprint == table.token_spec.fingerprint
     for name, ids in table.ids.items():
         np.testing.assert_array_equal(read.ids[name], ids)
         assert read.ids[name].dtype == np.uint16
@@ -177,10 +177,10 @@ def test_missing_and_truncated_tables_say_what_to_run(table, tmp_path):
 
 
 def test_vocabularies_that_differ_are_refused_with_both_fingerprints(table):
-    mine = table.vocabulary
-    other = Vocabulary(mine.modalities, {**mine.tokenizers, "sound": "retrained"})
-    assert Vocabulary.from_json(mine.to_json()).fingerprint == mine.fingerprint
-    mine.require_same(Vocabulary.from_json(mine.to_json()), "a", "b")
+    mine = table.token_spec
+    other = TokenSpec(mine.modalities, {**mine.tokenizers, "sound": "retrained"})
+    assert TokenSpec.from_json(mine.to_json()).fingerprint == mine.fingerprint
+    mine.require_same(TokenSpec.from_json(mine.to_json()), "a", "b")
     with pytest.raises(UserError) as caught:
         mine.require_same(other, "the checkpoint", "the token table")
     for part in (mine.fingerprint, other.fingerprint, "sound: print-sound / retrained", "nano4m"):

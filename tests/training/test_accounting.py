@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from conftest import small_config, tiny_table
 from nano4m.compute import precision
-from nano4m.compute.distributed import World
+from nano4m.compute.distributed import DistributedContext
 from nano4m.compute.precision import measured_peak, prepare_matmul, resolve_device, resolve_dtype
 from nano4m.errors import UserError
 from nano4m.model import attention
@@ -39,8 +39,8 @@ def _batches():
 
 def test_tokens_are_what_the_batches_hold():
     batches = _batches()
-    given = sum(len(row) for b in batches for row in b.enc_ids_BN.tolist())
-    asked = sum(len(row) for b in batches for row in b.dec_ids_BM.tolist())
+    given = sum(len(row) for b in batches for row in b.input_ids_BN.tolist())
+    asked = sum(len(row) for b in batches for row in b.target_ids_BM.tolist())
     assert count_tokens(batches) == given + asked > 24
     assert count_tokens([]) == 0
 
@@ -48,14 +48,14 @@ def test_tokens_are_what_the_batches_hold():
 def test_operations_of_a_tiny_model_by_hand():
     table, (batch, *_) = tiny_table(), _batches()
     model = FourM(small_config().model, table.modalities)
-    rows, n = batch.enc_ids_BN.shape
-    m, d, hidden = batch.dec_ids_BM.shape[1], 16, 64
+    rows, n = batch.input_ids_BN.shape
+    m, d, hidden = batch.target_ids_BM.shape[1], 16, 64
     n += 1  # the register
     block = d * 3 * d + d * d + 2 * d * hidden
     encoder = n * block + 2 * d * n * n  # scores and sums
     context = n * d * d
     decoder = m * (block + d * d + d * d) + n * d * 2 * d + 2 * d * m * m + 2 * d * m * n
-    heads = sum(d * table.modalities[c].vocab_size for c in batch.dec_modality_BM.flatten())
+    heads = sum(d * table.modalities[c].vocab_size for c in batch.target_modality_BM.flatten())
     assert Operations.of(model).count([batch]) == 3 * 2 * (
         rows * (encoder + context + decoder) + heads
     )
@@ -81,9 +81,9 @@ def test_operations_are_those_that_pytorch_counts(variant, monkeypatch):
 def test_a_run_tells_the_tokens_and_operations_of_all_its_steps(tmp_path):
     config, table = small_config(), tiny_table()
     summary = train_model(config, table, tmp_path)
-    trainer = Trainer(config, table, tmp_path / "fresh", World(CPU))
+    trainer = Trainer(config, table, tmp_path / "fresh", DistributedContext(CPU))
     tokens = operations = 0
-    for number, rows in enumerate(trainer.order.steps(0, 12)):
+    for number, rows in enumerate(trainer.sampler.steps(0, 12)):
         batches = masked_batches(table, rows, config.masking, 0, MASKS, number, number / 12)
         tokens += count_tokens(batches)
         operations += trainer.operations.count(batches)

@@ -4,13 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from nano4m.training.batch_sampler import DROPOUT, MASKS, ORDER, SampleOrder, derive_seed, generator
+from nano4m.training.batch_sampler import (
+    DROPOUT,
+    MASKS,
+    ORDER,
+    BatchSampler,
+    derive_seed,
+    generator,
+)
 
 UNEQUAL = [2] * 37 + [3] * 22 + [4] * 9 + [7] * 3 + [11]
 
 
 def _order(lengths, group_size=8, groups_per_step=2, seed=0):
-    return SampleOrder(
+    return BatchSampler(
         100 + np.arange(len(lengths)), np.array(lengths), group_size, groups_per_step, seed
     )
 

@@ -7,7 +7,7 @@ import torch
 
 from conftest import small_config
 from nano4m.cli import main
-from nano4m.compute.distributed import World
+from nano4m.compute.distributed import DistributedContext
 from nano4m.config.presets import PRESETS, preset
 from nano4m.config.run import Config
 from nano4m.errors import UserError
@@ -28,7 +28,7 @@ LONG, SHORT = 1e18, 1e12
 
 def _chosen(device, dtype=HALF, operations=LONG, size=1, model=None, dropout=0.0, **train):
     config = small_config(model, dropout=dropout, **train)
-    return choose(config, World(device, size=size), dtype, operations, 1e14)
+    return choose(config, DistributedContext(device, size=size), dtype, operations, 1e14)
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import small_config, tiny_table
-from nano4m.compute.distributed import World
+from nano4m.compute.distributed import DistributedContext
 from nano4m.config.run import MaskingConfig
 from nano4m.errors import UserError
 from nano4m.model.fourm import FourM
@@ -16,12 +16,12 @@ from nano4m.training.batch_sampler import MASKS
 from nano4m.training.batches import masked_batches
 from nano4m.training.device_step import DeviceStep
 from nano4m.training.host_step import HostStep
-from nano4m.training.mixed_precision import Replica
+from nano4m.training.mixed_precision import MixedPrecisionModule
 from nano4m.training.optim import WeightAverage, build_optimizers
 from nano4m.training.packed import Packer, packer
 from nano4m.training.trainer import Trainer, train_model
 
-CPU = World(torch.device("cpu"))
+CPU = DistributedContext(torch.device("cpu"))
 MODELS = {
     "default": {},
     "rope": {"positions": "rope1d", "mlp": "swiglu", "qk_norm": True},
@@ -71,8 +71,8 @@ def _groups(table, seed, masking=None, rows=32):
 
 
 def _step(model, dtype=torch.float32, optimizers=(), **engine):
-    note = {"scale": 2.0**12 if dtype == torch.float16 else 1.0, "good": 0, "skipped": 0}
-    return DeviceStep(model, dtype, optimizers, 1.0, note, **engine)
+    progress_state = {"scale": 2.0**12 if dtype == torch.float16 else 1.0, "good": 0, "skipped": 0}
+    return DeviceStep(model, dtype, optimizers, 1.0, progress_state, **engine)
 
 
 @pytest.mark.parametrize("choices", MODELS.values(), ids=MODELS)
@@ -82,7 +82,7 @@ def test_packed_gradients_are_those_of_the_groups(choices, passes):
     for seed in range(3):
         groups, masking = _groups(table, seed)
         ours, theirs = (_model(choices, table) for _ in range(2))
-        sums, counts = Replica(theirs, torch.float32, CPU).gradients(groups)
+        sums, counts = MixedPrecisionModule(theirs, torch.float32, CPU).gradients(groups)
         size = 32 // passes
         pack = packer(table.modalities, theirs.register is not None, size, masking)
         step = _step(ours)
@@ -116,7 +116,7 @@ def test_a_batch_that_is_not_full_is_filled_up(quantum):
     table = tiny_table()
     groups, masking = _groups(table, 1)
     model = _model({}, table)
-    wanted, _ = Replica(model, torch.float32, CPU).evaluate(groups)
+    wanted, _ = MixedPrecisionModule(model, torch.float32, CPU).evaluate(groups)
     for size in (32, 64, 256):
         batch = packer(table.modalities, True, size, masking, quantum)(groups)
         assert min(given for _, given, _ in batch.groups) >= 1
@@ -143,9 +143,9 @@ def test_a_batch_that_is_packed_holds_every_token_once():
     for seed in range(20):
         groups, masking = _groups(table, seed)
         batch = packer(table.modalities, True, 32, masking)(groups)
-        real = sum(b.enc_ids_BN.numel() + b.dec_ids_BM.numel() for b in groups)
+        real = sum(b.input_ids_BN.numel() + b.target_ids_BM.numel() for b in groups)
         assert batch.tokens == real
-        assert sum(batch.counts) == sum(b.dec_ids_BM.numel() for b in groups)
+        assert sum(batch.counts) == sum(b.target_ids_BM.numel() for b in groups)
         sizes = np.array(batch.groups)
         assert (sizes[:, 0] * sizes[:, 1]).sum() == batch.shape.inputs
         assert (sizes[:, 0] * sizes[:, 2]).sum() == batch.shape.targets
@@ -160,9 +160,11 @@ def test_steps_on_the_device_move_the_weights_as_those_of_the_host(optimizer):
     settings = small_config(optimizer=optimizer).train
     host, device = (_model({}, table) for _ in range(2))
     theirs, ours = build_optimizers(host, settings), build_optimizers(device, settings, True)
-    note = {"scale": 1.0, "good": 0, "skipped": 0, "sums": [0.0] * 5, "counts": [0.0] * 5}
+    progress_state = {"scale": 1.0, "good": 0, "skipped": 0, "sums": [0.0] * 5, "counts": [0.0] * 5}
     average = WeightAverage(host, 0.9)
-    decided = HostStep(Replica(host, torch.float32, CPU), theirs, average, 1.0, note)
+    decided = HostStep(
+        MixedPrecisionModule(host, torch.float32, CPU), theirs, average, 1.0, progress_state
+    )
     step = _step(device, optimizers=ours)
     for number in range(6):
         groups, masking = _groups(table, number)
@@ -170,8 +172,8 @@ def test_steps_on_the_device_move_the_weights_as_those_of_the_host(optimizer):
         step(packer(table.modalities, True, 32, masking).parts(groups), 1e-3)
     found = step.update.read()
     assert found.norm == pytest.approx(norm, rel=1e-4)
-    assert found.sums == pytest.approx(note["sums"], rel=1e-4)
-    assert found.good == note["good"] == 6 and found.bad is None
+    assert found.sums == pytest.approx(progress_state["sums"], rel=1e-4)
+    assert found.good == progress_state["good"] == 6 and found.bad is None
     # Newton-Schulz is computed in bf16: a bit there is 1e-4 of a step of 1e-3.
     limit = 2e-5 if optimizer == "adamw" else 1e-3
     for a, b in zip(device.parameters(), host.parameters(), strict=True):
@@ -440,7 +442,7 @@ def test_graphs_give_the_gradients_of_float32(name, cuda):
     wide = {"dim": 64, "head_dim": 16}
     groups, masking = _groups(table, 0)
     exact = _model(choices | wide, table)
-    sums, _ = Replica(exact, torch.float32, CPU).gradients(groups)
+    sums, _ = MixedPrecisionModule(exact, torch.float32, CPU).gradients(groups)
     engines = [{}, {"graphs": True}]
     # Compiling takes half a minute each.
     engines += [{"graphs": True, "compiled": True}] if name in ("default", "rope") else []
@@ -479,8 +481,8 @@ def test_a_run_moves_from_a_gpu_to_a_cpu_and_back(tmp_path, cuda):
 @pytest.mark.gpu
 def test_steps_between_two_readings_never_wait(tmp_path, cuda):
     table = tiny_table()
-    trainer = Trainer(small_config(device="cuda"), table, tmp_path, World(cuda))
-    steps = list(enumerate(trainer.order.steps(0, 12)))
+    trainer = Trainer(small_config(device="cuda"), table, tmp_path, DistributedContext(cuda))
+    steps = list(enumerate(trainer.sampler.steps(0, 12)))
     for number, rows in steps[:6]:
         trainer.step(number, rows)
     trainer.settle(6)
@@ -491,4 +493,4 @@ def test_steps_between_two_readings_never_wait(tmp_path, cuda):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     trainer.settle(12)
-    assert trainer.note["good"] == 12
+    assert trainer.progress_state["good"] == 12

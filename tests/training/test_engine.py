@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from conftest import small_config, tiny_table
 from nano4m.checkpoints.folder import load_batches, load_model
-from nano4m.compute.distributed import World
+from nano4m.compute.distributed import DistributedContext
 from nano4m.config.run import Config, MaskingConfig, ModelConfig, TrainConfig
 from nano4m.errors import UserError
 from nano4m.masking import mask
@@ -28,7 +28,7 @@ from nano4m.training.loss import token_cross_entropy
 from nano4m.training.state import newest_state
 from nano4m.training.trainer import Trainer, train_model
 
-CPU = World(torch.device("cpu"))
+CPU = DistributedContext(torch.device("cpu"))
 
 
 def _weights(folder):
@@ -88,7 +88,7 @@ def test_training_draws_nothing_from_the_global_stream_but_dropout(tmp_path):
 def test_validation_is_fixed_and_that_of_the_averaged_weights(tmp_path):
     config, table = small_config(ema=0.9), tiny_table()
     trainer = Trainer(config, table, tmp_path, CPU)
-    for number, rows in enumerate(trainer.order.steps(0, 4)):
+    for number, rows in enumerate(trainer.sampler.steps(0, 4)):
         trainer.step(number, rows)
     kept = [p.detach().clone() for p in trainer.model.parameters()]
     told = trainer.validate()
@@ -100,7 +100,7 @@ def test_validation_is_fixed_and_that_of_the_averaged_weights(tmp_path):
     with torch.no_grad():
         for batch in trainer.validation:
             sums += token_cross_entropy(trainer.model, trainer.model(batch), batch).numpy()
-            counts += np.bincount(batch.dec_modality_BM.flatten(), minlength=5)
+            counts += np.bincount(batch.target_modality_BM.flatten(), minlength=5)
     wanted = {m.name: s / c for m, s, c in zip(table.modalities, sums, counts, strict=True) if c}
     assert told == pytest.approx(wanted, rel=1e-5)
     again = Trainer(config, table, tmp_path / "again", CPU).validation
@@ -161,18 +161,18 @@ def test_a_loss_that_is_not_finite_can_be_computed_again(tmp_path, precision):
     assert where == tmp_path / f"nonfinite-{step}"
     noted = json.loads((where / "step.json").read_text())
     trainer = Trainer(config, table, tmp_path / "order", CPU)
-    (rows,) = trainer.order.steps(step - 1, step)
+    (rows,) = trainer.sampler.steps(step - 1, step)
     assert noted["clips"] == [str(name) for name in table.clip_ids[rows]]
     assert all(clip in said for clip in noted["clips"][:8])
     # As its docstring says: weights and batches give the loss again.
-    model, vocabulary = load_model(where)
-    vocabulary.require_same(table.vocabulary, "reproducer", "table")
+    model, token_spec = load_model(where)
+    token_spec.require_same(table.token_spec, "reproducer", "table")
     dtype = getattr(torch, noted["dtype"])
     assert dtype == {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     model = model.to(dtype)
     batches = load_batches(where)
     assert all(isinstance(b, MaskedBatch) for b in batches)
-    assert sum(len(b.dec_ids_BM) for b in batches) == len(rows)
+    assert sum(len(b.target_ids_BM) for b in batches) == len(rows)
     with torch.no_grad():
         sums = torch.stack([token_cross_entropy(model, model(b), b) for b in batches])
     assert not torch.isfinite(sums).all()
@@ -188,7 +188,7 @@ def test_the_batches_of_the_reproducer_are_those_of_the_step(tmp_path, monkeypat
 
     monkeypatch.setattr("nano4m.training.batches.mask", planted)
     trainer = Trainer(config, table, tmp_path, CPU)
-    (rows,) = trainer.order.steps(0, 1)
+    (rows,) = trainer.sampler.steps(0, 1)
     with torch.no_grad():
         trainer.model.heads[0].weight.fill_(float("nan"))
     with pytest.raises(UserError, match="at step 1 .*gradient norm nan"):
@@ -246,7 +246,7 @@ def test_budgets_that_the_modalities_cannot_meet_are_refused(tmp_path, masking, 
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(tmp_path):
-    world = World(torch.device("cpu"), rank=1, size=3)
+    world = DistributedContext(torch.device("cpu"), rank=1, size=3)
     with pytest.raises(UserError, match=r"batch-size 16 is 2 groups .*multiple of 24"):
         Trainer(small_config(), tiny_table(), tmp_path, world)
 

@@ -146,7 +146,7 @@ def _reference(model, states_BMD, batch, starts, sizes):
     weight = model.table.weight if model.config.tied else None
     for b in range(states_BMD.shape[0]):
         for m in range(states_BMD.shape[1]):
-            c, token = int(batch.dec_modality_BM[b, m]), int(batch.dec_ids_BM[b, m])
+            c, token = int(batch.target_modality_BM[b, m]), int(batch.target_ids_BM[b, m])
             head = weight if weight is not None else model.heads[c if len(model.heads) > 1 else 0]
             rows = getattr(head, "weight", head)[starts[c] : starts[c] + sizes[c]]
             state = states_BMD[b, m] * (model.config.dim**-0.5 if model.config.tied else 1)
@@ -178,15 +178,15 @@ def test_each_modality_is_scored_over_its_own_vocabulary_or_all_of_a_shared_one(
 
 def test_an_absent_modality_does_not_count_and_its_head_has_a_zero_gradient():
     model, batch = _model_and_batch()
-    present = int(batch.dec_modality_BM[0, 0])
-    keep = batch.dec_modality_BM[0] == present
+    present = int(batch.target_modality_BM[0, 0])
+    keep = batch.target_modality_BM[0] == present
     batch = MaskedBatch(*batch[:3], *(t[:, keep] for t in batch[3:]))
     counts = count_targets([batch], 5)
     weights = modality_weights(counts)
     sums = token_cross_entropy(model, model(batch), batch)
     loss = (weights * sums).sum()
     loss.backward()
-    assert counts.tolist() == [batch.dec_ids_BM.numel() * (c == present) for c in range(5)]
+    assert counts.tolist() == [batch.target_ids_BM.numel() * (c == present) for c in range(5)]
     assert loss.item() == pytest.approx((sums[present] / counts[present]).item())
     for c, head in enumerate(model.heads):
         assert head.weight.grad is not None and bool(head.weight.grad.any()) == (c == present)

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from conftest import small_config, tiny_table
-from nano4m.compute.distributed import World
+from nano4m.compute.distributed import DistributedContext
 from nano4m.model.fourm import FourM
 from nano4m.training.batch_sampler import MASKS, WEIGHTS, generator
 from nano4m.training.loss import count_targets, modality_weights, token_cross_entropy
-from nano4m.training.mixed_precision import Replica
+from nano4m.training.mixed_precision import MixedPrecisionModule
 from nano4m.training.trainer import Trainer, masked_batches, train_model
 
-CPU = World(torch.device("cpu"))
+CPU = DistributedContext(torch.device("cpu"))
 
 
 def _model():
@@ -34,9 +34,9 @@ def _batches(groups=6):
 
 def _gradients(dtype, scale=None):
     model = _model()
-    replica = Replica(model, dtype, CPU)
-    replica.scale = replica.scale if scale is None else scale
-    sums, counts = replica.gradients(_batches())
+    module = MixedPrecisionModule(model, dtype, CPU)
+    module.scale = module.scale if scale is None else scale
+    sums, counts = module.gradients(_batches())
     return {n: p.grad for n, p in model.named_parameters()}, sums, counts
 
 
@@ -57,7 +57,7 @@ def test_float32_gradients_are_those_of_the_loss_written_out():
     exact = {n: p.grad.float() for n, p in model.named_parameters()}
     ours, sums, counts = _gradients(torch.float32)
     assert _distance(ours, exact) < 1e-5
-    assert counts.sum() == sum(batch.dec_ids_BM.numel() for batch in batches)
+    assert counts.sum() == sum(batch.target_ids_BM.numel() for batch in batches)
     assert sums.dtype == torch.float32 and bool((sums[counts > 0] > 0).all())
 
 
@@ -90,29 +90,29 @@ def test_groups_are_summed_in_float32_not_in_the_type_that_computes():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_refresh_makes_the_computing_weights_those_of_the_model(dtype):
     model, batches = _model(), _batches(1)
-    replica = Replica(model, dtype, CPU)
-    before, _ = replica.evaluate(batches)
+    module = MixedPrecisionModule(model, dtype, CPU)
+    before, _ = module.evaluate(batches)
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(1.5)
-    stale, _ = replica.evaluate(batches)
+    stale, _ = module.evaluate(batches)
     assert torch.equal(stale, before) == (dtype != torch.float32)
-    replica.refresh()
-    fresh, _ = replica.evaluate(batches)
+    module.refresh()
+    fresh, _ = module.evaluate(batches)
     assert not torch.equal(fresh, before)
-    for own, master in zip(replica.copies, model.parameters(), strict=True):
+    for own, master in zip(module.compute_params, model.parameters(), strict=True):
         assert own.dtype == dtype and torch.equal(own, master.to(dtype))
-    assert torch.equal(fresh, Replica(model, dtype, CPU).evaluate(batches)[0])
+    assert torch.equal(fresh, MixedPrecisionModule(model, dtype, CPU).evaluate(batches)[0])
 
 
 def test_evaluation_has_no_dropout_and_leaves_training_on():
     model = FourM(small_config().model, tiny_table().modalities, dropout=0.5)
     model.init_weights(generator(0, WEIGHTS))
     model.heads[0].weight.data.normal_()
-    replica, batches = Replica(model, torch.float32, CPU), _batches(1)
-    first, second = (replica.evaluate(batches)[0] for _ in range(2))
-    assert torch.equal(first, second) and replica.module.training
-    drawn = [replica.gradients(batches)[0] for _ in range(2)]
+    module, batches = MixedPrecisionModule(model, torch.float32, CPU), _batches(1)
+    first, second = (module.evaluate(batches)[0] for _ in range(2))
+    assert torch.equal(first, second) and module.module.training
+    drawn = [module.gradients(batches)[0] for _ in range(2)]
     assert not torch.equal(*drawn)
 
 
@@ -125,7 +125,7 @@ def test_gradients_do_not_depend_on_the_scale():
         other, again, _ = _gradients(torch.float16, scale)
         assert _distance(other, plain) < 1e-3
         assert torch.equal(again, sums)  # losses are never scaled
-    assert Replica(_model(), torch.bfloat16, CPU).scale == 1
+    assert MixedPrecisionModule(_model(), torch.bfloat16, CPU).scale == 1
 
 
 def _half_trainer(folder, **train):
@@ -135,21 +135,24 @@ def _half_trainer(folder, **train):
 
 def test_an_overflow_halves_the_scale_and_changes_nothing_else(tmp_path):
     trainer = _half_trainer(tmp_path, steps=36)
-    rows = next(iter(trainer.order.steps(0, 1)))
+    rows = next(iter(trainer.sampler.steps(0, 1)))
     trainer.step(0, rows)
-    trainer.host.replica.scale = 2.0**40
+    trainer.host.module.scale = 2.0**40
     kept = [copy.deepcopy(part) for part in _state(trainer)]
     told = trainer.step(1, rows)
     assert told["grad_norm"] == float("inf") or told["grad_norm"] != told["grad_norm"]
-    assert trainer.host.replica.scale == trainer.note["scale"] == 2.0**39
-    assert trainer.note["skipped"] == 1 and trainer.average.updates == 1
+    assert trainer.host.module.scale == trainer.progress_state["scale"] == 2.0**39
+    assert trainer.progress_state["skipped"] == 1 and trainer.average.updates == 1
     for before, after in zip(kept, _state(trainer), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert all(p.grad is None for p in trainer.model.parameters())
     for number in range(2, 36):
         trainer.step(number, rows)
     # It comes down until it fits, and then steps are taken again.
-    assert trainer.note["skipped"] < 34 and trainer.average.updates == 36 - trainer.note["skipped"]
+    assert (
+        trainer.progress_state["skipped"] < 34
+        and trainer.average.updates == 36 - trainer.progress_state["skipped"]
+    )
 
 
 def _state(trainer):
@@ -159,24 +162,29 @@ def _state(trainer):
         for entries in optimizer.state.values()
         for value in entries.values()
     ]
-    computing = list(trainer.host.replica.module.parameters())
+    computing = list(trainer.host.module.module.parameters())
     return list(trainer.model.parameters()), computing, trainer.average.weights, moments
 
 
 def test_resuming_restores_the_scale_and_the_count_of_updates(tmp_path):
     trainer = _half_trainer(tmp_path)
-    trainer.host.replica.scale = 2.0**40
-    for number, rows in enumerate(trainer.order.steps(0, 4)):
+    trainer.host.module.scale = 2.0**40
+    for number, rows in enumerate(trainer.sampler.steps(0, 4)):
         trainer.step(number, rows)
-    trainer.state.save(4, trainer.note)
+    trainer.state.save(4, trainer.progress_state)
     again = _half_trainer(tmp_path)
-    assert again.first == 4 and again.note["skipped"] == trainer.note["skipped"] > 0
-    assert again.host.replica.scale == trainer.host.replica.scale < 2.0**40
+    assert (
+        again.first == 4
+        and again.progress_state["skipped"] == trainer.progress_state["skipped"] > 0
+    )
+    assert again.host.module.scale == trainer.host.module.scale < 2.0**40
     assert again.average.updates == trainer.average.updates
 
 
 def test_a_run_in_fp16_that_overflows_writes_valid_lines_and_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(Replica, "gradients", _overflow_once(Replica.gradients))
+    monkeypatch.setattr(
+        MixedPrecisionModule, "gradients", _overflow_once(MixedPrecisionModule.gradients)
+    )
     summary = train_model(small_config(precision="fp16"), tiny_table(), tmp_path)
     assert summary["skipped_steps"] == 1 and summary["precision"] == "float16"
     text = (tmp_path / "log.jsonl").read_text()
@@ -190,7 +198,7 @@ def _overflow_once(gradients):
         called.append(len(batches))
         found = gradients(self, batches)
         if len(called) == 3:
-            self.masters[0].grad.fill_(float("inf"))
+            self.master_params[0].grad.fill_(float("inf"))
         return found
 
     return planted

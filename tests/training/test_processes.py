@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from conftest import tiny_table
 from nano4m.checkpoints.folder import load_batches, load_model
 from nano4m.cli import main
-from nano4m.compute.distributed import World
+from nano4m.compute.distributed import DistributedContext
 from nano4m.config.presets import FARM
 from nano4m.errors import UserError
 from nano4m.pipeline.run import Run, single, walk
@@ -24,7 +24,7 @@ from process_driver import SCENARIOS, STOPPED, scenario
 from tiny_run import TINY
 
 pytest.importorskip("lightning_fabric", reason="several processes need Lightning Fabric")
-CPU = World(torch.device("cpu"))
+CPU = DistributedContext(torch.device("cpu"))
 HERE = Path(__file__).resolve().parents[1]
 
 
@@ -116,8 +116,8 @@ def test_a_sharded_run_falls_back_to_an_earlier_state(engine):
 
 
 def test_a_checkpoint_of_shards_is_a_checkpoint(engine):
-    model, vocabulary = load_model(engine[0] / "fsdp-adamw" / "checkpoint")
-    vocabulary.require_same(tiny_table().vocabulary, "checkpoint", "table")
+    model, token_spec = load_model(engine[0] / "fsdp-adamw" / "checkpoint")
+    token_spec.require_same(tiny_table().token_spec, "checkpoint", "table")
     assert {w.dtype for w in model.state_dict().values()} == {torch.float32}
 
 

@@ -22,18 +22,22 @@ LONG = {"steps": 100, "batch_size": 8, "val_every": 40, "val_samples": 8, "save_
 def _finished(folder):
     """Return what a run came to: its checkpoint, its last state, its log without times."""
     weights = load_file(folder / "checkpoint" / "model.safetensors")
-    step, tensors, note = newest_state(folder)
+    step, tensors, progress_state = newest_state(folder)
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     log = [{k: v for k, v in line.items() if k not in TIMING} for line in lines]
-    note.pop("seconds")
-    return weights | {f"state.{k}": v for k, v in tensors.items()}, {"step": step} | note, log
+    progress_state.pop("seconds")
+    return (
+        weights | {f"state.{k}": v for k, v in tensors.items()},
+        {"step": step} | progress_state,
+        log,
+    )
 
 
 def _assert_same(one, other):
-    (tensors, note, log), (wanted, wanted_note, wanted_log) = one, other
+    (tensors, progress_state, log), (wanted, wanted_note, wanted_log) = one, other
     assert tensors.keys() == wanted.keys()
     assert not [name for name in tensors if not torch.equal(tensors[name], wanted[name])]
-    assert note == wanted_note
+    assert progress_state == wanted_note
     assert log == wanted_log
 
 
@@ -64,10 +68,10 @@ def test_a_planted_loss_of_the_running_sums_is_seen(tmp_path):
     for name in ("whole", "planted"):
         (tmp_path / name).mkdir()
         stopped(name, 13)
-    note = tmp_path / "planted" / "step-000013" / "state.json"
-    kept = json.loads(note.read_text())
+    progress_state = tmp_path / "planted" / "step-000013" / "state.json"
+    kept = json.loads(progress_state.read_text())
     assert sum(kept["counts"]) > 0
-    note.write_text(json.dumps(kept | {"sums": [0.0] * 5, "counts": [0.0] * 5}))
+    progress_state.write_text(json.dumps(kept | {"sums": [0.0] * 5, "counts": [0.0] * 5}))
     whole, planted = (stopped(name, 14) for name in ("whole", "planted"))
     assert whole["step"] == planted["step"] == 14 and whole["loss"] != planted["loss"]
 

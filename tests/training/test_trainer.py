@@ -11,7 +11,7 @@ from conftest import small_config, tiny_table
 from nano4m.checkpoints.folder import load_model, save_model
 from nano4m.config.run import Config
 from nano4m.errors import UserError
-from nano4m.training.batch_sampler import SampleOrder
+from nano4m.training.batch_sampler import BatchSampler
 from nano4m.training.state import newest_state, save_state
 from nano4m.training.trainer import train_model
 
@@ -72,8 +72,8 @@ def test_an_unfinished_save_is_never_used(tmp_path):
     damaged = tmp_path / "step-000008" / "state.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:20])
     (tmp_path / "part-000012").mkdir()
-    step, tensors, note = newest_state(tmp_path)
-    assert step == 4 and tensors["w"].tolist() == [1, 1, 1] and note["seconds"] == 1.0
+    step, tensors, progress_state = newest_state(tmp_path)
+    assert step == 4 and tensors["w"].tolist() == [1, 1, 1] and progress_state["seconds"] == 1.0
 
 
 def test_a_run_stopped_before_its_checkpoint_ends_the_same(tmp_path):
@@ -91,7 +91,7 @@ def test_a_run_stopped_before_its_checkpoint_ends_the_same(tmp_path):
 def test_order_visits_every_row_equally_often_in_groups_of_one_text_length():
     rows = np.arange(100, 151)
     lengths = np.array([3] * 20 + [5] * 26 + [7] * 4 + [9])
-    order = SampleOrder(rows, lengths, group_size=8, groups_per_step=2, seed=0)
+    order = BatchSampler(rows, lengths, group_size=8, groups_per_step=2, seed=0)
     steps = list(order.steps(0, 51 * 4))  # eight passes: 51 rows * 8 = 51 groups of 8
     taken, counts = np.unique(np.concatenate(steps[: 51 // 2 + 1]), return_counts=True)
     assert set(taken) == set(rows)
@@ -128,9 +128,9 @@ def test_checkpoints_round_trip_and_refuse_other_architectures(tmp_path):
         "modalities.json",
         "model.safetensors",
     ]
-    model, vocabulary = load_model(folder)
-    vocabulary.require_same(table.vocabulary, "checkpoint", "table")
-    save_model(model, vocabulary, tmp_path / "again")
+    model, token_spec = load_model(folder)
+    token_spec.require_same(table.token_spec, "checkpoint", "table")
+    save_model(model, token_spec, tmp_path / "again")
     assert all(
         torch.equal(v, load_file(tmp_path / "again" / "model.safetensors")[k])
         for k, v in model.state_dict().items()

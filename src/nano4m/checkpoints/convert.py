@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from nano4m.checkpoints.folder import different_tensors, load_model, save_model
 from nano4m.checkpoints.published import (
     OUTSIDE,
-    Described,
+    PublishedMetadata,
     published_metadata,
     published_name,
     published_tensors,
@@ -30,11 +30,11 @@ from nano4m.errors import UserError
 from nano4m.model.fourm import FourM
 from nano4m.model.positions import sincos1d
 from nano4m.stage import writable
-from nano4m.tokens.table import Vocabulary
+from nano4m.tokens.table import TokenSpec
 
 
-def read_published(path: Path) -> tuple[FourM, Vocabulary]:
-    """Read a published nano4M checkpoint as a model in evaluation mode, and its vocabulary.
+def read_published(path: Path) -> tuple[FourM, TokenSpec]:
+    """Read a published nano4M checkpoint as a model in evaluation mode, and its token_spec.
 
     Raises:
         UserError: Not such a file, a modality that is not in the registry, names, shapes or types
@@ -48,8 +48,8 @@ def read_published(path: Path) -> tuple[FourM, Vocabulary]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise UserError(f"{where} cannot be read as safetensors: {error}") from error
-    told = Described.read(metadata, where)
-    vocabulary = told.vocabulary(where)
+    told = PublishedMetadata.read(metadata, where)
+    token_spec = told.token_spec(where)
     # Before a model of a depth that was made up is built.
     if told.enc_depth + told.dec_depth > len(tensors):
         raise UserError(
@@ -61,14 +61,14 @@ def read_published(path: Path) -> tuple[FourM, Vocabulary]:
     except ValidationError as error:
         raise UserError(f"{where}: {error.errors()[0]['msg']}") from error
     with torch.device("meta"):
-        expected = published_tensors(FourM(config, vocabulary.modalities))
+        expected = published_tensors(FourM(config, token_spec.modalities))
     differ = different_tensors(expected, tensors)
     if differ:
         raise UserError(f"{where} does not hold what its metadata describe: {differ}")
     odd = sorted(name for name, t in tensors.items() if t.dtype != torch.float32)
     if odd:
         raise UserError(f"{where}: {odd[0]} is {tensors[odd[0]].dtype}, not float32")
-    model = FourM(config, vocabulary.modalities)
+    model = FourM(config, token_spec.modalities)
     trained = {name: published_name(name) for name in model.state_dict()}
     buffers = sorted(tensors.keys() - set(trained.values()))
     biased = [name for name in buffers if bool(tensors[name].any())]
@@ -86,7 +86,7 @@ def read_published(path: Path) -> tuple[FourM, Vocabulary]:
             f"position * 10000^(-k / {config.dim // 2})"
         )
     model.load_state_dict({name: tensors[theirs] for name, theirs in trained.items()})
-    return model.eval(), vocabulary
+    return model.eval(), token_spec
 
 
 def write_published(model: FourM, path: Path) -> None:
@@ -120,14 +120,14 @@ def convert(source: Path, out: Path) -> dict[str, Any]:
         raise UserError(f"{out} is there already; choose another --out")
     if source.is_dir():
         inside = source / "train" / "checkpoint"
-        model, vocabulary = load_model(inside if inside.is_dir() else source)
+        model, token_spec = load_model(inside if inside.is_dir() else source)
         with writable(out.parent):
             out.parent.mkdir(parents=True, exist_ok=True)
             write_published(model, out)
     elif source.is_file():
-        model, vocabulary = read_published(source)
+        model, token_spec = read_published(source)
         with writable(out.parent):
-            save_model(model, vocabulary, out)
+            save_model(model, token_spec, out)
     else:
         raise UserError(
             f"nothing is at {source}; give a published .safetensors file or a checkpoint's folder"
@@ -136,5 +136,5 @@ def convert(source: Path, out: Path) -> dict[str, Any]:
         "from": str(source),
         "to": str(out),
         "parameters": model.num_parameters,
-        "modalities": [m.name for m in vocabulary.modalities],
+        "modalities": [m.name for m in token_spec.modalities],
     }

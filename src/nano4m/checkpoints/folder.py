@@ -17,17 +17,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from nano4m.compute.distributed import World
+from nano4m.compute.distributed import DistributedContext
 from nano4m.config.run import ModelConfig
 from nano4m.errors import UserError
 from nano4m.model.fourm import FourM
 from nano4m.stage import write_json
 from nano4m.tokens.batch import MaskedBatch
-from nano4m.tokens.table import Vocabulary
+from nano4m.tokens.table import TokenSpec
 
 
 def save_model(
-    model: FourM, vocabulary: Vocabulary, folder: Path, world: World | None = None
+    model: FourM, token_spec: TokenSpec, folder: Path, world: DistributedContext | None = None
 ) -> None:
     """Write a model that ``load_model`` reads; an earlier one of the folder is replaced whole.
 
@@ -45,7 +45,7 @@ def save_model(
     save_file(weights, part / "model.safetensors")
     # How blocks were computed is no part of what they are.
     write_json(part / "config.json", model.config.model_dump(exclude={"checkpointing"}))
-    write_json(part / "modalities.json", vocabulary.to_json())
+    write_json(part / "modalities.json", token_spec.to_json())
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(part, folder)
 
@@ -61,7 +61,7 @@ def different_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor
     return f"{len(names)} tensors differ, {shown}" if names else ""
 
 
-def load_model(folder: Path) -> tuple[FourM, Vocabulary]:
+def load_model(folder: Path) -> tuple[FourM, TokenSpec]:
     """Read a model in evaluation mode, and the vocabulary that it speaks.
 
     Raises:
@@ -69,7 +69,7 @@ def load_model(folder: Path) -> tuple[FourM, Vocabulary]:
     """
     try:
         config = ModelConfig(**json.loads((folder / "config.json").read_text()))
-        vocabulary = Vocabulary.from_json(json.loads((folder / "modalities.json").read_text()))
+        token_spec = TokenSpec.from_json(json.loads((folder / "modalities.json").read_text()))
         weights = load_file(folder / "model.safetensors")
     except FileNotFoundError as error:
         missing = Path(error.filename or folder).name
@@ -81,7 +81,7 @@ def load_model(folder: Path) -> tuple[FourM, Vocabulary]:
             f"the checkpoint at {folder} is damaged ({error!r}); run: nano4m train "
             f"PRESET --out OUT --overwrite"
         ) from error
-    model = FourM(config, vocabulary.modalities)
+    model = FourM(config, token_spec.modalities)
     differ = different_tensors(model.state_dict(), weights)
     if differ:
         raise UserError(
@@ -89,17 +89,17 @@ def load_model(folder: Path) -> tuple[FourM, Vocabulary]:
             f"modalities.json say otherwise"
         )
     model.load_state_dict(weights)
-    return model.eval(), vocabulary
+    return model.eval(), token_spec
 
 
 def save_reproducer(
     folder: Path,
     model: FourM,
-    vocabulary: Vocabulary,
+    token_spec: TokenSpec,
     batches: list[MaskedBatch],
     clips: list[str],
     dtype: torch.dtype,
-    world: World | None = None,
+    world: DistributedContext | None = None,
 ) -> None:
     """Write what a step was computed from: weights, batches, and the clips they came from.
 
@@ -107,7 +107,7 @@ def save_reproducer(
     ``token_cross_entropy`` of each batch with the model in the ``dtype`` of ``step.json``. With a
     ``world``, every process calls this.
     """
-    save_model(model, vocabulary, folder, world)
+    save_model(model, token_spec, folder, world)
     if world is not None and world.rank:
         return
     tensors = {

@@ -20,7 +20,7 @@ from nano4m.config.run import ModelConfig
 from nano4m.errors import UserError, nearest
 from nano4m.modalities import PUBLISHED, Layout, Modality, modality
 from nano4m.model.fourm import FourM
-from nano4m.tokens.table import Vocabulary
+from nano4m.tokens.table import TokenSpec
 
 OUTSIDE = {
     "table": "enc_tok_emb",
@@ -98,7 +98,7 @@ def _title(name: str, layout: Layout, length: int) -> str:
 _Number = Annotated[int, Field(gt=0, le=2**20)]
 
 
-class Described(BaseModel):
+class PublishedMetadata(BaseModel):
     """What the metadata of a published file say about the model; other keys are not read."""
 
     model_config = ConfigDict(strict=True, frozen=True)
@@ -113,7 +113,7 @@ class Described(BaseModel):
     mlp_ratio: Annotated[float, Field(gt=0, le=64)] = PUBLISHED_MODEL.mlp_ratio
 
     @classmethod
-    def read(cls, metadata: Mapping[str, str], where: str) -> "Described":
+    def read(cls, metadata: Mapping[str, str], where: str) -> "PublishedMetadata":
         """Read literals; nothing is evaluated, and what is no literal stays text.
 
         Raises:
@@ -144,7 +144,7 @@ class Described(BaseModel):
         }
         return ModelConfig(**(PUBLISHED_MODEL.model_dump() | size))
 
-    def vocabulary(self, where: str) -> Vocabulary:
+    def token_spec(self, where: str) -> TokenSpec:
         """Return the modalities under our names.
 
         The tokenizers are not in the file: that ids are theirs is all that is known.
@@ -176,7 +176,7 @@ class Described(BaseModel):
                 raise UserError(f"{where}: a modality stands twice in {self.modalities}")
             entries.append(entry.with_tokens(shape, vocab_size))
             tokenizers[entry.name] = f"published {published}"
-        return Vocabulary(tuple(entries), tokenizers)
+        return TokenSpec(tuple(entries), tokenizers)
 
 
 def published_metadata(config: ModelConfig, modalities: Sequence[Modality]) -> dict[str, str]:

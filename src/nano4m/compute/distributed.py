@@ -22,7 +22,7 @@ LARGE = 1 << 16
 
 
 @dataclass(frozen=True)
-class World:
+class DistributedContext:
     """The processes that train one model together.
 
     Attributes:
@@ -38,11 +38,11 @@ class World:
     sharded: bool = False
     _fabric: Any = field(default=None, repr=False)
 
-    def share(self, items: list[Any]) -> list[Any]:
+    def shard(self, items: list[Any]) -> list[Any]:
         """Return this process's part of ``items``: every ``size``-th, from its rank on."""
         return items[self.rank :: self.size]
 
-    def add_up(self, tensors: list[Tensor]) -> None:
+    def all_reduce_sum(self, tensors: list[Tensor]) -> None:
         """Replace ``tensors`` in place by their sums over all processes.
 
         Large ones are exchanged as they lie, all at once; small ones side by side in one exchange.
@@ -60,26 +60,26 @@ class World:
             parts = flat.split([t.numel() for t in small])
             torch._foreach_copy_(small, [p.view_as(t) for p, t in zip(parts, small, strict=True)])
 
-    def any(self, flag: bool) -> bool:
+    def any_rank(self, flag: bool) -> bool:
         """Return whether ``flag`` is true in any process."""
         if self.size == 1:
             return flag
         total = self._fabric.all_reduce(torch.tensor(float(flag)).to(self.device), reduce_op="sum")
         return bool(total > 0)
 
-    def most(self, number: int) -> int:
+    def all_max(self, number: int) -> int:
         """Return the largest ``number`` of all processes."""
         if self.size == 1:
             return number
         found = self._fabric.all_gather(torch.tensor(number, device=self.device))
         return int(found.max())
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Go on when all processes have come here."""
         if self.size > 1:
             self._fabric.barrier()
 
-    def shard(self, module: nn.Module) -> nn.Module:
+    def fsdp_shard(self, module: nn.Module) -> nn.Module:
         """Split the weights of ``module`` over the processes (FSDP2)."""
         return self._fabric.setup_module(module, move_to_device=False)
 
@@ -93,9 +93,9 @@ class World:
                     part.reshard()
 
 
-def open_world(
+def open_distributed(
     config: TrainConfig, device: str = "auto", dtype: torch.dtype | None = None
-) -> World:
+) -> DistributedContext:
     """Join the processes that torchrun started, or be alone.
 
     Args:
@@ -114,7 +114,7 @@ def open_world(
                 "--train.strategy fsdp shards weights over processes and there is one; run: "
                 "torchrun --nproc-per-node N -m nano4m train PRESET --train.strategy fsdp"
             )
-        return World(resolve_device(device))
+        return DistributedContext(resolve_device(device))
     try:
         from lightning_fabric import Fabric
     except ImportError as error:
@@ -143,7 +143,7 @@ def open_world(
     fabric.launch()
     atexit.unregister(_leave)
     atexit.register(_leave)
-    return World(
+    return DistributedContext(
         fabric.device, fabric.global_rank, fabric.world_size, config.strategy == "fsdp", fabric
     )
 

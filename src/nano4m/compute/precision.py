@@ -23,7 +23,7 @@ def resolve_device(name: str) -> torch.device:
     """Return the device to compute on: ``cpu``, ``cuda``, ``cuda:N``, ``mps``, or ``auto`` for the
     GPU if there is one.
 
-    Processes of torchrun are given their own card by ``open_world``.
+    Processes of torchrun are given their own card by ``open_distributed``.
 
     Raises:
         UserError: A device that is not there; the message says why, and what is.

@@ -16,8 +16,8 @@ from nano4m.modalities import MODALITIES
 Setting = str | int | float | bool
 Overrides = dict[str, dict[str, Setting]]
 Order = Literal["confidence", "random", "halton", "raster"]
-TokenLaw = Literal["cosine", "linear", "constant"]
-GuidanceLaw = Literal["constant", "linear", "cosine"]
+TokenSchedule = Literal["cosine", "linear", "constant"]
+GuidanceSchedule = Literal["constant", "linear", "cosine"]
 
 _ONEX = re.compile(r"onex:(\d+(?:\.\d*)?):(\d+(?:\.\d*)?)")
 
@@ -25,7 +25,7 @@ _ONEX = re.compile(r"onex:(\d+(?:\.\d*)?):(\d+(?:\.\d*)?)")
 def onex(text: str) -> tuple[float, float] | None:
     """Return (lowest temperature, power) of ``onex:MIN:POWER``, or None if it is not of this form.
 
-    A power of 0 is no law at all, and not of this form either.
+    A power of 0 is no schedule at all, and not of this form either.
     """
     match = _ONEX.fullmatch(text)
     return (float(match[1]), float(match[2])) if match and float(match[2]) > 0 else None
@@ -48,7 +48,7 @@ class Sampling(BaseModel):
         description="Which tokens come first: the surest (MaskGIT), a random order (ROAR), far "
         "from one another (halton), or line by line (raster).",
     )
-    schedule: TokenLaw = Field(
+    schedule: TokenSchedule = Field(
         "cosine", description="Tokens a step: few first (cosine, linear), or equally many."
     )
     temperature: Annotated[float, Field(ge=0)] = Field(
@@ -73,7 +73,7 @@ class Sampling(BaseModel):
         description="Classifier-free guidance s: l_u + s (l_c - l_u). 1: none, 0: the conditions "
         "are not looked at.",
     )
-    guidance_schedule: GuidanceLaw = Field(
+    guidance_schedule: GuidanceSchedule = Field(
         "constant", description="Guidance from the first step on, or rising from 1."
     )
     codebooks: Literal["levels", "all_sources"] = Field(
@@ -88,7 +88,7 @@ class Sampling(BaseModel):
 
     @field_validator("temperature_schedule")
     @classmethod
-    def _known_law(cls, value: str) -> str:
+    def _known_schedule(cls, value: str) -> str:
         if value not in ("constant", "linear") and onex(value) is None:
             raise ValueError(
                 f"unknown temperature schedule {value!r}; choose from constant, linear, "

@@ -26,7 +26,7 @@ from nano4m.data.duplicates import move_duplicates
 from nano4m.data.sources import SOURCES, source
 from nano4m.data.sources.base import ClipPlan
 from nano4m.errors import BadMedia, UserError
-from nano4m.progress import bar, say
+from nano4m.progress import bar, log_info
 
 SHARD_CLIPS = 256
 """Clips a shard; also what a stopped build loses at most, and a few pieces more."""
@@ -207,7 +207,7 @@ def _without_duplicates(config: Config, out: Path) -> str:
     moved = move_duplicates(out)
     if moved:
         clip, reason = next(iter(moved.items()))
-        say(
+        log_info(
             f"clips: {len(moved)} moved out, as they are also in another split (first {clip}: "
             f"{reason}); all are in {MANIFEST}"
         )
@@ -274,19 +274,19 @@ def build_clips(
         ) from error
     _check_kept(tally, config, out)
     counts = tally.summary() | {"duplicates": duplicates}
-    _say_what_is_missing(counts, out)
+    _log_what_is_missing(counts, out)
     return counts
 
 
-def _say_what_is_missing(counts: Mapping[str, Any], out: Path) -> None:
+def _log_what_is_missing(counts: Mapping[str, Any], out: Path) -> None:
     """Name the files that others stand in for, and the classes that no figure will be about."""
     for file, clips in counts["files_left_out"].items():
-        say(f"clips: {file}; {clips} clips have another one in its place")
+        log_info(f"clips: {file}; {clips} clips have another one in its place")
     by_both = counts["by_label_and_split"]
     for label in counts["by_label"]:
         kept, planned = by_both.get(f"{label}, val", [0, 0])
         if not kept:
-            say(
+            log_info(
                 f"clips: class {label!r} has no validation clip, of {planned} planned; the reasons "
                 f"are in {out / MANIFEST}"
             )

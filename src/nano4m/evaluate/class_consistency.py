@@ -92,7 +92,7 @@ def directions_into(
     classifier: Classifier | None,
     round_trip: float | None,
 ) -> tuple[list[Direction], AllSources | None, dict[str, np.ndarray]]:
-    """Fill one column of the matrix: one target from each source, and from all of them.
+    """DecodingState one column of the matrix: one target from each source, and from all of them.
 
     Args:
         evaluator: Model and clips.

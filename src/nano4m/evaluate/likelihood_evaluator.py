@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from nano4m.generation.guidance import rows_that_fit
-from nano4m.generation.likelihoods import log_shares
+from nano4m.generation.likelihoods import log_prob_parts
 from nano4m.model.fourm import FourM
 from nano4m.tokens.batch import TokenSequence
 
@@ -92,17 +92,17 @@ class LikelihoodEvaluator:
         """Rows of a forward pass."""
         return rows_that_fit(self.model, self.tokens, 0, 0, 1, self.batch_size)
 
-    def _ask(
+    def _log_probs(
         self, ids: Tensor, given: Tensor, slots: Tensor, count: int
     ) -> Iterator[tuple[Tensor, Tensor, int, Tensor]]:
         """Yield rows of the question (r,), where their answers are (r,), a first slot, and answers,
-        float32 (n, t, V), all at ``place``. See ``log_shares``.
+        float32 (n, t, V), all at ``place``. See ``log_prob_parts``.
         """
         # Clips share captions and beginnings of captions: equal questions are asked once.
         length, device = self.tokens.length, self.place
         rows, which_R = torch.cat([ids, given.long(), slots], 1).unique(dim=0, return_inverse=True)
         ids, shown, slots = rows.split([length, length, slots.shape[1]], dim=1)
-        asked = log_shares(
+        asked = log_prob_parts(
             self.model, self.tokens, ids, shown.bool(), slots, self.rows_at_once, count
         )
         for part, first, log_p in asked:
@@ -122,7 +122,7 @@ class LikelihoodEvaluator:
         """
         device, wanted_RTK = self.place, wanted_RTK.to(self.place)
         out_RTK = torch.empty(wanted_RTK.shape, device=device)
-        for own, where, first, log_p in self._ask(ids, given, slots, wanted_RTK.shape[1]):
+        for own, where, first, log_p in self._log_probs(ids, given, slots, wanted_RTK.shape[1]):
             t = torch.arange(log_p.shape[1], device=device)[:, None]
             found = log_p[where[:, None, None], t, wanted_RTK[own, first : first + len(t)]]
             out_RTK[own, first : first + len(t)] = found
@@ -141,7 +141,7 @@ class LikelihoodEvaluator:
         own, parts = own.to(device), []
         for rows in torch.arange(len(ids)).split(self.rows_at_once):
             total = torch.zeros(len(rows), len(own), dtype=torch.float64, device=device)
-            asked = self._ask(ids[rows], given[rows], slots.expand(len(rows), -1), len(slots))
+            asked = self._log_probs(ids[rows], given[rows], slots.expand(len(rows), -1), len(slots))
             for these, where, first, log_p in asked:
                 found = torch.zeros(len(log_p), len(own), dtype=torch.float64, device=device)
                 for t in range(log_p.shape[1]):

@@ -15,9 +15,10 @@ from nano4m.evaluate.tasks import (
     classify_by_caption,
     generate_and_classify,
     run_tasks,
+    score_likelihoods,
     tasks_of,
 )
-from nano4m.progress import say
+from nano4m.progress import log_info
 
 
 def evaluate_run(
@@ -43,7 +44,7 @@ def evaluate_run(
     context = open_context(config, load_run)
     evaluator = context.evaluator
     if len(evaluator.classes) < 2:
-        say("evaluate: one class only, nothing to classify")
+        log_info("evaluate: one class only, nothing to classify")
     tasks = tasks_of(context)
     found = {
         (task.work.__name__, task.argument): result

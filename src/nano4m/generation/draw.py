@@ -3,8 +3,8 @@
 Temperature comes first, then top-k, then top-p on what that leaves: a nucleus of the distribution
 that is drawn from (Holtzman et al. 2019, arXiv:1904.09751).
 
-On a CPU numbers are drawn when they are needed (``Fresh``). For another device they are drawn ahead
-by the same generators on the CPU and sent at once, and nothing is read back (``Ahead``). Equal on
+On a CPU numbers are drawn when they are needed (``FreshNumbers``). For another device they are drawn ahead
+by the same generators on the CPU and sent at once, and nothing is read back (``PredrawnNumbers``). Equal on
 both: what is drawn from, and each row's independence of the others; where ``top_p`` is 1, the
 numbers too, so that ids differ only where rounding of the logits decides. With a nucleus a CPU
 draws a second number where the first one fell outside it, the other way one for every slot, so the
@@ -171,7 +171,7 @@ def numbers(slots: int, temperature: float, top_p: float) -> int:
     return 0 if temperature == 0 else slots * (2 if top_p < 1 else 1)
 
 
-class Chance(Protocol):
+class RandomNumbers(Protocol):
     """Draws for the rows of a batch, each from its own random numbers."""
 
     def draw(self, logits_RTW: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
@@ -181,7 +181,7 @@ class Chance(Protocol):
         """Return standard Gumbel noise, float32 (R, slots)."""
 
 
-class Fresh:
+class FreshNumbers:
     """Numbers of each row's generator, drawn when they are needed."""
 
     def __init__(self, generators: Sequence[torch.Generator]) -> None:
@@ -196,7 +196,7 @@ class Fresh:
         return gumbel((slots,), self.generators)
 
 
-class Ahead:
+class PredrawnNumbers:
     """Numbers of each row's generator, all drawn at once and sent to a device.
 
     Args:

@@ -85,7 +85,7 @@ def decoded(
             yield rows, states
 
 
-def ask_once(
+def forward_unique(
     model: FourM,
     tokens: TokenSequence,
     ids_RL: Tensor,
@@ -245,7 +245,7 @@ class Guide:
         """
         parts = [Branch(self.sees[i], weight) for i, weight in self._weighted(factor)]
         # One call: branches that show equally many tokens share a batch.
-        found = ask_once(
+        found = forward_unique(
             self.model,
             self.tokens,
             ids_RL.repeat(len(parts), 1),

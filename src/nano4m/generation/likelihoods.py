@@ -21,7 +21,7 @@ MOST_SCORES = {"cpu": 1 << 26, "cuda": 1 << 28}
 """Logits that are held at once, by the kind of device."""
 
 
-def log_shares(
+def log_prob_parts(
     model: FourM,
     tokens: TokenSequence,
     ids_BL: Tensor,
@@ -67,12 +67,12 @@ def log_probs(
     """Return log-probabilities of an id for each asked-for slot, float32 (B, T) on the CPU.
 
     Args:
-        model, tokens, ids_BL, given_BL, asked_BT, batch_size: As for ``log_shares``.
+        model, tokens, ids_BL, given_BL, asked_BT, batch_size: As for ``log_prob_parts``.
         wanted_BT: int64 ids.
     """
     device = model.device
     out_BT = torch.empty(asked_BT.shape, device=device)
-    parts = log_shares(model, tokens, ids_BL, given_BL, asked_BT, batch_size)
+    parts = log_prob_parts(model, tokens, ids_BL, given_BL, asked_BT, batch_size)
     for rows, first, log_p in parts:
         part = slice(first, first + log_p.shape[1])
         ids = wanted_BT[rows, part].to(device)

@@ -26,24 +26,24 @@ from torch import Tensor
 from nano4m.config.generation import GenerateConfig
 from nano4m.errors import UserError
 from nano4m.generation.decoding_order import slot_order
+from nano4m.generation.decoding_state import DecodingState, OnStep, alike
+from nano4m.generation.decoding_state import num_codebooks as num_codebooks
 from nano4m.generation.draw import confidence, numbers
-from nano4m.generation.filling import Fill, OnStep, alike
-from nano4m.generation.filling import num_codebooks as num_codebooks
 from nano4m.generation.guidance import ChainStep, Codebook, Guide
 from nano4m.generation.likelihoods import log_probs as log_probs
+from nano4m.generation.text import decode_text
 from nano4m.generation.token_schedules import (
     guidance_factor,
     share_steps,
     temperatures,
     token_counts,
 )
-from nano4m.generation.writing import write_text
 from nano4m.model.fourm import FourM
 from nano4m.tokens.batch import TokenSequence
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Part:
+class _RowGroup:
     """Rows that lack equally many tokens, and what is to be done to them; tensors of the CPU.
 
     Attributes:
@@ -63,18 +63,18 @@ class _Part:
     book: Codebook | None
 
 
-def _parts(
-    fill: Fill, known_BL: Tensor, slots_S: Tensor, steps: int, book: Codebook | None
-) -> list[_Part]:
+def _plan_codebook(
+    state: DecodingState, known_BL: Tensor, slots_S: Tensor, steps: int, book: Codebook | None
+) -> list[_RowGroup]:
     """Plan to fill the slots of one codebook, or of all, when ``known_BL`` is known."""
-    unknown_BT = ~known_BL[:, fill.span]
-    is_level_T = torch.zeros(fill.modality.length, dtype=torch.bool)
+    unknown_BT = ~known_BL[:, state.span]
+    is_level_T = torch.zeros(state.modality.length, dtype=torch.bool)
     is_level_T[slots_S] = True
     here, all_of_it = (unknown_BT & is_level_T).sum(1), unknown_BT.sum(1)
-    keys, guide = [here, all_of_it], fill.guide
+    keys, guide = [here, all_of_it], state.guide
     if guide.on_device:
         keys += guide.shown(known_BL).unbind(1)
-    choices = fill.modality.vocab_size // (book.of if book else 1)
+    choices = state.modality.vocab_size // (book.of if book else 1)
     found = []
     for rows in alike(*keys, batch_size=guide.rows_at_once(len(slots_S), choices)):
         count, whole = int(here[rows[0]]), int(all_of_it[rows[0]])
@@ -83,11 +83,11 @@ def _parts(
             left = (unknown & is_level_T).nonzero()[:, 1].view(len(rows), count)
             others = (unknown & ~is_level_T).nonzero()[:, 1].view(len(rows), whole - count)
             found.append(
-                _Part(
+                _RowGroup(
                     rows=rows,
                     slots_RN=left,
                     others_RT=others,
-                    counts=token_counts(count, steps, fill.settings.schedule),
+                    counts=token_counts(count, steps, state.settings.schedule),
                     shown=guide.shown(known_BL[rows[:1]])[0].tolist(),
                     book=book,
                 )
@@ -95,62 +95,62 @@ def _parts(
     return found
 
 
-def _fill_part(fill: Fill, part: _Part) -> None:
-    """Fill the slots of rows that lack equally many."""
-    settings, counts, own = fill.settings, part.counts, fill.own(part.rows)
+def _decode_codebook(state: DecodingState, part: _RowGroup) -> None:
+    """DecodingState the slots of rows that lack equally many."""
+    settings, counts, own = state.settings, part.counts, state.own(part.rows)
     by_confidence = settings.order == "confidence"
     left_RN = part.slots_RN
     if not by_confidence:
-        left_RN = slot_order(settings.order, fill.modality, left_RN, own)
-    heats, total = temperatures(settings, counts), 0
-    for step, heat in enumerate(heats):
+        left_RN = slot_order(settings.order, state.modality, left_RN, own)
+    step_temperatures, total = temperatures(settings, counts), 0
+    for step, temperature in enumerate(step_temperatures):
         size = sum(counts[step:]) if by_confidence else counts[step]
-        total += numbers(size, heat, settings.top_p) + size * by_confidence
-    chance = fill.chance(own, total)
-    rows, left_RN, others_RT = (fill.send(t) for t in (part.rows, left_RN, part.others_RT))
+        total += numbers(size, temperature, settings.top_p) + size * by_confidence
+    random = state.random(own, total)
+    rows, left_RN, others_RT = (state.send(t) for t in (part.rows, left_RN, part.others_RT))
     shown = part.shown
-    for step, (count, heat) in enumerate(zip(counts, heats, strict=True)):
+    for step, (count, temperature) in enumerate(zip(counts, step_temperatures, strict=True)):
         factor = guidance_factor(settings.guidance_schedule, step, len(counts))
         drawable = left_RN.shape[1] if by_confidence else count
         asked = torch.cat([left_RN, others_RT], 1)
-        logits = fill.ask(rows, asked, drawable, factor, shown, part.book)
-        drawn = chance.draw(logits, heat, settings.top_k, settings.top_p)
-        sure = confidence(logits, drawn) if by_confidence or settings.remask_rounds else None
+        logits = state.forward_logits(rows, asked, drawable, factor, shown, part.book)
+        drawn = random.draw(logits, temperature, settings.top_k, settings.top_p)
+        certainty = confidence(logits, drawn) if by_confidence or settings.remask_rounds else None
         slots, left = left_RN[:, :count], left_RN[:, count:]
-        if by_confidence and sure is not None:
+        if by_confidence and certainty is not None:
             noise = settings.noise * (1 - (step + 1) / len(counts))
-            score = sure + noise * chance.gumbel(drawable)
+            score = certainty + noise * random.gumbel(drawable)
             ranked = score.argsort(dim=1, descending=True, stable=True)
             keep, rest = ranked[:, :count], ranked[:, count:].sort(1).values
             slots, left = left_RN.gather(1, keep), left_RN.gather(1, rest)
-            drawn, sure = drawn.gather(1, keep), sure.gather(1, keep)
-        fill.write(rows, slots, drawn)
-        if sure is not None:
-            fill.sure_BT[rows[:, None], slots] = sure
+            drawn, certainty = drawn.gather(1, keep), certainty.gather(1, keep)
+        state.write(rows, slots, drawn)
+        if certainty is not None:
+            state.confidence_BT[rows[:, None], slots] = certainty
         left_RN = left
         shown = [n + count for n in shown]
-        fill.step_done()
+        state.step_done()
 
 
-def _remask_parts(fill: Fill, made_BT: Tensor) -> list[_Part]:
-    """Plan to draw the least sure of the generated tokens again; ``slots_RN`` are all of these."""
-    made_B, filled_BL = made_BT.sum(1), fill.known_BL.clone()
-    filled_BL[:, fill.span] = True
-    shown_BP, found = fill.guide.shown(filled_BL), []
-    keys = [made_B, *shown_BP.unbind(1)] if fill.guide.on_device else [made_B]
-    most = fill.guide.rows_at_once(fill.modality.length, fill.modality.vocab_size)
+def _plan_redraws(state: DecodingState, made_BT: Tensor) -> list[_RowGroup]:
+    """Plan to draw the least certainty of the generated tokens again; ``slots_RN`` are all of these."""
+    made_B, filled_BL = made_BT.sum(1), state.known_BL.clone()
+    filled_BL[:, state.span] = True
+    shown_BP, found = state.guide.shown(filled_BL), []
+    keys = [made_B, *shown_BP.unbind(1)] if state.guide.on_device else [made_B]
+    most = state.guide.rows_at_once(state.modality.length, state.modality.vocab_size)
     for rows in alike(*keys, batch_size=most):
         total = int(made_B[rows[0]])
         if total:
-            count = max(1, round(fill.settings.remask_share * total))
+            count = max(1, round(state.settings.remask_share * total))
             slots = made_BT[rows].nonzero()[:, 1].view(len(rows), total)
             shown = [n - count for n in shown_BP[rows[0]].tolist()]
             found.append(
-                _Part(
+                _RowGroup(
                     rows=rows,
                     slots_RN=slots,
                     others_RT=slots[:, :0],
-                    counts=[count] * fill.settings.remask_rounds,
+                    counts=[count] * state.settings.remask_rounds,
                     shown=shown,
                     book=None,
                 )
@@ -158,46 +158,46 @@ def _remask_parts(fill: Fill, made_BT: Tensor) -> list[_Part]:
     return found
 
 
-def _remask(fill: Fill, part: _Part) -> None:
-    """Draw the least sure of the generated tokens again, for some rounds; given ones stay."""
-    settings, count, total = fill.settings, part.counts[0], part.slots_RN.shape[1]
+def _redraw_least_confident(state: DecodingState, part: _RowGroup) -> None:
+    """Draw the least certainty of the generated tokens again, for some rounds; given ones stay."""
+    settings, count, total = state.settings, part.counts[0], part.slots_RN.shape[1]
     # As hot as when so many were left.
-    heat = temperatures(settings, [total - count, count])[-1]
-    each = numbers(count, heat, settings.top_p)
-    chance = fill.chance(fill.own(part.rows), each * len(part.counts))
-    is_made_RT = torch.zeros(len(part.rows), fill.modality.length, dtype=torch.bool)
-    hidden = fill.send(~is_made_RT.scatter(1, part.slots_RN, True))
-    rows = fill.send(part.rows)
+    temperature = temperatures(settings, [total - count, count])[-1]
+    each = numbers(count, temperature, settings.top_p)
+    random = state.random(state.own(part.rows), each * len(part.counts))
+    is_made_RT = torch.zeros(len(part.rows), state.modality.length, dtype=torch.bool)
+    hidden = state.send(~is_made_RT.scatter(1, part.slots_RN, True))
+    rows = state.send(part.rows)
     for _ in part.counts:
-        sure = fill.sure_BT[rows].masked_fill(hidden, math.inf)
-        slots = sure.argsort(dim=1, stable=True)[:, :count].sort(1).values
-        fill.mark(rows, slots, torch.zeros_like(slots, dtype=torch.bool))
-        logits = fill.ask(rows, slots, count, 1.0, part.shown)
-        drawn = chance.draw(logits, heat, settings.top_k, settings.top_p)
-        fill.write(rows, slots, drawn)
-        fill.sure_BT[rows[:, None], slots] = confidence(logits, drawn)
-        fill.step_done()
+        certainty = state.confidence_BT[rows].masked_fill(hidden, math.inf)
+        slots = certainty.argsort(dim=1, stable=True)[:, :count].sort(1).values
+        state.mark(rows, slots, torch.zeros_like(slots, dtype=torch.bool))
+        logits = state.forward_logits(rows, slots, count, 1.0, part.shown)
+        drawn = random.draw(logits, temperature, settings.top_k, settings.top_p)
+        state.write(rows, slots, drawn)
+        state.confidence_BT[rows[:, None], slots] = confidence(logits, drawn)
+        state.step_done()
 
 
-def _fill_parallel(fill: Fill) -> None:
-    """Fill a grid or a sound."""
-    made_BT = ~fill.known_BL[:, fill.span]
-    slots, books = torch.arange(fill.modality.length), num_codebooks(fill.modality)
+def _decode_parallel(state: DecodingState) -> None:
+    """DecodingState a grid or a sound."""
+    made_BT = ~state.known_BL[:, state.span]
+    slots, books = torch.arange(state.modality.length), num_codebooks(state.modality)
     levels: list[tuple[Tensor, Codebook | None]] = [(slots, None)]
-    if fill.settings.codebooks == "levels" and books > 1:
+    if state.settings.codebooks == "levels" and books > 1:
         levels = [(slots[book::books], Codebook(book, books)) for book in range(books)]
-    parts, known_BL = [], fill.known_BL.clone()
-    shares = share_steps(fill.settings.steps, len(levels))
+    parts, known_BL = [], state.known_BL.clone()
+    shares = share_steps(state.settings.steps, len(levels))
     for (level, book), steps in zip(levels, shares, strict=True):
-        parts += _parts(fill, known_BL, level, steps, book)
-        known_BL[:, level + fill.span.start] = True
-    again = _remask_parts(fill, made_BT) if fill.settings.remask_rounds else []
-    fill.steps = sum(len(part.counts) for part in parts + again)
+        parts += _plan_codebook(state, known_BL, level, steps, book)
+        known_BL[:, level + state.span.start] = True
+    again = _plan_redraws(state, made_BT) if state.settings.remask_rounds else []
+    state.steps = sum(len(part.counts) for part in parts + again)
     for part in parts:
-        _fill_part(fill, part)
+        _decode_codebook(state, part)
     for part in again:
-        _remask(fill, part)
-    fill.known_BL = known_BL
+        _redraw_least_confident(state, part)
+    state.known_BL = known_BL
 
 
 def _require_given(step: ChainStep, tokens: TokenSequence, known_BL: Tensor) -> None:
@@ -222,7 +222,7 @@ def generate(
     on_step: OnStep | None = None,
     on_device: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Fill ``targets`` in order; each finished one is a condition of the next.
+    """DecodingState ``targets`` in order; each finished one is a condition of the next.
 
     Args:
         model: In evaluation mode.
@@ -264,7 +264,7 @@ def generate(
     for step, settings, guide in zip(chain, chosen, guides, strict=True):
         _require_given(step, tokens, known_BL)
         modality = tokens.modalities[guide.target]
-        fill = Fill(
+        state = DecodingState(
             guide=guide,
             modality=modality,
             span=tokens.slices[guide.target],
@@ -273,9 +273,9 @@ def generate(
             given_BL=given_BL,
             known_BL=known_BL,
             generators=generators,
-            sure_BT=torch.zeros(len(ids_BL), modality.length, device=there),
+            confidence_BT=torch.zeros(len(ids_BL), modality.length, device=there),
             on_step=on_step,
         )
-        (write_text if modality.is_text else _fill_parallel)(fill)
-        ids_BL, given_BL, known_BL = fill.ids_BL, fill.given_BL, fill.known_BL
+        (decode_text if modality.is_text else _decode_parallel)(state)
+        ids_BL, given_BL, known_BL = state.ids_BL, state.given_BL, state.known_BL
     return ids_BL.to(home), given_BL.to(home)

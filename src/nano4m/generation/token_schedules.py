@@ -1,19 +1,19 @@
 """How sampling changes from step to step: tokens filled, temperature, guidance.
 
-Token laws after MaskGIT (arXiv:2202.04200), temperature laws after 4M (arXiv:2312.06647), rising
+Token schedules after MaskGIT (arXiv:2202.04200), temperature schedules after 4M (arXiv:2312.06647), rising
 guidance after Muse (arXiv:2301.00704).
 """
 
 import math
 from collections.abc import Sequence
 
-from nano4m.config.generation import GuidanceLaw, Sampling, TokenLaw, onex
+from nano4m.config.generation import GuidanceSchedule, Sampling, TokenSchedule, onex
 
 ONEX_RANGE = 100.0
 """``onex`` follows x ** -power from x = 1 to this."""
 
 
-def token_counts(total: int, steps: int, law: TokenLaw) -> list[int]:
+def token_counts(total: int, steps: int, schedule: TokenSchedule) -> list[int]:
     """Return how many tokens each step fills: one or more each, ``total`` together.
 
     cosine leaves cos(pi/2 r) of the tokens after the share r of the steps, linear fills numbers in
@@ -22,10 +22,10 @@ def token_counts(total: int, steps: int, law: TokenLaw) -> list[int]:
     Args:
         total: Tokens to fill, 0 or more.
         steps: At most; never more than ``total`` are made.
-        law: See ``Sampling.schedule``.
+        schedule: See ``Sampling.schedule``.
 
     Raises:
-        ValueError: An unknown law, a negative total, or no step.
+        ValueError: An unknown schedule, a negative total, or no step.
     """
     if total < 0 or steps < 1:
         raise ValueError(f"{total} tokens in {steps} steps")
@@ -35,11 +35,11 @@ def token_counts(total: int, steps: int, law: TokenLaw) -> list[int]:
         "linear": lambda i: 1 - i * (i + 1) / (count * (count + 1)),
         "constant": lambda i: 1 - i / count,
     }
-    if law not in shares:
-        raise ValueError(f"unknown law {law!r}; choose from {', '.join(shares)}")
+    if schedule not in shares:
+        raise ValueError(f"unknown schedule {schedule!r}; choose from {', '.join(shares)}")
     counts, left = [], total
     for i in range(1, count + 1):
-        wanted = math.floor(total * shares[law](i) + 1e-9)
+        wanted = math.floor(total * shares[schedule](i) + 1e-9)
         # A token or more now, and one or more for each step that follows.
         now = min(left - 1, max(wanted, count - i))
         counts.append(left - now)
@@ -55,12 +55,12 @@ def temperatures(settings: Sampling, counts: Sequence[int]) -> list[float]:
     ONEX_RANGE with the tokens that are filled before the step; a MIN above T is T.
     """
     total, done, found = sum(counts), 0, []
-    law = onex(settings.temperature_schedule)
+    schedule = onex(settings.temperature_schedule)
     for count in counts:
         share = 1.0
         low = 0.0
-        if law is not None:
-            low, power = min(law[0], settings.temperature), law[1]
+        if schedule is not None:
+            low, power = min(schedule[0], settings.temperature), schedule[1]
             x = 1 + (ONEX_RANGE - 1) * done / total
             end = ONEX_RANGE**-power
             share = (x**-power - end) / (1 - end)
@@ -71,7 +71,7 @@ def temperatures(settings: Sampling, counts: Sequence[int]) -> list[float]:
     return found
 
 
-def guidance_factor(law: GuidanceLaw, step: int, steps: int) -> float:
+def guidance_factor(schedule: GuidanceSchedule, step: int, steps: int) -> float:
     """Return how far guidance has risen at ``step`` of ``steps``, in (0, 1]; 1 at the last one.
 
     Raises:
@@ -80,9 +80,9 @@ def guidance_factor(law: GuidanceLaw, step: int, steps: int) -> float:
     if not 0 <= step < steps:
         raise ValueError(f"step {step} of {steps}")
     share = (step + 1) / steps
-    if law == "linear":
+    if schedule == "linear":
         return share
-    return 1.0 if law == "constant" else 1 - math.cos(math.pi / 2 * share)
+    return 1.0 if schedule == "constant" else 1 - math.cos(math.pi / 2 * share)
 
 
 def condition_weights(weights: Sequence[float], factor: float) -> list[float]:

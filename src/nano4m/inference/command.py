@@ -29,7 +29,7 @@ from nano4m.inference.plan import MOST_SAMPLES, Plan, check_numbers, find_target
 from nano4m.inference.rows import choose_rows, read_rows
 from nano4m.inference.sheet import Row, only, write_sheet
 from nano4m.modalities import TEXT_END
-from nano4m.progress import bar, say
+from nano4m.progress import bar, log_info
 from nano4m.report.pixels import Item
 from nano4m.stage import provenance, writable
 
@@ -52,7 +52,7 @@ def read_inputs(options: Options, run: OpenRun) -> list[Given]:
     if options.given and not from_rows:
         raise UserError("--given chooses modalities of clips of the run; add --clips or --split")
     if not from_rows:
-        return [read_files(options.inputs, options.caption, run, say)]
+        return [read_files(options.inputs, options.caption, run, log_info)]
     rows = choose_rows(run, names_of(options.clips), options.split, options.rows)
     targets = find_targets(options, run)
     kept = [text.partition("=")[0] for text in options.keep]
@@ -232,7 +232,7 @@ def run_command(options: Options, chosen: Mapping[str, Any]) -> Path:
                 classes = [one.name for one in inputs for _ in range(options.n)]
                 found = measure(run, output, classes)
                 measured[output.modality.name] = found.model_dump(mode="json")
-                say(_line(output.modality.name, found))
+                log_info(_line(output.modality.name, found))
         files.append(write_ids(options.dir, names, made))
         if options.sheet:
             rows = sheet_rows(run, inputs, made, options.n, rate)
@@ -257,5 +257,5 @@ def run_command(options: Options, chosen: Mapping[str, Any]) -> Path:
             "provenance": provenance(),
         }
         write_record(options.dir, record, files)
-    say(f"generate: {len(files)} files in {options.dir}")
+    log_info(f"generate: {len(files)} files in {options.dir}")
     return options.dir

@@ -38,7 +38,7 @@ class OpenRun:
         model: In evaluation mode, on its device.
         tokenizers: By name of modality, on the same device.
         table: Tokens of its clips.
-        fingerprints: Vocabulary, tokenizers and digests of the stages.
+        fingerprints: TokenSpec, tokenizers and digests of the stages.
     """
 
     folder: Path
@@ -92,14 +92,14 @@ def open_run(folder: Path, device: str) -> OpenRun:
             f"{folder} is not finished: {unfinished[0]!r} is missing; run: nano4m run "
             f"{config.preset} --out {folder} with the options it was begun with"
         )
-    model, vocabulary = load_model(folder / "train" / "checkpoint")
+    model, token_spec = load_model(folder / "train" / "checkpoint")
     table = open_table(folder / "table")
-    vocabulary.require_same(table.vocabulary, "the checkpoint", "the token table")
+    token_spec.require_same(table.token_spec, "the checkpoint", "the token table")
     tokenizers = {
-        m.name: load_tokenizer(folder / "tokenizers" / m.name, where) for m in vocabulary.modalities
+        m.name: load_tokenizer(folder / "tokenizers" / m.name, where) for m in token_spec.modalities
     }
     found = {name: tokenizer.fingerprint for name, tokenizer in tokenizers.items()}
-    for name, expected in vocabulary.tokenizers.items():
+    for name, expected in token_spec.tokenizers.items():
         if found[name] != expected:
             raise UserError(
                 f"the {name} tokenizer of {folder} has fingerprint {found[name]}, the checkpoint "
@@ -115,7 +115,7 @@ def open_run(folder: Path, device: str) -> OpenRun:
         tokenizers=tokenizers,
         table=table,
         fingerprints={
-            "vocabulary": vocabulary.fingerprint,
+            "vocabulary": token_spec.fingerprint,
             "tokenizers": found,
             "stages": digests,
         },
@@ -135,9 +135,9 @@ def times_unconditional(run: OpenRun) -> dict[str, int]:
     draw = torch.Generator().manual_seed(0)
     counts = {m.name: 0 for m in run.table.modalities}
     for batch in mask(ids, valid, run.tokens, masking, draw):
-        if not batch.enc_ids_BN.shape[1]:
+        if not batch.input_ids_BN.shape[1]:
             for index, name in enumerate(counts):
-                counts[name] += int((batch.dec_modality_BM == index).any(1).sum())
+                counts[name] += int((batch.target_modality_BM == index).any(1).sum())
     return counts
 
 

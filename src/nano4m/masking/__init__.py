@@ -7,7 +7,7 @@ and asked for from where that ends, because it is read from left to right.
 
 Shapes: B samples, L all token slots of a clip, C modalities.
 Sources: 4M (arXiv:2312.06647) for budgets from a Dirichlet; MaskGIT (arXiv:2202.04200) for the
-cosine law. Changed: overflow is handed on and never lost, and the conditions that generation and
+cosine schedule. Changed: overflow is handed on and never lost, and the conditions that generation and
 the probes use are drawn on purpose.
 """
 

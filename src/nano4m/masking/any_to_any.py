@@ -12,7 +12,7 @@ def any_to_any(
 ) -> Plan:
     """Draw sources and targets, once for the group.
 
-    A target is asked for whole, or a part of it, given by the cosine law of MaskGIT, is known
+    A target is asked for whole, or a part of it, given by the cosine schedule of MaskGIT, is known
     already as it is in the middle of generation. A text is asked for to its end, or only its next
     token, which is how it is written.
 

@@ -129,7 +129,7 @@ def chance(probability: float, generator: Generator) -> bool:
 
 
 def known_part(total: int, generator: Generator) -> int:
-    """Draw how many of ``total`` targets are known, 0 to total - 1, by the law of MaskGIT.
+    """Draw how many of ``total`` targets are known, 0 to total - 1, by the schedule of MaskGIT.
 
     The unknown share is cos(pi / 2 * u), u uniform in [0, 1) (arXiv:2202.04200, section 3.1).
     """

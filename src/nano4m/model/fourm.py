@@ -44,21 +44,21 @@ class PackedTensors(NamedTuple):
     Made by ``nano4m.training.packed``. T inputs and U targets of all samples together; int32.
 
     Attributes:
-        enc_ids_T: An id of -1 is a register token.
-        enc_modality_T, enc_coords_T2: As in ``MaskedBatch``.
-        dec_ids_U, dec_modality_U, dec_coords_U2: What is asked for.
+        input_ids_T: An id of -1 is a register token.
+        input_modality_T, input_coords_T2: As in ``MaskedBatch``.
+        target_ids_U, target_modality_U, target_coords_U2: What is asked for.
         order_U: Targets sorted by modality; behind them those that only fill the batch up.
         weights_C: float32, weight of a target of each modality in the loss.
         counts_C: float32, number of targets of each modality.
         encoder, decoder, across: Where the samples begin.
     """
 
-    enc_ids_T: Tensor
-    enc_modality_T: Tensor
-    enc_coords_T2: Tensor
-    dec_ids_U: Tensor
-    dec_modality_U: Tensor
-    dec_coords_U2: Tensor
+    input_ids_T: Tensor
+    input_modality_T: Tensor
+    input_coords_T2: Tensor
+    target_ids_U: Tensor
+    target_modality_U: Tensor
+    target_coords_U2: Tensor
     order_U: Tensor
     weights_C: Tensor
     counts_C: Tensor
@@ -277,13 +277,13 @@ class FourM(nn.Module):
 
     def forward(self, batch: MaskedBatch) -> Tensor:
         """Return the decoder states (B, M, D) of a batch; the loss asks for their logits."""
-        context = self.encode(batch.enc_ids_BN, batch.enc_modality_BN, batch.enc_coords_BN2)
-        return self.decode(context, batch.dec_modality_BM, batch.dec_coords_BM2)
+        context = self.encode(batch.input_ids_BN, batch.input_modality_BN, batch.input_coords_BN2)
+        return self.decode(context, batch.target_modality_BM, batch.target_coords_BM2)
 
     def packed_states(self, batch: PackedTensors) -> Tensor:
         """Return the decoder states (U, D) of a packed batch: those of ``forward``, end to end."""
-        ids_1T, modality_1T = batch.enc_ids_T[None], batch.enc_modality_T[None]
-        coords_1T2 = batch.enc_coords_T2[None]
+        ids_1T, modality_1T = batch.input_ids_T[None], batch.input_modality_T[None]
+        coords_1T2 = batch.input_coords_T2[None]
         rows_1T = ids_1T.clamp_min(0) + self.starts_C[modality_1T]  # type: ignore[index]
         x_1TD = self.table(rows_1T) + self._of_modality(self.encoder_modality, modality_1T)
         if not self.config.rotary:
@@ -291,7 +291,7 @@ class FourM(nn.Module):
         if self.register is not None:
             x_1TD = torch.where(ids_1T[..., None] < 0, self.register, x_1TD)
         context = self._encode(x_1TD, modality_1T, coords_1T2, batch.encoder)
-        modality_1U, coords_1U2 = batch.dec_modality_U[None], batch.dec_coords_U2[None]
+        modality_1U, coords_1U2 = batch.target_modality_U[None], batch.target_coords_U2[None]
         x_1UD = self._of_modality(self.decoder_modality, modality_1U)
         x_1UD = x_1UD + self.positions.looked_up(modality_1U, coords_1U2, x_1UD.dtype)
         x_1UD = self._decode(context, x_1UD, modality_1U, coords_1U2, batch.decoder, batch.across)

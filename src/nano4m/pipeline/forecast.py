@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from nano4m.compute.distributed import World
+from nano4m.compute.distributed import DistributedContext
 from nano4m.compute.precision import measured_peak, resolve_device, resolve_dtype
 from nano4m.config.run import Config
 from nano4m.modalities import Modality
@@ -40,7 +40,7 @@ def forecast(config: Config, modalities: tuple[Modality, ...], model: FourM) -> 
     dtype = resolve_dtype(train, device)
     peak = measured_peak(dtype, device)
     whole = Operations.of(model).about(modalities, masking, train)
-    engine = choose(config, World(device), dtype, whole, peak, quiet=True)
+    engine = choose(config, DistributedContext(device), dtype, whole, peak, quiet=True)
     told: dict[str, Any] = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "precision": str(dtype).removeprefix("torch."),

@@ -167,9 +167,9 @@ def describe_checkpoint(folder: Path) -> dict[str, Any]:
     """Return what the model of a checkpoint is."""
     from nano4m.checkpoints.folder import load_model
 
-    model, vocabulary = load_model(folder)
-    told = {"checkpoint": str(folder), "fingerprint": vocabulary.fingerprint}
-    return told | {"tokenizers": dict(vocabulary.tokenizers)} | _model(model)
+    model, token_spec = load_model(folder)
+    told = {"checkpoint": str(folder), "fingerprint": token_spec.fingerprint}
+    return told | {"tokenizers": dict(token_spec.tokenizers)} | _model(model)
 
 
 def describe_table(folder: Path) -> dict[str, Any]:
@@ -179,8 +179,8 @@ def describe_table(folder: Path) -> dict[str, Any]:
     table = open_table(folder)
     return {
         "table": str(folder),
-        "fingerprint": table.vocabulary.fingerprint,
-        "tokenizers": dict(table.vocabulary.tokenizers),
+        "fingerprint": table.token_spec.fingerprint,
+        "tokenizers": dict(table.token_spec.tokenizers),
         "clips": {s: len(table.rows(s)) for s in ("train", "val", "test")},
         "classes": table.classes,
         "modalities": {

@@ -22,7 +22,7 @@ from nano4m.stage import (
 )
 
 if TYPE_CHECKING:
-    from nano4m.compute.distributed import World
+    from nano4m.compute.distributed import DistributedContext
     from nano4m.evaluate.context import RunArtifacts
     from nano4m.tokenizers.base import Tokenizer
 
@@ -34,7 +34,7 @@ class Run:
     config: Config
     out: Path
     data: Path | None = None
-    world: "World | None" = None
+    world: "DistributedContext | None" = None
 
     @cached_property
     def listing(self) -> dict[str, Any] | None:
@@ -112,8 +112,8 @@ class TrainedRun:
         from nano4m.tokens.table import open_table
 
         table = open_table(self.out / "table")
-        model, vocabulary = load_model(self.out / "train" / "checkpoint")
-        vocabulary.require_same(table.vocabulary, "the checkpoint", "the token table")
+        model, token_spec = load_model(self.out / "train" / "checkpoint")
+        token_spec.require_same(table.token_spec, "the checkpoint", "the token table")
         device, folder = resolve_device(self.device), self.out / "tokenizers"
         tokenizers = {n: load_tokenizer(folder / n, device) for n in self.modalities}
         return RunArtifacts(open_clips(self.out / "clips"), tokenizers, table, model)
@@ -263,17 +263,17 @@ def _together(run: Run, name: str, overwrite: bool) -> dict[str, Any]:
             f"torchrun starts {size_of_world()} processes of nano4m {name}, and only train shares "
             f"its work; run: nano4m {name} {run.config.preset} --out {run.out}"
         )
-    from nano4m.training.trainer import train_world
+    from nano4m.training.trainer import training_context
 
-    world = train_world(run.config)
+    world = training_context(run.config)
     run = replace(run, world=world)
     # The first process looks after the folder; the others train when it does.
     if world.rank:
-        return STAGES[name].work(run, run.out / name) if world.any(False) else {}
+        return STAGES[name].work(run, run.out / name) if world.any_rank(False) else {}
     begun = []
-    manifest = _alone(run, name, overwrite, lambda: begun.append(world.any(True)))
+    manifest = _alone(run, name, overwrite, lambda: begun.append(world.any_rank(True)))
     if not begun:
-        world.any(False)
+        world.any_rank(False)
     return manifest
 
 

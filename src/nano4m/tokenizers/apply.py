@@ -16,7 +16,7 @@ from nano4m.errors import UserError
 from nano4m.modalities import TEXT_END, Layout, Modality, modality
 from nano4m.progress import bar
 from nano4m.tokenizers.base import Tokenizer
-from nano4m.tokens.table import TokenTable, Vocabulary, write_table
+from nano4m.tokens.table import TokenSpec, TokenTable, write_table
 
 CHUNK = 128
 """Clips that are read and varied together; on a CPU also those that are encoded together."""
@@ -160,16 +160,16 @@ def build_table(
             ids[entry.name] = np.concatenate(parts)
             if entry.is_text:
                 lengths[entry.name] = (ids[entry.name] == TEXT_END).argmax(2) + 1
-    vocabulary = Vocabulary(entries, {n: t.fingerprint for n, t in tokenizers.items()})
+    token_spec = TokenSpec(entries, {n: t.fingerprint for n, t in tokenizers.items()})
     texts = [np.asarray(a, dtype=str) for a in (clips.clip_ids, clips.labels, clips.splits)]
     found = {n: t.codes() for n, t in tokenizers.items()}
     codes = {n: c.float().numpy() for n, c in found.items() if c is not None}
-    table = TokenTable(vocabulary, texts[0], texts[1], texts[2], ids, lengths, codes)
+    table = TokenTable(token_spec, texts[0], texts[1], texts[2], ids, lengths, codes)
     write_table(table, folder)
     return {
         "clips": {s: int((texts[2] == s).sum()) for s in ("train", "val", "test")},
         "tokens": {e.name: e.length for e in entries},
         "vocabulary": {e.name: e.vocab_size for e in entries},
         "views": {n: int(a.shape[1]) for n, a in ids.items()},
-        "fingerprint": vocabulary.fingerprint,
+        "fingerprint": token_spec.fingerprint,
     }

@@ -22,7 +22,7 @@ from nano4m.compute.workers import ahead, count_readers, count_workers, worker_p
 from nano4m.config.run import Config
 from nano4m.errors import UserError
 from nano4m.modalities import FRAMED, modality
-from nano4m.progress import bar, say
+from nano4m.progress import bar, log_info
 from nano4m.stage import write_json
 from nano4m.tokenizers.base import Tokenizer
 from nano4m.tokenizers.bpe import BpeTokenizer
@@ -107,7 +107,7 @@ def fit_tokenizers(config: Config, clips: "ClipTable", out: Path) -> dict[str, d
     with bar("fit tokenizers", len(jobs), "tokenizers") as progress:
 
         def done(name: str, quality: dict[str, Any]) -> None:
-            say(f"{name}: " + ", ".join(f"{k} {_short(v)}" for k, v in quality.items()))
+            log_info(f"{name}: " + ", ".join(f"{k} {_short(v)}" for k, v in quality.items()))
             qualities[name] = quality
             progress.advance()
 

@@ -17,16 +17,16 @@ from nano4m.modalities import Modality
 class MaskedBatch(NamedTuple):
     """One dense batch; every entry is a real token.
 
-    enc_ids_BN, enc_modality_BN: int64; enc_coords_BN2: int64 (row, column), see ``Modality``.
-    dec_ids_BM (the targets), dec_modality_BM, dec_coords_BM2: the same for what is asked for.
+    input_ids_BN, input_modality_BN: int64; input_coords_BN2: int64 (row, column), see ``Modality``.
+    target_ids_BM (the targets), target_modality_BM, target_coords_BM2: the same for what is asked for.
     """
 
-    enc_ids_BN: Tensor
-    enc_modality_BN: Tensor
-    enc_coords_BN2: Tensor
-    dec_ids_BM: Tensor
-    dec_modality_BM: Tensor
-    dec_coords_BM2: Tensor
+    input_ids_BN: Tensor
+    input_modality_BN: Tensor
+    input_coords_BN2: Tensor
+    target_ids_BM: Tensor
+    target_modality_BM: Tensor
+    target_coords_BM2: Tensor
 
     def to(self, device: torch.device) -> "MaskedBatch":
         """Return the batch on ``device``."""

@@ -39,7 +39,7 @@ _MAKE_AGAIN = "run: nano4m table PRESET --out OUT --overwrite"
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class TokenSpec:
     """What ids mean: the modalities of a run and the fingerprint of each one's tokenizer.
 
     A table and a checkpoint belong together when their vocabularies are equal.
@@ -56,7 +56,7 @@ class Vocabulary:
         }
 
     @classmethod
-    def from_json(cls, entry: dict) -> "Vocabulary":
+    def from_json(cls, entry: dict) -> "TokenSpec":
         """Read what ``to_json`` wrote."""
         return cls(tuple(Modality.from_json(m) for m in entry["modalities"]), entry["tokenizers"])
 
@@ -65,7 +65,7 @@ class Vocabulary:
         """Twelve hex digits: equal means that ids mean the same."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
 
-    def require_same(self, other: "Vocabulary", mine: str, theirs: str) -> None:
+    def require_same(self, other: "TokenSpec", mine: str, theirs: str) -> None:
         """Refuse to go on when the ids of ``other`` mean something else.
 
         Raises:
@@ -102,7 +102,7 @@ class TokenTable:
         highest: Modality name -> highest id, where it is known; None: all ids are looked at.
     """
 
-    vocabulary: Vocabulary
+    token_spec: TokenSpec
     clip_ids: np.ndarray
     labels: np.ndarray
     splits: np.ndarray
@@ -112,7 +112,7 @@ class TokenTable:
     highest: InitVar[Mapping[str, int] | None] = None
 
     def __post_init__(self, highest: Mapping[str, int] | None) -> None:
-        for modality in self.vocabulary.modalities:
+        for modality in self.token_spec.modalities:
             ids = self.ids[modality.name]
             if (
                 ids.ndim != 3
@@ -148,7 +148,7 @@ class TokenTable:
     @property
     def modalities(self) -> tuple[Modality, ...]:
         """The modalities, in the order of the model's sequence."""
-        return self.vocabulary.modalities
+        return self.token_spec.modalities
 
     @property
     def classes(self) -> list[str]:
@@ -213,7 +213,7 @@ def write_table(table: TokenTable, folder: Path, shard_rows: int | None = None) 
     row_bytes = sum(2 * ids.shape[1] * ids.shape[2] for ids in table.ids.values())
     step = shard_rows or max(1, SHARD_BYTES // row_bytes)
     views = {name: ids.shape[1] for name, ids in table.ids.items()}
-    meta = json.dumps(table.vocabulary.to_json() | {"views": views}).encode()
+    meta = json.dumps(table.token_spec.to_json() | {"views": views}).encode()
     folder.mkdir(parents=True, exist_ok=True)
     shards = []
     for number, start in enumerate(range(0, max(count, 1), step)):
@@ -257,7 +257,7 @@ def open_table(folder: Path) -> TokenTable:
     if any(shard.schema.metadata[_META] != mapped[0].schema.metadata[_META] for shard in mapped):
         raise UserError(f"the shards in {folder} are not of one token table; {_MAKE_AGAIN}")
     meta = json.loads(mapped[0].schema.metadata[_META])
-    vocabulary = Vocabulary.from_json(meta)
+    token_spec = TokenSpec.from_json(meta)
 
     def column(name: str, *shape: int) -> np.ndarray:
         parts = [
@@ -272,10 +272,10 @@ def open_table(folder: Path) -> TokenTable:
         # It is asked like an array, and joining what may be larger than memory is no way.
         return cast(np.ndarray, Sharded(parts or [np.zeros((0, *shape), np.uint16)]))
 
-    ids = {m.name: column(m.name, meta["views"][m.name], m.length) for m in vocabulary.modalities}
+    ids = {m.name: column(m.name, meta["views"][m.name], m.length) for m in token_spec.modalities}
     lengths = {
         m.name: np.asarray(column(f"{m.name}_length", meta["views"][m.name]), dtype=np.int64)
-        for m in vocabulary.modalities
+        for m in token_spec.modalities
         if m.is_text
     }
     texts = [
@@ -290,7 +290,7 @@ def open_table(folder: Path) -> TokenTable:
             f"{folder / 'codes.safetensors'} is missing or damaged ({error}); {_MAKE_AGAIN}"
         ) from error
     return TokenTable(
-        vocabulary, texts[0], texts[1], texts[2], ids, lengths, codes, index["highest"]
+        token_spec, texts[0], texts[1], texts[2], ids, lengths, codes, index["highest"]
     )
 
 

@@ -20,7 +20,7 @@ from nano4m.tokens.batch import MaskedBatch
 
 def count_tokens(batches: Sequence[MaskedBatch]) -> int:
     """Return the number of given and asked-for tokens."""
-    return sum(b.enc_ids_BN.numel() + b.dec_ids_BM.numel() for b in batches)
+    return sum(b.input_ids_BN.numel() + b.target_ids_BM.numel() for b in batches)
 
 
 def _matrices(module: nn.Module) -> int:
@@ -64,10 +64,14 @@ class Operations:
     def count(self, batches: Sequence[MaskedBatch]) -> int:
         """Return the operations of one step on ``batches``."""
         groups = [
-            (len(b.enc_ids_BN), b.enc_ids_BN.shape[1] + self.registers, b.dec_ids_BM.shape[1])
+            (
+                len(b.input_ids_BN),
+                b.input_ids_BN.shape[1] + self.registers,
+                b.target_ids_BM.shape[1],
+            )
             for b in batches
         ]
-        kinds = torch.cat([b.dec_modality_BM.flatten() for b in batches])
+        kinds = torch.cat([b.target_modality_BM.flatten() for b in batches])
         targets = torch.bincount(kinds, minlength=len(self.heads)).tolist()
         return self.of_groups(groups, targets)
 

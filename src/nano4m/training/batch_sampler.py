@@ -25,7 +25,7 @@ def generator(seed: int, stream: int, index: int = 0) -> torch.Generator:
 
 
 @dataclass(frozen=True)
-class SampleOrder:
+class BatchSampler:
     """Endless order of rows in groups of equal text length, every row equally often.
 
     Groups of one length stay dense when a caption is given or asked for whole. Each length has a

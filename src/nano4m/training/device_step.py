@@ -50,7 +50,7 @@ class DeviceStep:
         dtype: Type to compute in.
         optimizers: Of ``build_optimizers`` for this device.
         most: Largest gradient norm.
-        note: State of a resumed run, see ``DeviceUpdate``.
+        progress_state: State of a resumed run, see ``DeviceUpdate``.
         compiled: Compile the blocks and the loss (TorchInductor).
         graphs: Capture passes and update as CUDA graphs.
 
@@ -65,7 +65,7 @@ class DeviceStep:
         dtype: torch.dtype,
         optimizers: Sequence[torch.optim.Optimizer],
         most: float,
-        note: dict[str, Any],
+        progress_state: dict[str, Any],
         compiled: bool = False,
         graphs: bool = False,
     ) -> None:
@@ -75,7 +75,7 @@ class DeviceStep:
         copies: list[Tensor] = list(own.parameters()) if is_copy else []
         self.model, self.computing, self.dtype = model, own, dtype
         self.update = DeviceUpdate(
-            model, copies, optimizers, most, dtype, len(model.modalities), note
+            model, copies, optimizers, most, dtype, len(model.modalities), progress_state
         )
         named = list(own.named_parameters())
         pairs = list(zip(named, self.update.gradients, strict=True))
@@ -229,7 +229,7 @@ class DeviceStep:
             tensors = unpack(self._sent(batch).to(self.device), batch, self.fused)
             with torch.compiler.set_stance("force_eager"):
                 states_UD = self.computing.packed_states(tensors)
-                sums_C += self._evaluated(states_UD, tensors.order_U, tensors.dec_ids_U, batch)
+                sums_C += self._evaluated(states_UD, tensors.order_U, tensors.target_ids_U, batch)
         self.computing.train()
         return sums_C
 
@@ -254,6 +254,6 @@ class DeviceStep:
     @torch.no_grad()
     def refresh(self) -> None:
         """Make the computing weights those of the model again."""
-        if self.update.copies:
-            masters = [m.detach() for m in self.update.masters]
-            torch._foreach_copy_(self.update.copies, masters)
+        if self.update.compute_params:
+            masters = [m.detach() for m in self.update.master_params]
+            torch._foreach_copy_(self.update.compute_params, masters)

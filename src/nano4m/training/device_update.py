@@ -52,7 +52,7 @@ class DeviceUpdate:
         optimizers: That take ``grad_scale`` and ``found_inf``.
         most: Largest gradient norm.
         dtype: That is computed in.
-        note: State of a resumed run: ``scale``, ``good``, ``skipped``.
+        progress_state: State of a resumed run: ``scale``, ``good``, ``skipped``.
     """
 
     def __init__(
@@ -63,21 +63,21 @@ class DeviceUpdate:
         most: float,
         dtype: torch.dtype,
         modalities: int,
-        note: dict[str, Any],
+        progress_state: dict[str, Any],
     ) -> None:
-        self.masters, self.copies = list(model.parameters()), list(copies)
-        device = self.masters[0].device
-        for master in self.masters:
+        self.master_params, self.compute_params = list(model.parameters()), list(copies)
+        device = self.master_params[0].device
+        for master in self.master_params:
             master.grad = torch.zeros_like(master)
-        self.gradients: list[Tensor] = [m.grad for m in self.masters if m.grad is not None]
+        self.gradients: list[Tensor] = [m.grad for m in self.master_params if m.grad is not None]
         self.optimizers, self.most, self.halves = optimizers, most, dtype == torch.float16
 
         def number(value: float = 0.0, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.full((), value, dtype=dtype, device=device)
 
-        self.scale = number(note["scale"])
-        self.good = number(note["good"], torch.int64)
-        self.skipped = number(note["skipped"], torch.int64)
+        self.scale = number(progress_state["scale"])
+        self.good = number(progress_state["good"], torch.int64)
+        self.skipped = number(progress_state["skipped"], torch.int64)
         self.divisor, self.found, self.norm = number(1.0), number(), number()
         self.stopped = number(0, torch.bool)
         self.sums_C = torch.zeros(modalities, device=device)
@@ -107,8 +107,8 @@ class DeviceUpdate:
         self.divisor.copy_(self.scale * ((norm + 1e-6) / self.most).clamp(min=1))
         for optimizer in self.optimizers:
             optimizer.step()
-        if self.copies:
-            torch._foreach_copy_(self.copies, [m.detach() for m in self.masters])
+        if self.compute_params:
+            torch._foreach_copy_(self.compute_params, [m.detach() for m in self.master_params])
         self.norm.copy_(norm)
         self.good += ~is_left_out
         self.total_sums_C += torch.where(is_left_out, 0, self.sums_C)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
-from nano4m.compute.distributed import World
+from nano4m.compute.distributed import DistributedContext
 from nano4m.compute.workers import count_workers
 from nano4m.config.run import Config, TrainConfig
 from nano4m.errors import UserError
 from nano4m.model.attention import has_varlen_kernel
-from nano4m.progress import say
+from nano4m.progress import log_info
 
 USUAL_SHARE = 0.2
 """Share of the peak that steps reach without a compiler on a large GPU."""
@@ -52,7 +52,7 @@ def why_no_compiler() -> str | None:
 
 def choose(
     config: Config,
-    world: World,
+    world: DistributedContext,
     dtype: torch.dtype,
     operations: float,
     peak: float,
@@ -106,7 +106,7 @@ def choose(
         pays = fused and operations / (USUAL_SHARE * peak) > LEAST_SECONDS
         compiled = compiled or (settings.compile == "auto" and pays and not lacking)
         if settings.compile == "auto" and pays and lacking and not (quiet or world.rank):
-            say(f"train: not compiled, {lacking}; steps take a quarter longer")
+            log_info(f"train: not compiled, {lacking}; steps take a quarter longer")
     return Engine(packed, compiled, graphs)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nano4m.tokens.batch import MaskedBatch
 from nano4m.training.device_update import DOUBLE_EVERY
-from nano4m.training.mixed_precision import Replica
+from nano4m.training.mixed_precision import MixedPrecisionModule
 from nano4m.training.optim import WeightAverage, gradient_norm
 
 
@@ -19,26 +19,26 @@ class HostStep:
     """Computes the gradients of a step's groups, one after the other, and updates the weights.
 
     Args:
-        replica: Of the model; made before the optimizers, since it may shard the weights.
+        module: Of the model; made before the optimizers, since it may shard the weights.
         optimizers, average: What an update moves.
         most: Largest gradient norm.
-        note: State of a resumed run; ``scale``, ``good``, ``skipped``, ``sums`` and ``counts`` are
+        progress_state: State of a resumed run; ``scale``, ``good``, ``skipped``, ``sums`` and ``counts`` are
             kept up to date in it.
     """
 
     def __init__(
         self,
-        replica: Replica,
+        module: MixedPrecisionModule,
         optimizers: Sequence[torch.optim.Optimizer],
         average: WeightAverage,
         most: float,
-        note: dict[str, Any],
+        progress_state: dict[str, Any],
     ) -> None:
-        self.replica, self.optimizers = replica, optimizers
-        self.average, self.most, self.note = average, most, note
+        self.module, self.optimizers = module, optimizers
+        self.average, self.most, self.progress_state = average, most, progress_state
         # Weights and loss scale may have been restored.
-        replica.scale = note["scale"]
-        replica.refresh()
+        module.scale = progress_state["scale"]
+        module.refresh()
 
     def __call__(self, batches: list[MaskedBatch], rate: float) -> tuple[Tensor, float, bool]:
         """Take a step; return summed cross-entropy (C,), gradient norm, and whether it may go on.
@@ -46,30 +46,32 @@ class HostStep:
         An fp16 step that overflows is left out and the loss scale halved; any other loss that is
         not finite may not go on, and its weights are as before.
         """
-        note = self.note
+        progress_state = self.progress_state
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        sums, counts = self.replica.gradients(batches)
-        norm = gradient_norm(self.replica.model, self.most)
+        sums, counts = self.module.gradients(batches)
+        norm = gradient_norm(self.module.model, self.most)
         if np.isfinite(norm) and bool(torch.isfinite(sums).all()):
             for optimizer in self.optimizers:
                 optimizer.step()
-            self.average.update(self.replica.model)
-            self.replica.refresh()
-            note["good"] += 1
-            if self.replica.dtype == torch.float16 and note["good"] % DOUBLE_EVERY == 0:
-                self.replica.scale *= 2
-        elif self.replica.dtype == torch.float16 and self.replica.scale > 1:
+            self.average.update(self.module.model)
+            self.module.refresh()
+            progress_state["good"] += 1
+            if self.module.dtype == torch.float16 and progress_state["good"] % DOUBLE_EVERY == 0:
+                self.module.scale *= 2
+        elif self.module.dtype == torch.float16 and self.module.scale > 1:
             # Too large a scale overflows by design; the step is left out and the scale halved.
-            self.replica.scale /= 2
-            note["skipped"] += 1
+            self.module.scale /= 2
+            progress_state["skipped"] += 1
             sums, counts = torch.zeros_like(sums), torch.zeros_like(counts)
         else:
             return sums, norm, False
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        note["scale"] = self.replica.scale
+        progress_state["scale"] = self.module.scale
         for key, values in (("sums", sums), ("counts", counts)):
-            note[key] = [a + b for a, b in zip(note[key], values.tolist(), strict=True)]
+            progress_state[key] = [
+                a + b for a, b in zip(progress_state[key], values.tolist(), strict=True)
+            ]
         return sums, norm, True

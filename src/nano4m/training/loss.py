@@ -98,8 +98,8 @@ def token_cross_entropy(model: FourM, states_BMD: Tensor, batch: MaskedBatch) ->
     Scores exist only for targets and only over the target's own vocabulary; with shared tables over
     the whole shared one, as the reference trains.
     """
-    flat_TD, ids_T = states_BMD.flatten(0, 1), batch.dec_ids_BM.flatten()
-    modality_T = batch.dec_modality_BM.flatten()
+    flat_TD, ids_T = states_BMD.flatten(0, 1), batch.target_ids_BM.flatten()
+    modality_T = batch.target_modality_BM.flatten()
     sums = []
     for c in range(len(model.modalities)):
         # An absent modality goes the same way: every parameter then has a gradient in every pass.
@@ -178,7 +178,7 @@ def packed_cross_entropy(
     """
     weights_C = batch.weights_C * scale
     sorted_UD = states_UD.index_select(0, batch.order_U)
-    ids_U = batch.dec_ids_U.index_select(0, batch.order_U)
+    ids_U = batch.target_ids_U.index_select(0, batch.order_U)
     d_sorted_UD = torch.empty_like(sorted_UD)
     cap, is_full, start = model.config.logit_soft_cap, model.config.tables == "shared", 0
     for c, count in enumerate(counts):
@@ -223,7 +223,7 @@ def count_targets(batches: Sequence[MaskedBatch], num_modalities: int) -> Tensor
     """Return the number of targets of each modality over all ``batches``, float32 (C,)."""
     counts = torch.zeros(num_modalities)
     for batch in batches:
-        counts += torch.bincount(batch.dec_modality_BM.flatten().cpu(), minlength=num_modalities)
+        counts += torch.bincount(batch.target_modality_BM.flatten().cpu(), minlength=num_modalities)
     return counts
 
 

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nano4m.compute.distributed import World
+from nano4m.compute.distributed import DistributedContext
 from nano4m.model.fourm import FourM
 from nano4m.tokens.batch import MaskedBatch
 from nano4m.training.loss import MaskedLoss, count_targets, modality_weights
 
 
-class Replica:
+class MixedPrecisionModule:
     """The model as one process computes with it.
 
     Args:
@@ -34,19 +34,19 @@ class Replica:
     """
 
     def __init__(
-        self, model: FourM, dtype: torch.dtype, world: World, compiled: bool = False
+        self, model: FourM, dtype: torch.dtype, world: DistributedContext, compiled: bool = False
     ) -> None:
         self.model, self.dtype, self.world = model, dtype, world
         own = model
         self.is_copy = dtype != torch.float32 and not world.sharded
         if self.is_copy:
             own = copy.deepcopy(model).to(dtype)
-        self.masters = list(model.parameters())
+        self.master_params = list(model.parameters())
         self.module: nn.Module = MaskedLoss(own)
         if world.sharded:
-            self.module = world.shard(self.module)
-            self.masters = list(model.parameters())
-        self.copies: list[Tensor] = list(own.parameters())
+            self.module = world.fsdp_shard(self.module)
+            self.master_params = list(model.parameters())
+        self.compute_params: list[Tensor] = list(own.parameters())
         self.computing: Any = torch.compile(self.module, dynamic=True) if compiled else self.module
         self.scale = 2.0**12 if dtype == torch.float16 else 1.0
 
@@ -54,14 +54,14 @@ class Replica:
     def refresh(self) -> None:
         """Make the computing weights those of the model again."""
         if self.is_copy:
-            torch._foreach_copy_(self.copies, [m.detach() for m in self.masters])
+            torch._foreach_copy_(self.compute_params, [m.detach() for m in self.master_params])
 
     @torch.no_grad()
-    def _collect(self) -> None:
+    def _accumulate_grads(self) -> None:
         """Add the gradients of the copy to those of the model, in float32."""
         if not self.is_copy:
             return
-        for master, own in zip(self.masters, self.copies, strict=True):
+        for master, own in zip(self.master_params, self.compute_params, strict=True):
             assert own.grad is not None, "every parameter takes part in every pass"
             part = own.grad.float()
             master.grad = part if master.grad is None else master.grad.add_(part)
@@ -70,7 +70,7 @@ class Replica:
     @torch.no_grad()
     def _unscale(self) -> None:
         if self.scale != 1:
-            for master in self.masters:
+            for master in self.master_params:
                 if master.grad is not None:
                     master.grad.div_(self.scale)
 
@@ -89,20 +89,20 @@ class Replica:
         # FSDP2 averages over processes; a sum is wanted, because the weights are of the whole step.
         weights_C = weights_C * (self.world.size if self.world.sharded else 1)
         total_C = torch.zeros(len(counts_C), device=self.world.device)
-        own = self.world.share(batches)
+        own = self.world.shard(batches)
         # Shards are exchanged in every pass: all processes make equally many.
-        idle = self.world.most(len(own)) - len(own) if self.world.sharded else 0
+        idle = self.world.all_max(len(own)) - len(own) if self.world.sharded else 0
         for number, batch in enumerate([*own, *batches[:1] * idle]):
             sums_C = self.computing(batch.to(self.world.device))
             counted = number < len(own)
             ((sums_C * weights_C).sum() * float(counted)).backward()
-            self._collect()
+            self._accumulate_grads()
             total_C += sums_C.detach() * float(counted)
         self.world.release(self.module)
         if not self.world.sharded:
-            self.world.add_up([m.grad for m in self.masters if m.grad is not None])
+            self.world.all_reduce_sum([m.grad for m in self.master_params if m.grad is not None])
         self._unscale()
-        self.world.add_up([total_C])
+        self.world.all_reduce_sum([total_C])
         return total_C.cpu(), counts_C
 
     @torch.no_grad()

@@ -98,11 +98,11 @@ class Packer:
         parts: list[list[MaskedBatch]] = []
         samples = self.batch_size
         for batch in batches:
-            if samples + len(batch.enc_ids_BN) > self.batch_size:
+            if samples + len(batch.input_ids_BN) > self.batch_size:
                 parts.append([])
                 samples = 0
             parts[-1].append(batch)
-            samples += len(batch.enc_ids_BN)
+            samples += len(batch.input_ids_BN)
         return [self(part, weights_C) for part in parts]
 
     def __call__(
@@ -118,7 +118,10 @@ class Packer:
             ValueError: More samples than ``batch_size``.
         """
         register = int(self.has_register)
-        sizes = [(len(b.enc_ids_BN), b.enc_ids_BN.shape[1], b.dec_ids_BM.shape[1]) for b in batches]
+        sizes = [
+            (len(b.input_ids_BN), b.input_ids_BN.shape[1], b.target_ids_BM.shape[1])
+            for b in batches
+        ]
         samples = sum(rows for rows, _, _ in sizes)
         if samples > self.batch_size:
             raise ValueError(f"{samples} samples do not fit a packed batch of {self.batch_size}")
@@ -131,17 +134,19 @@ class Packer:
         targets = -(-asked // self.quantum) * self.quantum
         groups = [(rows, n + register, m) for rows, n, m in sizes]
         groups += self._filling(inputs - given, targets - asked, spare)
-        dec_modality = np.concatenate([b.dec_modality_BM.numpy().reshape(-1) for b in batches])
-        counts = np.bincount(dec_modality, minlength=len(self.modalities))
+        target_modality = np.concatenate(
+            [b.target_modality_BM.numpy().reshape(-1) for b in batches]
+        )
+        counts = np.bincount(target_modality, minlength=len(self.modalities))
         if weights_C is None:
             weights_C = modality_weights(torch.from_numpy(counts).float())
         starts = [np.repeat([g[i] for g in groups], [g[0] for g in groups]) for i in (1, 2)]
         order = np.arange(targets, dtype=np.int32)
-        order[:asked] = np.argsort(dec_modality, kind="stable")
+        order[:asked] = np.argsort(target_modality, kind="stable")
         parts = [
-            *(self._inputs([getattr(b, f"enc_{f}") for b in batches], register, inputs, fill)
+            *(self._inputs([getattr(b, f"input_{f}") for b in batches], register, inputs, fill)
               for f, fill in (("ids_BN", -1), ("modality_BN", 0), ("coords_BN2", 0))),
-            *(_padded([getattr(b, f"dec_{f}").numpy().reshape(-1) for b in batches], targets * w)
+            *(_padded([getattr(b, f"target_{f}").numpy().reshape(-1) for b in batches], targets * w)
               for f, w in (("ids_BM", 1), ("modality_BM", 1), ("coords_BM2", 2))),
             order,
             weights_C.numpy().view(np.int32),
@@ -225,9 +230,19 @@ def unpack(flat: Tensor, batch: PackedBatch, fused: bool) -> PackedTensors:
     shape, modalities = batch.shape, len(batch.counts)
     t, u, s = shape.inputs, shape.targets, shape.sequences + 1
     sizes = [t, t, 2 * t, u, u, 2 * u, u, modalities, modalities, s, s]
-    ids, kinds, coords, dec_ids, dec_kinds, dec_coords, order, weights, counts, enc, dec = (
-        flat.split(sizes)
-    )
+    (
+        ids,
+        kinds,
+        coords,
+        target_ids,
+        target_kinds,
+        target_coords,
+        order,
+        weights,
+        counts,
+        enc,
+        dec,
+    ) = flat.split(sizes)
     groups = batch.groups
 
     def segments(queries: Tensor, keys: Tensor, own: int, other: int) -> Segments:
@@ -236,7 +251,7 @@ def unpack(flat: Tensor, batch: PackedBatch, fused: bool) -> PackedTensors:
         return Segments(queries, keys, longest[own - 1], longest[other - 1], pairs)
 
     return PackedTensors(
-        ids, kinds, coords.view(-1, 2), dec_ids, dec_kinds, dec_coords.view(-1, 2), order,
+        ids, kinds, coords.view(-1, 2), target_ids, target_kinds, target_coords.view(-1, 2), order,
         weights.view(torch.float32), counts.view(torch.float32),
         segments(enc, enc, 1, 1), segments(dec, dec, 2, 2), segments(dec, enc, 2, 1),
     )  # fmt: skip

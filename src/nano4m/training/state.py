@@ -1,7 +1,7 @@
 """What training needs to go on: folders ``step-000200``, written whole (a rename) or not at all.
 
-Weights, optimizers, averaged weights and a note (steps, sums, counts). One process, or several that
-repeat the weights, write one safetensors file; shards are written side by side by
+Weights, optimizers, averaged weights and the progress state (steps, sums, counts). One process, or
+several that repeat the weights, write one safetensors file; shards are written side by side by
 torch.distributed.checkpoint and fit any number of processes.
 """
 
@@ -17,10 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nano4m.compute.distributed import World
+from nano4m.compute.distributed import DistributedContext
 from nano4m.errors import UserError
 from nano4m.model.fourm import FourM
-from nano4m.progress import say
+from nano4m.progress import log_info
 from nano4m.stage import write_json
 from nano4m.training.optim import WeightAverage
 
@@ -53,32 +53,40 @@ def _begin(folder: Path, step: int) -> tuple[Path, Path]:
     return part, target
 
 
-def save_state(folder: Path, step: int, tensors: dict[str, Tensor], note: dict[str, Any]) -> None:
+def save_state(
+    folder: Path, step: int, tensors: dict[str, Tensor], progress_state: dict[str, Any]
+) -> None:
     """Write the training state after ``step`` steps; the newest ones are kept."""
     part, target = _begin(folder, step)
     save_file(
         {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part / "state.safetensors"
     )
-    write_json(part / "state.json", {"step": step} | note)
+    write_json(part / "state.json", {"step": step} | progress_state)
     _commit(part, target)
 
 
 def newest_state(folder: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
-    """Return the newest state that can be read as (step, tensors, note), or None."""
+    """Return the newest state that can be read as (step, tensors, progress_state), or None."""
     for candidate in reversed(_folders(folder)):
         try:
-            note = json.loads((candidate / "state.json").read_text())
-            return int(note["step"]), load_file(candidate / "state.safetensors"), note
+            progress_state = json.loads((candidate / "state.json").read_text())
+            return (
+                int(progress_state["step"]),
+                load_file(candidate / "state.safetensors"),
+                progress_state,
+            )
         except (OSError, SafetensorError, ValueError, KeyError) as error:
-            _tell(candidate, error)
+            _warn_unreadable(candidate, error)
     if _folders(folder):
-        say(f"train: no state in {folder} can be read; training starts again")
+        log_info(f"train: no state in {folder} can be read; training starts again")
     return None
 
 
-def _tell(candidate: Path, error: BaseException) -> None:
+def _warn_unreadable(candidate: Path, error: BaseException) -> None:
     reason = str(error).strip().splitlines()[:1]
-    say(f"train: {candidate} cannot be read ({''.join(reason)}); an earlier state is looked for")
+    log_info(
+        f"train: {candidate} cannot be read ({''.join(reason)}); an earlier state is looked for"
+    )
 
 
 def pack_optimizers(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
@@ -117,7 +125,7 @@ class TrainingState:
     def __init__(
         self,
         folder: Path,
-        world: World,
+        world: DistributedContext,
         model: FourM,
         optimizers: Sequence[torch.optim.Optimizer],
         average: WeightAverage,
@@ -129,19 +137,19 @@ class TrainingState:
         weights = self.average.weights if self.average.is_kept else []
         return {f"average.{i}": w for i, w in enumerate(weights)}
 
-    def save(self, step: int, note: dict[str, Any]) -> None:
+    def save(self, step: int, progress_state: dict[str, Any]) -> None:
         """Write the state after ``step`` steps."""
-        note = note | {"updates": self.average.updates}
+        progress_state = progress_state | {"updates": self.average.updates}
         if self.world.sharded:
-            self._save_shards(step, note)
+            self._save_shards(step, progress_state)
         elif not self.world.rank:
             tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
             tensors |= self._averages() | pack_optimizers(self.optimizers)
-            save_state(self.folder, step, tensors, note)
-        self.world.wait()
+            save_state(self.folder, step, tensors, progress_state)
+        self.world.barrier()
 
-    def resume(self, note: dict[str, Any]) -> int:
-        """Restore the newest state in place, ``note`` too; return its step, or 0.
+    def resume(self, progress_state: dict[str, Any]) -> int:
+        """Restore the newest state in place, ``progress_state`` too; return its step, or 0.
 
         Raises:
             UserError: The state was written by a run that shards its weights, or this one does and
@@ -155,12 +163,12 @@ class TrainingState:
                 f"that, or start again with --overwrite"
             )
         if self.world.sharded:
-            return self._resume_shards(note)
+            return self._resume_shards(progress_state)
         found = newest_state(self.folder)
         if found is None:
             return 0
         step, tensors, saved = found
-        note.update({key: saved[key] for key in note if key in saved})
+        progress_state.update({key: saved[key] for key in progress_state if key in saved})
         weights = {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}
         self.model.load_state_dict(weights)
         unpack_optimizers(self.optimizers, tensors)
@@ -176,19 +184,19 @@ class TrainingState:
         weights, optimizers = get_state_dict(self.model, list(self.optimizers))
         return {"model": weights, "optimizers": optimizers, "average": self._averages()}
 
-    def _save_shards(self, step: int, note: dict[str, Any]) -> None:
+    def _save_shards(self, step: int, progress_state: dict[str, Any]) -> None:
         from torch.distributed.checkpoint.state_dict_saver import save
 
         part, target = self.folder / f"part-{step:06d}", self.folder / f"step-{step:06d}"
         if not self.world.rank:
             _begin(self.folder, step)
-        self.world.wait()
+        self.world.barrier()
         save(self._shards(), checkpoint_id=part)
         if not self.world.rank:
-            write_json(part / "state.json", {"step": step} | note)
+            write_json(part / "state.json", {"step": step} | progress_state)
             _commit(part, target)
 
-    def _resume_shards(self, note: dict[str, Any]) -> int:
+    def _resume_shards(self, progress_state: dict[str, Any]) -> int:
         from torch.distributed.checkpoint.api import CheckpointException
         from torch.distributed.checkpoint.state_dict import set_state_dict
         from torch.distributed.checkpoint.state_dict_loader import load
@@ -205,8 +213,8 @@ class TrainingState:
                 load(tensors, checkpoint_id=candidate)
                 failed = False
             except (OSError, ValueError, CheckpointException) as error:
-                _tell(candidate, error)
-            if self.world.any(failed):
+                _warn_unreadable(candidate, error)
+            if self.world.any_rank(failed):
                 continue
             set_state_dict(
                 self.model,
@@ -214,7 +222,7 @@ class TrainingState:
                 model_state_dict=tensors["model"],
                 optim_state_dict=tensors["optimizers"],
             )
-            note.update({key: saved[key] for key in note if key in saved})
+            progress_state.update({key: saved[key] for key in progress_state if key in saved})
             done = int(saved["step"]) - int(saved["skipped"])
             self.average.updates = int(saved.get("updates", done))
             return int(saved["step"])

@@ -117,7 +117,7 @@ class Tracker:
             self._run.finish()
 
 
-class Silence:
+class NullTracker:
     """The tracker of processes that leave the record to the first one."""
 
     def __init__(self, *_: object) -> None:
@@ -126,7 +126,7 @@ class Silence:
     def write(self, line: dict[str, Any]) -> None:
         """Record nothing."""
 
-    def __enter__(self) -> "Silence":
+    def __enter__(self) -> "NullTracker":
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 
 from nano4m.checkpoints.folder import save_model, save_reproducer
-from nano4m.compute.allocation import keep_freed_memory
-from nano4m.compute.distributed import World, open_world
+from nano4m.compute.distributed import DistributedContext, open_distributed
+from nano4m.compute.malloc import tune_malloc
 from nano4m.compute.precision import measured_peak, prepare_matmul, resolve_device, resolve_dtype
 from nano4m.config.run import Config
 from nano4m.errors import UserError
 from nano4m.masking.check import check_masking
 from nano4m.model.fourm import FourM
-from nano4m.progress import bar, say
+from nano4m.progress import bar, log_info
 from nano4m.tokens.batch import MaskedBatch, TokenSequence
 from nano4m.tokens.table import TokenTable
 from nano4m.training.accounting import Operations, count_tokens, peak_memory
@@ -29,7 +29,7 @@ from nano4m.training.batch_sampler import (
     DROPOUT,
     VALIDATION,
     WEIGHTS,
-    SampleOrder,
+    BatchSampler,
     derive_seed,
     generator,
 )
@@ -40,12 +40,12 @@ from nano4m.training.engine import choose, mask_workers
 from nano4m.training.host_step import HostStep
 from nano4m.training.interrupt import Interrupt
 from nano4m.training.loss import count_targets
-from nano4m.training.mixed_precision import Replica
+from nano4m.training.mixed_precision import MixedPrecisionModule
 from nano4m.training.optim import WeightAverage, build_optimizers, learning_rate
 from nano4m.training.packed import PackedBatch, packer
 from nano4m.training.refusals import check_shares, fitting, not_finite
 from nano4m.training.state import TrainingState
-from nano4m.training.tracking import Silence, Tracker
+from nano4m.training.tracking import NullTracker, Tracker
 
 
 class Trainer:
@@ -64,7 +64,7 @@ class Trainer:
         config: Config,
         table: TokenTable,
         folder: Path,
-        world: World,
+        world: DistributedContext,
         table_folder: Path | None = None,
     ) -> None:
         self.config, self.table, self.folder, self.world = config, table, folder, world
@@ -76,7 +76,7 @@ class Trainer:
         group = config.masking.group_size
         groups = settings.batch_size // group
         self.epochs = settings.steps * settings.batch_size / len(rows)
-        self.order = SampleOrder(rows, table.text_lengths(rows), group, groups, seed)
+        self.sampler = BatchSampler(rows, table.text_lengths(rows), group, groups, seed)
         val_rows = np.resize(val_rows, settings.val_samples)
         self.validation = masked_batches(table, val_rows, config.masking, seed, VALIDATION, 0)
 
@@ -101,41 +101,41 @@ class Trainer:
             ),
         )  # fmt: skip
         # Before the optimizers: it may shard the weights.
-        replica = None
+        module = None
         if not self.fast.packed:
-            replica = Replica(model, self.dtype, world, self.fast.compiled)
+            module = MixedPrecisionModule(model, self.dtype, world, self.fast.compiled)
         self.optimizers = build_optimizers(model, settings, on_device=self.fast.packed)
         self.average = WeightAverage(model, settings.ema)
         self.state = TrainingState(folder, world, model, self.optimizers, self.average)
         none = [0.0] * len(self.names)
-        self.note: dict[str, Any] = {"seconds": 0.0, "tokens": 0, "operations": 0}
-        self.note |= {"skipped": 0, "good": 0, "sums": none, "counts": none}
+        self.progress_state: dict[str, Any] = {"seconds": 0.0, "tokens": 0, "operations": 0}
+        self.progress_state |= {"skipped": 0, "good": 0, "sums": none, "counts": none}
         scale = 2.0**12 if self.dtype == torch.float16 else 1.0
         start = {"scale": scale, "precision": str(self.dtype)}
-        self.note |= start
-        self.first = self.state.resume(self.note)
-        if self.note["precision"] != start["precision"]:  # on another machine
-            self.note |= start
+        self.progress_state |= start
+        self.first = self.state.resume(self.progress_state)
+        if self.progress_state["precision"] != start["precision"]:  # on another machine
+            self.progress_state |= start
         self.settled = self.first
         self.norm = 0.0
         self.host: HostStep | None = None
         self.on_device: DeviceStep | None = None
-        moved = self.optimizers, settings.clip_norm, self.note
-        if replica is None:
+        moved = self.optimizers, settings.clip_norm, self.progress_state
+        if module is None:
             self.on_device = DeviceStep(
                 model, self.dtype, *moved, self.fast.compiled, self.fast.graphs
             )
         else:
-            self.host = HostStep(replica, moved[0], self.average, *moved[1:])
-        self.computing: Any = self.on_device or replica
+            self.host = HostStep(module, moved[0], self.average, *moved[1:])
+        self.computing: Any = self.on_device or module
         if self.first and not world.rank:
-            say(f"train: goes on after step {self.first}")
+            log_info(f"train: goes on after step {self.first}")
 
     def step(
         self, number: int, picked: np.ndarray, packed: list[PackedBatch] | None = None
     ) -> dict[str, float]:
         """Take step ``number`` (from 0) on the rows ``picked``; return what is known of it."""
-        settings, seed, note = self.config.train, self.config.seed, self.note
+        settings, seed, progress_state = self.config.train, self.config.seed, self.progress_state
         rate = learning_rate(number, settings)
         if settings.dropout or self.host:
             torch.manual_seed(derive_seed(seed, DROPOUT, number) + self.world.rank)
@@ -144,39 +144,39 @@ class Trainer:
             self.on_device(packed, rate)
             self.average.update(self.model)
             for part in packed:
-                note["tokens"] += part.tokens
+                progress_state["tokens"] += part.tokens
                 real = part.groups[: part.num_real]
-                note["operations"] += self.operations.of_groups(real, part.counts)
+                progress_state["operations"] += self.operations.of_groups(real, part.counts)
             return {"lr": rate}
         assert self.host is not None
         batches = self.maker.masked(self.table, number, picked)
         sums, norm, is_good = self.host(batches, rate)
         if not is_good:
             self._refuse(number, picked, batches, sums.tolist(), norm)
-        note["tokens"] += count_tokens(batches)
-        note["operations"] += self.operations.count(batches)
+        progress_state["tokens"] += count_tokens(batches)
+        progress_state["operations"] += self.operations.count(batches)
         self.norm = norm
         return {"lr": rate, "grad_norm": norm}
 
     def settle(self, done: int) -> None:
-        """Read what the device knows after ``done`` steps into the note.
+        """Read what the device knows after ``done`` steps into the progress state.
 
         Raises:
             UserError: A loss that was not finite.
         """
         if self.on_device is None:
             return
-        note = self.note
-        before = note["good"] + note["skipped"]
+        progress_state = self.progress_state
+        before = progress_state["good"] + progress_state["skipped"]
         found = self.on_device.update.read()
         if found.bad:
             number = self.settled + found.good + found.skipped - before
-            (picked,) = self.order.steps(number, number + 1)
+            (picked,) = self.sampler.steps(number, number + 1)
             batches = self.maker.masked(self.table, number, picked)
             self._refuse(number, picked, batches, *found.bad)
         for key, values in (("sums", found.sums), ("counts", found.counts)):
-            note[key] = [a + b for a, b in zip(note[key], values, strict=True)]
-        note |= {"scale": found.scale, "good": found.good, "skipped": found.skipped}
+            progress_state[key] = [a + b for a, b in zip(progress_state[key], values, strict=True)]
+        progress_state |= {"scale": found.scale, "good": found.good, "skipped": found.skipped}
         self.norm, self.settled = found.norm, done
 
     def _refuse(
@@ -189,15 +189,15 @@ class Trainer:
     ) -> None:
         where = self.folder / f"nonfinite-{number + 1}"
         clips = [str(self.table.clip_ids[row]) for row in picked]
-        vocabulary = self.table.vocabulary
-        save_reproducer(where, self.model, vocabulary, batches, clips, self.dtype, self.world)
+        token_spec = self.table.token_spec
+        save_reproducer(where, self.model, token_spec, batches, clips, self.dtype, self.world)
         shown = dict(zip(self.names, sums, strict=True))
         raise UserError(not_finite(number, shown, norm, clips, where))
 
     def losses(self) -> dict[str, float]:
         """Return the mean training loss of each modality since the last call."""
-        means = _means(self.names, self.note["sums"], self.note["counts"])
-        self.note["sums"] = self.note["counts"] = [0.0] * len(self.names)
+        means = _means(self.names, self.progress_state["sums"], self.progress_state["counts"])
+        self.progress_state["sums"] = self.progress_state["counts"] = [0.0] * len(self.names)
         return means
 
     def validate(self) -> dict[str, float]:
@@ -222,7 +222,7 @@ class Trainer:
     def _steps(self) -> Iterator[tuple[int, np.ndarray, list[PackedBatch] | None]]:
         """Yield the steps that are left, with their batches where these are made ahead."""
         settings = self.config.train
-        steps = enumerate(self.order.steps(self.first, settings.steps), self.first)
+        steps = enumerate(self.sampler.steps(self.first, settings.steps), self.first)
         if self.on_device is None:
             yield from ((number, picked, None) for number, picked in steps)
         else:
@@ -235,8 +235,8 @@ class Trainer:
         settings = self.config.train
         every = max(1, min(20, settings.steps // 50))
         val: dict[str, float] = {}
-        note = self.note
-        tracker = Tracker if not self.world.rank else Silence
+        progress_state = self.progress_state
+        tracker = Tracker if not self.world.rank else NullTracker
         with (
             bar("train", settings.steps, "steps", self.first) as progress,
             Interrupt().watch() as interrupt,
@@ -245,13 +245,13 @@ class Trainer:
             ) as log,
         ):
             started = time.perf_counter()
-            logged = (started, note["tokens"], note["operations"])
+            logged = (started, progress_state["tokens"], progress_state["operations"])
             for number, picked, packed in self._steps():
                 with fitting(self.config, self.model, self.dtype, self.fast.packed):
                     line: dict[str, Any] = {"step": number + 1} | self.step(number, picked, packed)
                 done, last = number + 1, number + 1 == settings.steps
                 is_logged = done % every == 0 or last
-                wanted = self.world.any(interrupt.asked or stop(done))
+                wanted = self.world.any_rank(interrupt.asked or stop(done))
                 is_saved = done % settings.save_every == 0 or wanted or last
                 if is_logged or is_saved:
                     self.settle(done)
@@ -260,53 +260,62 @@ class Trainer:
                     line["grad_norm"] = self.norm
                     line["loss"] = self.losses()
                     passed = now - logged[0]
-                    line["tokens_per_second"] = round((note["tokens"] - logged[1]) / passed)
-                    speed = (note["operations"] - logged[2]) / passed / self.world.size
+                    line["tokens_per_second"] = round(
+                        (progress_state["tokens"] - logged[1]) / passed
+                    )
+                    speed = (progress_state["operations"] - logged[2]) / passed / self.world.size
                     line["mfu"] = round(speed / self.peak, 4)
                     line["memory_gb"] = round(peak_memory(self.world.device) / 1e9, 3)
                     if done % settings.val_every < every or last:
                         line["val"] = val = self.validate()
-                    logged = (time.perf_counter(), note["tokens"], note["operations"])
+                    logged = (
+                        time.perf_counter(),
+                        progress_state["tokens"],
+                        progress_state["operations"],
+                    )
                     log.write(line)
                     shown = " ".join(f"{k} {v:.2f}" for k, v in line["loss"].items())
                     progress.advance(0, note=f"{line['tokens_per_second']:,} tokens/s {shown}")
                 progress.advance()
                 if is_saved:
                     now = time.perf_counter()
-                    note["seconds"], started = note["seconds"] + now - started, now
-                    self.state.save(done, note)
+                    progress_state["seconds"], started = (
+                        progress_state["seconds"] + now - started,
+                        now,
+                    )
+                    self.state.save(done, progress_state)
                 if wanted and not last:
                     raise KeyboardInterrupt
         if not val:  # all steps were done before, only the checkpoint was missing
             val = self.validate()
         self.average.swap(self.model)
-        save_model(self.model.eval(), self.table.vocabulary, self.folder / "checkpoint", self.world)
-        if self.world.any(interrupt.asked):
+        save_model(self.model.eval(), self.table.token_spec, self.folder / "checkpoint", self.world)
+        if self.world.any_rank(interrupt.asked):
             raise KeyboardInterrupt
-        seconds = max(note["seconds"], 1e-9)
+        seconds = max(progress_state["seconds"], 1e-9)
         return {
             "steps": settings.steps,
             "parameters": self.model.num_parameters,
             "device": str(self.world.device),
             "processes": self.world.size,
             "precision": str(self.dtype).removeprefix("torch."),
-            "train_seconds": round(note["seconds"], 1),
-            "tokens": int(note["tokens"]),
-            "tokens_per_second": round(note["tokens"] / seconds),
-            "mfu": round(note["operations"] / seconds / self.world.size / self.peak, 4),
+            "train_seconds": round(progress_state["seconds"], 1),
+            "tokens": int(progress_state["tokens"]),
+            "tokens_per_second": round(progress_state["tokens"] / seconds),
+            "mfu": round(progress_state["operations"] / seconds / self.world.size / self.peak, 4),
             "peak_gflops": round(self.peak / 1e9),
             "memory_gb": round(peak_memory(self.world.device) / 1e9, 3),
-            "skipped_steps": note["skipped"],
+            "skipped_steps": progress_state["skipped"],
             "engine": f"{self.fast}{self.on_device.warming if self.on_device else ''}",
             "epochs": round(self.epochs, 1),
             "val": val,
         }
 
 
-def train_world(config: Config) -> World:
+def training_context(config: Config) -> DistributedContext:
     """Join the processes that torchrun started, or be alone."""
     dtype = resolve_dtype(config.train, resolve_device(config.device))
-    return open_world(config.train, config.device, dtype)
+    return open_distributed(config.train, config.device, dtype)
 
 
 def train_model(
@@ -314,7 +323,7 @@ def train_model(
     table: TokenTable,
     folder: Path,
     stop: Callable[[int], bool] = lambda step: False,
-    world: World | None = None,
+    world: DistributedContext | None = None,
     table_folder: Path | None = None,
 ) -> dict[str, Any]:
     """Train on the table's train split; resume the newest state of ``folder``.
@@ -339,9 +348,9 @@ def train_model(
     """
     torch.set_flush_denormal(True)
     prepare_matmul()
-    keep_freed_memory()
+    tune_malloc()
     if world is None:
-        world = train_world(config)
+        world = training_context(config)
     return Trainer(config, table, folder, world, table_folder).run(stop)
 
 

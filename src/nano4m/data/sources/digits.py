@@ -17,7 +17,7 @@ from nano4m.config.run import DigitsSource
 from nano4m.data.sources.base import ClipPlan, RawMedia, Split
 from nano4m.data.sources.read import read_sound
 from nano4m.errors import UserError
-from nano4m.progress import say
+from nano4m.progress import log_info
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -59,7 +59,9 @@ def _recordings(data: Path | None) -> list[tuple[Path, re.Match[str]]]:
         )
     if len(named) < len(files):
         wrong = next(path.name for path in files if not _NAME.fullmatch(path.name))
-        say(f"{len(files) - len(named)} files in {folder} left out by their name, such as {wrong}")
+        log_info(
+            f"{len(files) - len(named)} files in {folder} left out by their name, such as {wrong}"
+        )
     return named
 
 

@@ -2,7 +2,7 @@
 
 One ray goes through the centre of each pixel; its hit gives depth, normal and colour. Pixels on an
 outline or a shadow's edge get four more rays, for the colour alone: a depth must never be a mixture
-of two surfaces. World axes: x right, y up, z to the viewer; the ground is y = 0.
+of two surfaces. DistributedContext axes: x right, y up, z to the viewer; the ground is y = 0.
 
 Shapes: P points or rays, E ellipsoids, S pixels a side, W waves.
 """

@@ -14,7 +14,7 @@ from nano4m.data.sources.folder_forms import Contents, Picture, Recording, find_
 from nano4m.data.sources.folder_groups import join_groups
 from nano4m.data.sources.read import read_picture, read_sound, read_video
 from nano4m.errors import BadMedia, UserError
-from nano4m.progress import say
+from nano4m.progress import log_info
 
 SPARE = 4
 """Pictures that a sound may draw beyond those it needs, where some cannot be read."""
@@ -75,7 +75,7 @@ def split_recordings(
         free = {group: n for group, n in classes[label].items() if group not in splits}
         splits |= _shares(free, settings, _rng(seed, "recordings", label))
         if len(classes[label]) == 1 and settings.val_share + settings.test_share > 0:
-            say(f"class {label!r} stays in train: all its recordings are of one group")
+            log_info(f"class {label!r} stays in train: all its recordings are of one group")
     return splits
 
 
@@ -119,7 +119,9 @@ def _enough(recordings: Sequence[Recording], least: int) -> list[Recording]:
         counts[recording.label] += 1
     for label, count in sorted(counts.items()):
         if count < least:
-            say(f"class {label!r} left out: {count} recordings, --source.min-per-class is {least}")
+            log_info(
+                f"class {label!r} left out: {count} recordings, --source.min-per-class is {least}"
+            )
     kept = [recording for recording in recordings if counts[recording.label] >= least]
     if not kept:
         raise UserError(

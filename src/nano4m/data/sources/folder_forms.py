@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nano4m.data.sources.read import PICTURES, SOUNDS, VIDEOS, picture_size
 from nano4m.errors import UserError
-from nano4m.progress import say
+from nano4m.progress import log_info
 
 LOWRES = 48
 """Pictures with a side shorter than this are taken only where there are too few others."""
@@ -110,7 +110,7 @@ def _picture(path: Path, label: str, group: str = "", quality: str = "") -> Pict
     else:
         size = picture_size(path)
         if size is None:
-            say(f"picture left out, it cannot be opened: {path}")
+            log_info(f"picture left out, it cannot be opened: {path}")
             return None
         is_lowres = min(size) < LOWRES
     return Picture(path=path, group=group or path.as_posix(), label=label, is_lowres=is_lowres)

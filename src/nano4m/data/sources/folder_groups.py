@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from nano4m.config.run import FolderSource
 from nano4m.data.sources.folder_forms import Contents, Picture, Recording
-from nano4m.progress import say
+from nano4m.progress import log_info
 
 
 class _Union:
@@ -59,7 +59,7 @@ def join_groups(contents: Contents, settings: FolderSource) -> Contents:
     alone = _largest(recordings, _Union())
     by_class = {label for label, share in paired.items() if share > most >= alone[label]}
     if by_class:
-        say(
+        log_info(
             f"pictures of {', '.join(sorted(by_class))} are paired with so many sounds each that "
             "too few sounds could be set aside; these sounds draw from the pictures of their class"
         )

@@ -5,13 +5,13 @@ import sys
 
 import pytest
 
-from nano4m.compute.allocation import keep_freed_memory
+from nano4m.compute.malloc import tune_malloc
 
 STEPS = """
 import resource, sys, torch
-from nano4m.compute.allocation import keep_freed_memory
+from nano4m.compute.malloc import tune_malloc
 if sys.argv[1] == "keep":
-    assert keep_freed_memory()
+    assert tune_malloc()
 def step():
     for size in (10_000_000, 12_000_000, 9_000_000):
         torch.ones(size)
@@ -40,4 +40,4 @@ def test_the_system_is_not_asked_for_the_same_pages_again():
 
 def test_another_system_is_left_alone(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert not keep_freed_memory()
+    assert not tune_malloc()

@@ -14,7 +14,7 @@ TOP_PAD = 64 << 20
 """Bytes by which the heap grows beyond what is asked for."""
 
 
-def keep_freed_memory() -> bool:
+def tune_malloc() -> bool:
     """Tell the C library to keep what is freed; return whether it is one that can be told."""
     if not sys.platform.startswith("linux"):
         return False

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nano4m.config.generation import Sampling
-from nano4m.generation.draw import Ahead, Chance, Fresh
+from nano4m.generation.draw import FreshNumbers, PredrawnNumbers, RandomNumbers
 from nano4m.generation.guidance import Codebook, Guide
 from nano4m.modalities import Modality
 
@@ -41,7 +41,7 @@ def num_codebooks(modality: Modality) -> int:
 
 
 @dataclass(kw_only=True)
-class Fill:
+class DecodingState:
     """One modality on its way; the ids and marks of its span are written in place.
 
     Attributes:
@@ -49,7 +49,7 @@ class Fill:
         ids_BL, given_BL: int64 and bool, where the sampler works.
         known_BL: bool on the CPU: what is given before the present codebook or text.
         generators: One a row, on the CPU.
-        sure_BT: float32, log-probability with which each token was drawn.
+        confidence_BT: float32, log-probability with which each token was drawn.
         on_step: See ``OnStep``.
         steps: Of all that is to be done.
         done: Steps that are taken.
@@ -63,7 +63,7 @@ class Fill:
     given_BL: Tensor
     known_BL: Tensor
     generators: Sequence[torch.Generator]
-    sure_BT: Tensor
+    confidence_BT: Tensor
     on_step: OnStep | None = None
     steps: int = 0
     done: int = 0
@@ -75,7 +75,7 @@ class Fill:
         values = values.pin_memory() if device.type == "cuda" else values
         return values.to(device, non_blocking=True)
 
-    def ask(
+    def forward_logits(
         self,
         rows: Tensor,
         slots_RT: Tensor,
@@ -125,9 +125,13 @@ class Fill:
         """Return the generators of some rows, given on the CPU."""
         return [self.generators[row] for row in rows.tolist()]
 
-    def chance(self, own: Sequence[torch.Generator], total: int) -> Chance:
+    def random(self, own: Sequence[torch.Generator], total: int) -> RandomNumbers:
         """Return the random numbers of some rows, ``total`` each if they are drawn ahead."""
-        return Ahead(total, own, self.ids_BL.device) if self.guide.on_device else Fresh(own)
+        return (
+            PredrawnNumbers(total, own, self.ids_BL.device)
+            if self.guide.on_device
+            else FreshNumbers(own)
+        )
 
     def step_done(self, ids_BL: Tensor | None = None, given_BL: Tensor | None = None) -> None:
         """Count a step and tell of it."""
