@@ -20,7 +20,7 @@ def one(run: Path, checkpoint: Path, split: str, seed: int) -> tuple[list[Any], 
     """Return ``AllSources`` of each modality and ``Continuation`` of each sound of one model."""
     from nano4m.evaluate.class_consistency import directions_into
     from nano4m.evaluate.continuation import continuation
-    from nano4m.evaluate.ngram import count_tokens
+    from nano4m.evaluate.ngram import fit_ngrams
 
     config = study.config_of(run)
     context, judged = study.classifiers(
@@ -40,8 +40,8 @@ def one(run: Path, checkpoint: Path, split: str, seed: int) -> tuple[list[Any], 
             result.accuracy.round_trip,
         )
         both += [together] if together else []
-        if modality.layout == "codes":
-            counts = count_tokens(context.table, modality, context.train_rows)
+        if modality.layout == "codebooks":
+            counts = fit_ngrams(context.table, modality, context.train_rows)
             found = continuation(evaluator, counts, target)
             continued += [found] if found else []
     return both, continued

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from nano4m.config.presets import FARM
-from nano4m.config.run import ClipsConfig, FarmSource
+from nano4m.config.run import ClipsConfig, FarmDataset
 from nano4m.data.build import build_clips, make_row
 from nano4m.data.sources import farm
 from nano4m.data.sources.base import ClipPlan
@@ -61,7 +61,7 @@ def rates(
     }
 
 
-def stage(settings: FarmSource, workers: int) -> dict[str, Any]:
+def stage(settings: FarmDataset, workers: int) -> dict[str, Any]:
     """Make all clips of a farm in processes; what it took, in seconds and megabytes."""
     config = FARM.model_copy(update={"source": settings, "clips": cutting(settings, workers)})
     with tempfile.TemporaryDirectory() as folder:
@@ -80,7 +80,7 @@ def stage(settings: FarmSource, workers: int) -> dict[str, Any]:
     }
 
 
-def cutting(settings: FarmSource, workers: int = 0) -> ClipsConfig:
+def cutting(settings: FarmDataset, workers: int = 0) -> ClipsConfig:
     """The section of the stage for clips of the farm's own size and length."""
     return ClipsConfig(
         window_seconds=settings.seconds, picture_size=settings.picture_size, workers=workers
@@ -96,7 +96,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few clips, for a test")
     options = parser.parse_args()
     few = 3 if options.quick else 110
-    settings = FarmSource(train=options.clips, val=few, test=few, picture_size=options.picture_size)
+    settings = FarmDataset(
+        train=options.clips, val=few, test=few, picture_size=options.picture_size
+    )
     plans = list(farm.plan(settings, None, seed=0))[: min(options.clips, few)]
     farm.load(plans[0], settings)
     row = partial(make_row, name="farm", settings=settings, clips=cutting(settings))

@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import tokenizers
 import torch
 import torch.nn.functional as F
 from reference_baseline import ABSENT, END, PAD, SLOTS, START, PaddedBatch
-from tokenizers import models, pre_tokenizers, processors, trainers
 from torch import Tensor
 
+import tokenizers
 from nano4m.modalities import Modality
+from tokenizers import models, pre_tokenizers, processors, trainers
 
 COPIES = 10
 CAPTIONS = (
@@ -87,7 +87,7 @@ def mask_sample(
     asked_C = _budget(sides[1], length_C - given_C, generator)
     chosen: tuple[list[Tensor], list[Tensor]] = ([], [])
     for m, given, asked in zip(modalities, given_C.tolist(), asked_C.tolist(), strict=True):
-        if m.layout == "codes":
+        if m.layout == "codebooks":
             pair = _runs(given, asked, m.length, m.columns, generator)
         else:
             order = torch.randperm(m.length, generator=generator)

@@ -65,7 +65,7 @@ def together(results: dict) -> None:
     names = list(dict.fromkeys(d["source"] for d in results["matrix"]))
     rows = []
     for t in results["all_sources"]:
-        over = [t["over"].get(name) for name in names]
+        over = [t["gain_over"].get(name) for name in names]
         rows.append([t["target"], share(t["class_consistency"])] + [
             f"{100 * d['value']:+.1f} [{100 * d['low']:+.1f}, {100 * d['high']:+.1f}]" if d else ""
             for d in over

@@ -16,10 +16,12 @@ import torch
 from nano4m.checkpoints.folder import load_model
 from nano4m.compute.precision import prepare_matmul
 from nano4m.config.run import Config, GenerateConfig
+from nano4m.config.stored import read_stored
 from nano4m.data.clip_table import open_clips
 from nano4m.evaluate.class_consistency import decode, generate_from, predict, sampling_precision
 from nano4m.evaluate.context import EvalContext, RunArtifacts, open_context
 from nano4m.evaluate.tasks import classifier_of
+from nano4m.json_files import read_json
 from nano4m.stage import provenance
 from nano4m.tokenizers import load_tokenizer
 from nano4m.tokens.table import open_table
@@ -39,7 +41,7 @@ def with_settings(config: Config, settings: dict[str, Any]) -> Config:
 
 def config_of(run: Path) -> Config:
     """Return the configuration of a run."""
-    return Config.model_validate_json((run / "config.json").read_text())
+    return read_stored(Config, read_json(run / "config.json"))
 
 
 @dataclass(frozen=True)

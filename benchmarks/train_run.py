@@ -66,7 +66,7 @@ def made_up(folder: Path, scale: int, clips: int, seed: int = 0) -> TokenTable:
     modalities = reference_modalities(scale)
     ids, lengths = {}, {}
     for m in modalities:
-        views = {"frame": 10}.get(m.views, 1)
+        views = {"frame": 10}.get(m.frame_group, 1)
         ids[m.name] = rng.integers(1, m.vocab_size, (clips, views, m.length), dtype=np.uint16)
         if m.is_text:
             # Few different lengths: groups of one length are whole.
@@ -102,7 +102,7 @@ def ours(name: str, table: TokenTable, folder: Path, options: Any, device: torch
     recipe = {"batch_size": options.batch, "steps": steps, "precision": "bf16", "val_samples": 16}
     # A timed run is too short for compiling to pay, so it is asked for.
     compiled = "on" if device.type == "cuda" and settings.get("precision") != "fp32" else "off"
-    recipe |= {"codes": False, "compile": compiled} | settings
+    recipe |= {"codebooks": False, "compile": compiled} | settings
     masking = REFERENCE.masking.model_dump()
     if options.quick:
         masking |= {"min_inputs": 4, "max_inputs": 12, "min_targets": 4, "max_targets": 12}

@@ -51,7 +51,7 @@ def tiny_table(num_clips: int = 48, num_classes: int = 4, seed: int = 0) -> Toke
     classes = np.arange(num_clips) % num_classes
     ids, lengths = {}, {}
     for m in modalities:
-        views = {"frame": 3, "sound": 2, "caption": 1}[m.views]
+        views = {"frame": 3, "sound": 2, "caption": 1}[m.frame_group]
         low = 1 if m.is_text else 0
         prototype = rng.integers(low, m.vocab_size, (num_classes, 1, m.length))
         noise = rng.integers(low, m.vocab_size, (num_clips, views, m.length))
@@ -81,7 +81,7 @@ def small_config(model: dict | None = None, device: str = "cpu", **train) -> Con
     it."""
     settings = {"steps": 12, "batch_size": 16, "warmup": 2, "val_every": 6, "val_samples": 16}
     settings |= {"save_every": 4, "dropout": 0.1, "tracker": "none"}
-    settings["codes"] = (model or {}).get("tables") != "shared"
+    settings["init_from_codebook"] = (model or {}).get("tables") != "shared"
     return Config(
         device=device,
         tokenizers={"rgb": ImageVQ(), "sound": MelVQ()},

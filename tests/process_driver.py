@@ -16,11 +16,11 @@ import torch
 
 from conftest import small_config, tiny_table
 from nano4m.cli import main
-from nano4m.compute.distributed import LARGE
+from nano4m.compute.distributed import LARGE, open_training
 from nano4m.compute.launch import rank_of_process
 from nano4m.config.run import Config
 from nano4m.errors import UserError
-from nano4m.training.trainer import Trainer, train_model, training_context
+from nano4m.training.trainer import Trainer, train_model
 
 # Four groups a step: two for each of two processes.
 STEPS = {"dropout": 0.0, "batch_size": 32, "steps": 6, "save_every": 3, "val_every": 3, "lr": 1e-3}
@@ -63,7 +63,7 @@ def run_engine(folder: Path) -> dict:
     if not rank_of_process():
         damaged.write_bytes(damaged.read_bytes()[:40])
     config = scenario("fsdp-adamw")
-    world = training_context(config)
+    world = open_training(config)
     world.barrier()
     told["fallen back to"] = Trainer(config, tiny_table(96), folder / "fsdp-adamw", world).first
     for title, name, where, change in (
@@ -82,7 +82,7 @@ def run_engine(folder: Path) -> dict:
 
 def _sums() -> list[float]:
     """Return the largest errors of sums over processes: large, small and strided tensors."""
-    world = training_context(scenario("ddp-adamw"))
+    world = open_training(scenario("ddp-adamw"))
     draws = [torch.Generator().manual_seed(rank) for rank in range(world.size)]
     shapes = [(2, LARGE), (7,), (LARGE // 8, 16), (3, 5)]
     parts = [[torch.randn(shape, generator=draw) for shape in shapes] for draw in draws]
@@ -96,7 +96,7 @@ def _sums() -> list[float]:
 def _same_weights(folder: Path) -> dict[str, float]:
     """Return the largest difference between the weights of two processes after ddp steps."""
     config = scenario("ddp-adamw")
-    world = training_context(config)
+    world = open_training(config)
     trainer = Trainer(config, tiny_table(96), folder / "nothing", world)
     for number, rows in enumerate(trainer.sampler.steps(0, 2)):
         trainer.step(number, rows)

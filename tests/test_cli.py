@@ -18,7 +18,9 @@ from nano4m.checkpoints import folder as checkpoint
 from nano4m.cli import COMMANDS, main
 from nano4m.config.presets import PRESETS
 from nano4m.config.run import Config
+from nano4m.config.stored import read_stored
 from nano4m.evaluate.results import Results
+from nano4m.json_files import read_json
 from nano4m.pipeline.info import REGISTRIES
 from nano4m.pipeline.run import STAGES
 from nano4m.training import trainer as train
@@ -107,7 +109,7 @@ def test_help_of_a_preset_names_every_option(capsys, name):
     said = capsys.readouterr().out
     options = {"--data", "--out", "--overwrite", "--json", "--seed"}
     preset = PRESETS[name]
-    for section in ("source", "clips", "masking", "model", "train", "generate", "evaluate"):
+    for section in ("dataset", "clips", "masking", "model", "train", "generate", "evaluate"):
         options |= {f"--{section}.{field}" for field in type(getattr(preset, section)).model_fields}
     for modality, tokenizer in preset.tokenizers.items():
         options |= {f"--tokenizers.{modality}.{field}" for field in type(tokenizer).model_fields}
@@ -154,7 +156,7 @@ def test_the_installed_command_and_the_module_are_the_same():
         ("run farm --clips.picture-size 20", "does not divide clips.picture_size 20"),
         ("run farm --size d6-w51", "nano4m: unknown size 'd6-w51'; did you mean 'd6-w512'?"),
         ("run farm --size", "Missing value for argument '--size'"),
-        ("run farm --model.tables shared", "one for all; add --train.no-codes"),
+        ("run farm --model.tables shared", "one for all; add --train.no-init-from-codebook"),
         ("convert nowhere --out there", "nano4m: nothing is at nowhere; give a published"),
         ("info", "nano4m: usage: nano4m info WHAT"),
         ("info tokenizer", "'tokenizer' is no preset, no registry and no folder of a run, a"),
@@ -240,7 +242,7 @@ def test_a_run_leaves_what_it_promises(finished):
     for stage in STAGES:
         manifest = json.loads((finished / stage / "manifest.json").read_text())
         assert manifest["stage"] == stage and manifest["summary"] and manifest["seconds"] >= 0
-    config = Config.model_validate_json((finished / "config.json").read_text())
+    config = read_stored(Config, read_json(finished / "config.json"))
     assert config.model_dump(mode="json") == results.config
     assert (config.preset, config.train.steps, config.clips.workers) == ("farm", 6, 0)
     assert all(config.tokenizers[name].steps == 2 for name in FITTED)

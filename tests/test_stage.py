@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_sources import picture, tone
 
 from nano4m.config.presets import PRESETS
 from nano4m.config.run import ClipsConfig
 from nano4m.data.sources.listing import list_files
 from nano4m.errors import UserError
-from nano4m.pipeline.run import Run, remembered_data, settings_of, single
+from nano4m.pipeline.run import Run, remembered_data, run_one_stage, settings_of
 from nano4m.stage import digest, manifest_of, run_stage
-from test_sources import picture, tone
 
 
 class Work:
@@ -91,14 +91,14 @@ def animals(tmp_path: Path) -> Run:
 
 def test_files_that_are_added_to_the_data_are_noticed(tmp_path, capsys):
     run = animals(tmp_path)
-    single(run, "clips")
+    run_one_stage(run, "clips")
     again = dataclasses.replace(run)
-    single(again, "clips")
+    run_one_stage(again, "clips")
     assert "clips: up to date" in capsys.readouterr().err
     tone(run.data / "cat" / "late.wav", hertz=3000)
     with pytest.raises(UserError, match=r"data_files.files: 40 there, 41 now"):
-        single(dataclasses.replace(run), "clips")
-    single(dataclasses.replace(run), "clips", overwrite=True)
+        run_one_stage(dataclasses.replace(run), "clips")
+    run_one_stage(dataclasses.replace(run), "clips", overwrite=True)
     assert manifest_of(run.out, "clips")["summary"]["clips"] == 21
 
 
@@ -135,6 +135,6 @@ def test_what_is_no_data_is_not_noticed_nor_where_the_folder_lies(tmp_path):
 def test_data_that_are_gone_do_not_spoil_what_was_made_of_them(tmp_path):
     run = animals(tmp_path)
     run = dataclasses.replace(run, out=tmp_path / "run")
-    single(run, "clips")
+    run_one_stage(run, "clips")
     (tmp_path / "data").rename(tmp_path / "elsewhere")
     assert settings_of(dataclasses.replace(run), "clips") == settings_of(run, "clips")

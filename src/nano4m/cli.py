@@ -32,13 +32,6 @@ A command that was stopped goes on where it was when it is run again.
 """
 
 
-RENAMED = {
-    "--train.device": "--device",
-    "--train.no-compile": "--train.compile off",
-}
-"""Options of before, and what they are called now."""
-
-
 @dataclass(frozen=True)
 class Options:
     """Where to read and write.
@@ -66,6 +59,7 @@ def _parse(command: str, args: Sequence[str]) -> tuple[Any, Options]:
     from pydantic import ValidationError
 
     from nano4m.config.run import Config
+    from nano4m.config.stored import refuse_old_options
 
     if not args or args[0] in ("-h", "--help"):
         print(f"usage: nano4m {command} PRESET [--data DIR] [--out DIR] [options]\n")
@@ -81,9 +75,7 @@ def _parse(command: str, args: Sequence[str]) -> tuple[Any, Options]:
             f"the preset comes first: nano4m {command} PRESET {' '.join(args)}; "
             f"choose from {', '.join(PRESETS)}"
         )
-    for old, new in RENAMED.items():
-        if any(word == old or word.startswith(f"{old}=") for word in args):
-            raise UserError(f"{old} is {new} now")
+    refuse_old_options(args)
     base = preset(args[0])
     # A size is one of the defaults that other options change, so it is read before them.
     before = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -143,24 +135,24 @@ def _purpose(command: str) -> str:
 
 
 def _describe(config: Any) -> str:
-    needs = "" if config.source.name == "farm" else " (needs --data)"
-    return f"{config.source.__doc__.splitlines()[0].rstrip('.')}{needs}"
+    needs = "" if config.dataset.name == "farm" else " (needs --data)"
+    return f"{config.dataset.__doc__.splitlines()[0].rstrip('.')}{needs}"
 
 
 def _run(command: str, args: Sequence[str]) -> None:
-    from nano4m.pipeline.run import Run, remembered_data, single, walk
+    from nano4m.pipeline.run import Run, remembered_data, run_one_stage, run_pipeline
     from nano4m.progress import log_info
 
     config, options = _parse(command, args)
     out = options.out or Path("runs") / config.preset
     run = Run(config, out, options.data or remembered_data(out))
     if command == "run":
-        manifests = walk(run, options.overwrite)
+        manifests = run_pipeline(run, options.overwrite)
         log_info(f"report: {(run.out / 'report' / 'index.html').resolve()}")
         if options.json:
             print((run.out / "results.json").read_text())
     else:
-        manifests = {command: single(run, command, options.overwrite)}
+        manifests = {command: run_one_stage(run, command, options.overwrite)}
         if options.json and not rank_of_process():
             print(json.dumps(manifests[command], indent=1))
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from nano4m.errors import UserError, nearest
 
-Layout = Literal["grid", "codes", "text"]
+Layout = Literal["grid", "codebooks", "text"]
 Media = Literal["picture", "depth", "normals", "sound", "caption"]
 
 FRAMED: frozenset[Media] = frozenset({"picture", "depth", "normals"})
@@ -25,6 +25,10 @@ TEXT_END = 0
 """Id of the end-of-text token in every text vocabulary: the last token of every caption."""
 
 
+_RENAMED = {"views": "frame_group", "codes": "codebooks"}
+"""Keys and layouts of entries of before -> those of now."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Modality:
     """One stream of tokens.
@@ -32,12 +36,12 @@ class Modality:
     Attributes:
         name: Key of the registry and column of the token table.
         title: What a person reads in the report.
-        layout: ``grid`` (rows, columns), ``codes`` (frames, codebooks) or ``text`` (most tokens,).
+        layout: ``grid`` (rows, columns), ``codebooks`` (frames, codebooks) or ``text`` (most tokens,).
         shape: Sizes of that layout; ``()`` until a tokenizer of a run fixes them.
         vocab_size: Number of ids, of all codebooks together; 0 until a tokenizer fixes it.
         media: Kind of the media that the ids encode: it selects reader, classifier and renderer.
         tokenizer: Key of the default tokenizer.
-        views: Modalities with the same key take the same view of a clip: frame k of all pictures of
+        frame_group: Modalities with the same key take the same view of a clip: frame k of all pictures of
             a clip goes together, a sound varies on its own.
         labeller: Key of what makes the media when a source does not record them; None if recorded.
         shape and vocab_size are per run and travel with token tables and checkpoints.
@@ -48,13 +52,13 @@ class Modality:
     layout: Layout
     media: Media
     tokenizer: str
-    views: Literal["frame", "sound", "caption"]
+    frame_group: Literal["frame", "sound", "caption"]
     labeller: str | None = None
     shape: tuple[int, ...] = ()
     vocab_size: int = 0
 
     def __post_init__(self) -> None:
-        axes = {"grid": 2, "codes": 2, "text": 1}
+        axes = {"grid": 2, "codebooks": 2, "text": 1}
         if self.layout not in axes:
             raise UserError(
                 f"modality {self.name!r}: layout {self.layout!r}; {nearest(self.layout, axes)}"
@@ -97,14 +101,19 @@ class Modality:
 
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> "Modality":
-        """Read what ``to_json`` wrote."""
-        return cls(**(entry | {"shape": tuple(entry["shape"])}))
+        """Read what ``to_json`` wrote, in this version or another one of the same format."""
+        found = {_RENAMED.get(k, k): v for k, v in entry.items()} | {"shape": tuple(entry["shape"])}
+        found["layout"] = _RENAMED.get(found["layout"], found["layout"])
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{k: v for k, v in found.items() if k in known})
 
 
 def _entry(
-    name: str, title: str, layout: Layout, tokenizer: str, views: Any, **more: Any
+    name: str, title: str, layout: Layout, tokenizer: str, frame_group: Any, **more: Any
 ) -> Modality:
-    return Modality(name=name, title=title, layout=layout, tokenizer=tokenizer, views=views, **more)
+    return Modality(
+        name=name, title=title, layout=layout, tokenizer=tokenizer, frame_group=frame_group, **more
+    )
 
 
 MODALITIES: dict[str, Modality] = {
@@ -115,7 +124,7 @@ MODALITIES: dict[str, Modality] = {
         _entry(
             "normals", "normals", "grid", "image_vq", "frame", media="normals", labeller="exact"
         ),
-        _entry("sound", "sound", "codes", "mel_vq", "sound", media="sound"),
+        _entry("sound", "sound", "codebooks", "mel_vq", "sound", media="sound"),
         _entry("caption", "caption", "text", "bpe", "caption", media="caption"),
     )
 }
@@ -132,7 +141,7 @@ PUBLISHED: dict[str, str] = {
 
 
 def modality(name: str) -> Modality:
-    """Look a modality up by name.
+    """ColorScale a modality up by name.
 
     Raises:
         UserError: The name is not in the registry.

@@ -23,18 +23,12 @@ from typing import Any
 from safetensors import SafetensorError
 
 from nano4m.errors import UserError
+from nano4m.json_files import read_json, write_json
 from nano4m.progress import log_info
 
 CANNOT_WRITE = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.ENOTDIR}
 MADE = {".parquet", ".arrow", ".safetensors", ".npz"}
 PACKAGES = ("nano4m-audio", "torch", "numpy", "pyarrow", "tokenizers", "vector-quantize-pytorch")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
-    os.replace(part, path)
 
 
 @cache
@@ -91,7 +85,7 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
 def manifest_of(out: Path, name: str) -> dict[str, Any] | None:
     """Return the manifest of a finished stage, or None."""
     try:
-        return json.loads((out / name / "manifest.json").read_text())
+        return read_json(out / name / "manifest.json")
     except FileNotFoundError:
         return None
     except json.JSONDecodeError as error:
@@ -107,7 +101,7 @@ def settings_there(folder: Path) -> Any:
         UserError: It is damaged.
     """
     try:
-        return json.loads((folder / "settings.json").read_text())
+        return read_json(folder / "settings.json")
     except json.JSONDecodeError as error:
         raise UserError(
             f"{folder}/settings.json is damaged ({error}), so what {folder} holds is not known; "
@@ -187,7 +181,7 @@ def run_stage(
                     f"from it"
                 )
             made_from = folder / "inputs.json"
-            if made_from.exists() and json.loads(made_from.read_text()) != inputs:
+            if made_from.exists() and read_json(made_from) != inputs:
                 log_info(f"{name}: what it was made from has changed, so it is made again")
                 remove(out, name)
                 folder.mkdir()

@@ -48,7 +48,7 @@ def test_conditions_by_seed(run, tmp_path, monkeypatch, capsys):
         ["sound", "0"], ["sound", "1"],
     ]  # fmt: skip
     for both, continued in written(tmp_path / "conditions.json")["figures"]:
-        assert {(source, t["target"]) for t in both for source in t["over"]} == OTHERS
+        assert {(source, t["target"]) for t in both for source in t["gain_over"]} == OTHERS
         assert [c["modality"] for c in continued] == ["sound"]
     # The model is the run's own: what its evaluation says is said again.
     (first, _), _ = written(tmp_path / "conditions.json")["figures"]
@@ -88,7 +88,7 @@ def test_the_tables_of_a_run_have_all_its_figures(run, monkeypatch, capsys):
     for probe in results["probes"]:
         assert f"| {probe['name']} | {100 * probe['score']['value']:.1f} [" in text
     for entry in results["all_sources"]:
-        for less in entry["over"].values():
+        for less in entry["gain_over"].values():
             assert f"{100 * less['value']:+.1f} [{100 * less['low']:+.1f}, " in text
     (sound,) = [c for c in results["continuation"] if c["modality"] == "sound"]
     assert f"| {sound['at_once']:.2f} | {sound['uniform']:.2f} |" in text

@@ -21,8 +21,8 @@ from nano4m.config.run import (
     ClipsConfig,
     Config,
     EvaluateConfig,
-    FarmSource,
-    FolderSource,
+    FarmDataset,
+    FolderDataset,
     MelVQ,
 )
 from nano4m.data import build as clips
@@ -38,7 +38,7 @@ def config(**settings) -> Config:
     asked = {"window_seconds": 0.25, "picture_size": 16, "workers": 0} | settings
     return Config(
         preset="animals",
-        source=FolderSource(),
+        dataset=FolderDataset(),
         clips=ClipsConfig(**asked),
         tokenizers={"sound": MelVQ(), "caption": Bpe()},
         evaluate=EvaluateConfig(split="val"),
@@ -268,12 +268,12 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from nano4m.data import build as clips
-from nano4m.config.run import Bpe, ClipsConfig, Config, EvaluateConfig, FolderSource, MelVQ
+from nano4m.config.run import Bpe, ClipsConfig, Config, EvaluateConfig, FolderDataset, MelVQ
 if __name__ == "__main__":
     clips.SHARD_CLIPS = 16
     data, out, workers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     config = Config(
-        source=FolderSource(), clips=ClipsConfig(workers=workers),
+        dataset=FolderDataset(), clips=ClipsConfig(workers=workers),
         tokenizers={"sound": MelVQ(), "caption": Bpe()}, evaluate=EvaluateConfig(split="val"),
     )
     clips.build_clips(config, data, out)
@@ -336,7 +336,7 @@ def test_any_number_of_workers_makes_the_same_bytes(tmp_path):
     made = {}
     for workers, clips_ in ((0, 300), (2, 300)):
         asked = config(workers=workers, picture_size=16, window_seconds=0.25).model_copy(
-            update={"source": FarmSource(train=clips_ - 8, val=4, test=4, picture_size=16)}
+            update={"dataset": FarmDataset(train=clips_ - 8, val=4, test=4, picture_size=16)}
         )
         counts = clips.build_clips(asked, None, tmp_path / str(workers))
         assert (counts["clips"], counts["kept"]) == (300, 300)

@@ -112,11 +112,11 @@ def test_a_sample_that_is_not_finite_is_refused(bad):
 
 
 def test_loudness_is_set_and_never_clips():
-    steady = decoded_sound(cut.cut(raw(sine(0.5, level=0.01)), config(loudness_db=-23.0).clips))
+    steady = decoded_sound(cut.cut(raw(sine(0.5, level=0.01)), config(target_rms_db=-23.0).clips))
     assert 20 * np.log10(np.sqrt((steady**2).mean())) == pytest.approx(-23, abs=0.05)
     peaky = sine(0.5, level=0.01)
     peaky[3000] = 0.9
-    loud = decoded_sound(cut.cut(raw(peaky), config(loudness_db=-10.0).clips))
+    loud = decoded_sound(cut.cut(raw(peaky), config(target_rms_db=-10.0).clips))
     assert np.abs(loud).max() == pytest.approx(0.99, abs=1e-3)
     untouched = decoded_sound(cut.cut(raw(sine(0.25, level=0.3)), config().clips))
     assert np.allclose(untouched, sine(0.25, level=0.3), atol=2**-15)

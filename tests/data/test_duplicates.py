@@ -10,23 +10,23 @@ import soundfile
 from PIL import Image
 from test_build import RATE, config, fake, plan, shards  # noqa: F401
 
-from nano4m.config.run import FarmSource
+from nano4m.config.run import FarmDataset
 from nano4m.data import build as clips
 from nano4m.data.clip_table import open_clips
 from nano4m.data.cut import resample
-from nano4m.data.duplicates import give_way, move_duplicates
+from nano4m.data.duplicates import exclude_duplicates, resolve_duplicates
 from nano4m.data.fingerprints import (
     agreement,
+    audio_fingerprint,
     correlation,
-    picture_print,
+    image_fingerprint,
     same_pictures,
     same_sounds,
-    sound_print,
 )
 from nano4m.data.sources import SOURCES, farm
 from nano4m.data.sources.base import RawMedia
 
-FARM = FarmSource(train=160, val=40, test=40, picture_size=32)
+FARM = FarmDataset(train=160, val=40, test=40, picture_size=32)
 FALSE_ALARMS = 1e-4
 """Share of pairs of distinct clips that may be taken for one recording."""
 
@@ -45,7 +45,7 @@ def copy_of(sound: np.ndarray, seconds: float = 0.05, decibels: float = -6.0) ->
 
 
 def pairs_of(sounds: list[np.ndarray], first: list[int], second: list[int]) -> list:
-    prints = [sound_print(sound, RATE) for sound in sounds]
+    prints = [audio_fingerprint(sound, RATE) for sound in sounds]
     return same_sounds(prints, first, second, lambda numbers: {i: sounds[i] for i in numbers})
 
 
@@ -107,23 +107,23 @@ def test_correlation_of_cuts_of_one_and_of_two_recordings():
 
 
 def test_what_says_nothing_has_no_print():
-    assert sound_print(np.zeros(RATE, np.float32), RATE) == b""
-    assert sound_print(np.ones(500, np.float32), RATE) == b""
-    assert picture_print(np.full((40, 40, 3), 90, np.uint8)) == b""
+    assert audio_fingerprint(np.zeros(RATE, np.float32), RATE) == b""
+    assert audio_fingerprint(np.ones(500, np.float32), RATE) == b""
+    assert image_fingerprint(np.full((40, 40, 3), 90, np.uint8)) == b""
     assert same_sounds([b"", b""], [0], [1], dict.fromkeys) == []
     assert same_pictures([[b""], []], [0], [1]) == []
 
 
 def test_a_picture_saved_again_is_found_and_distinct_ones_are_not():
-    settings = FarmSource(train=110, val=11, test=11, picture_size=64)
+    settings = FarmDataset(train=110, val=11, test=11, picture_size=64)
     plans = farm.plan(settings, None, 7)[:120]
     pictures = [farm.load(p, settings).frames[0] for p in plans]
     first, second = list(range(90)), list(range(90, 120))
-    prints = [[picture_print(picture)] for picture in pictures]
+    prints = [[image_fingerprint(picture)] for picture in pictures]
     assert same_pictures(prints, first, second) == []
     data = io.BytesIO()
     Image.fromarray(pictures[5]).resize((97, 97)).save(data, "JPEG", quality=80)
-    prints[100] = [b"", picture_print(np.asarray(Image.open(data)))]
+    prints[100] = [b"", image_fingerprint(np.asarray(Image.open(data)))]
     assert same_pictures(prints, first, second) == [(5, 100)]
 
 
@@ -132,13 +132,13 @@ def test_a_picture_saved_again_is_found_and_distinct_ones_are_not():
 
 def test_few_clips_give_way_and_the_train_split_first():
     splits = ["train", "train", "train", "val", "test"]
-    assert give_way([(0, 3, "sound")], splits) == {0: (0, 3, "sound")}
+    assert resolve_duplicates([(0, 3, "sound")], splits) == {0: (0, 3, "sound")}
     star = [(0, 3, "picture"), (1, 3, "picture"), (2, 3, "picture")]
-    assert list(give_way(star, splits)) == [3]
-    assert list(give_way([(3, 4, "sound")], splits)) == [3]
+    assert list(resolve_duplicates(star, splits)) == [3]
+    assert list(resolve_duplicates([(3, 4, "sound")], splits)) == [3]
     rng = np.random.default_rng(0)
     many = [(int(a), int(b), "sound") for a, b in rng.integers(0, 5, (30, 2)) if a != b]
-    gone = give_way(many, splits)
+    gone = resolve_duplicates(many, splits)
     assert all(a in gone or b in gone for a, b, _ in many)
 
 
@@ -190,8 +190,8 @@ def test_duplicates_are_not_looked_for_where_clips_are_distinct_by_construction(
     def never(folder):
         raise AssertionError("duplicates are looked for")
 
-    monkeypatch.setattr(clips, "move_duplicates", never)
-    distinct = asked.model_copy(update={"source": FARM})
+    monkeypatch.setattr(clips, "exclude_duplicates", never)
+    distinct = asked.model_copy(update={"dataset": FARM})
     counts = clips.build_clips(distinct, None, tmp_path / "farm")
     assert counts["duplicates"].startswith("not looked for: no two clips of the source farm")
     assert counts["kept"] == 20
@@ -208,7 +208,7 @@ def test_moving_out_is_done_once_and_a_resumed_build_makes_the_same_bytes(tmp_pa
     asked = config(window_seconds=1.0, window="start")
     clips.build_clips(asked, None, tmp_path / "a")
     before = shards(tmp_path / "a")
-    assert list(move_duplicates(tmp_path / "a")) == ["c003"]
+    assert list(exclude_duplicates(tmp_path / "a")) == ["c003"]
     clips.build_clips(asked, None, tmp_path / "a")
     assert shards(tmp_path / "a") == before
     clips.build_clips(asked, None, tmp_path / "b")

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from nano4m.config.run import FarmSource
+from nano4m.config.run import FarmDataset
 from nano4m.data.sources import farm, farm_render
 from nano4m.data.sources.base import ClipPlan
 from nano4m.data.sources.farm_animals import ANIMALS
 from nano4m.data.sources.farm_render import FOCAL, Scene, render
 from nano4m.data.sources.farm_voice import SAMPLE_RATE, VOICES
 
-SETTINGS = FarmSource(train=220, val=22, test=33, picture_size=48)
+SETTINGS = FarmDataset(train=220, val=22, test=33, picture_size=48)
 PLANS = farm.plan(SETTINGS, None, seed=5)
 
 
@@ -90,7 +90,7 @@ def test_clips_of_the_plan_are_unique_and_splits_share_no_video():
 
 
 def test_a_clip_depends_on_seed_and_index_alone():
-    more = farm.plan(FarmSource(train=400, picture_size=48), None, seed=5)
+    more = farm.plan(FarmDataset(train=400, picture_size=48), None, seed=5)
     for ours, theirs in zip(PLANS[:50], more, strict=False):
         assert ours == theirs
 
@@ -153,7 +153,7 @@ def test_same_plan_gives_the_same_bytes_and_another_seed_does_not():
 
 
 def test_the_voice_does_not_depend_on_the_picture_size():
-    large = farm.load(PLANS[0], FarmSource(picture_size=64))
+    large = farm.load(PLANS[0], FarmDataset(picture_size=64))
     assert large.sound.tobytes() == farm.load(PLANS[0], SETTINGS).sound.tobytes()
 
 

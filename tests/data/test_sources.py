@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from nano4m.config.run import DigitsSource, FolderSource
+from nano4m.config.run import DigitsDataset, FolderDataset
 from nano4m.data.sources import SOURCES, digits, folder, read, source
 from nano4m.errors import BadMedia, UserError
 
@@ -100,7 +100,7 @@ def test_every_source_resolves_to_plan_and_load(name):
 
 @pytest.mark.parametrize("inside", ["", "recordings"])
 def test_digits_split_by_take_and_by_picture(tmp_path, inside):
-    settings = DigitsSource(pictures_per_sound=50)
+    settings = DigitsDataset(pictures_per_sound=50)
     plans = digits.plan(settings, digit_folder(tmp_path) / inside, 0)
     assert Counter(p.split for p in plans) == {"train": 20, "val": 20}
     assert {p.split for p in plans if p.video_id.endswith(("_5", "_6"))} == {"val"}
@@ -111,7 +111,7 @@ def test_digits_split_by_take_and_by_picture(tmp_path, inside):
 
 
 def test_digits_pictures_are_of_the_spoken_class_and_only_train_is_moved(tmp_path):
-    settings = DigitsSource(pictures_per_sound=2, picture_size=16)
+    settings = DigitsDataset(pictures_per_sound=2, picture_size=16)
     images, targets = digits._pictures()
     for plan in digits.plan(settings, digit_folder(tmp_path), 0):
         drawn = [int(name) for name in plan.details["pictures"]]
@@ -132,7 +132,7 @@ def test_digits_moved_a_little_stay_the_digit():
 
 
 def test_digits_depend_on_the_seed_alone(tmp_path):
-    data, settings = digit_folder(tmp_path), DigitsSource()
+    data, settings = digit_folder(tmp_path), DigitsDataset()
     assert digits.plan(settings, data, 3) == digits.plan(settings, data, 3)
     assert digits.plan(settings, data, 3) != digits.plan(settings, data, 4)
     plan = digits.plan(settings, data, 3)[0]
@@ -150,19 +150,19 @@ def test_digits_without_usable_data_say_what_is_expected(tmp_path):
         (tmp_path / "wrong", "seven.wav"),
     ):
         with pytest.raises(UserError, match=said) as error:
-            digits.plan(DigitsSource(), data, 0)
+            digits.plan(DigitsDataset(), data, 0)
         assert "7_theo_13.wav" in str(error.value) and "CC BY-SA 4.0" in str(error.value)
 
 
 def test_digits_name_a_file_that_they_leave_out(tmp_path, capsys):
     tone(digit_folder(tmp_path) / "recordings" / "noise.wav")
-    assert len(digits.plan(DigitsSource(), tmp_path, 0)) == 40
+    assert len(digits.plan(DigitsDataset(), tmp_path, 0)) == 40
     assert "noise.wav" in capsys.readouterr().err
 
 
 @needs_digits
 def test_digits_of_the_real_set():
-    plans = digits.plan(DigitsSource(), DATA / "spoken_digits", 0)
+    plans = digits.plan(DigitsDataset(), DATA / "spoken_digits", 0)
     assert Counter(p.split for p in plans) == {"train": 2400, "val": 300}
     assert not pictures_by_split(plans)["train"] & pictures_by_split(plans)["val"]
 
@@ -171,7 +171,7 @@ def test_digits_of_the_real_set():
 
 
 def test_folder_of_class_directories(tmp_path):
-    settings = FolderSource(pictures_per_sound=2)
+    settings = FolderDataset(pictures_per_sound=2)
     plans = folder.plan(settings, class_folder(tmp_path), 0)
     assert len(plans) == len({p.clip_id for p in plans}) == 12
     assert {p.label for p in plans} == {"cat", "dog"} == {p.caption for p in plans}
@@ -191,7 +191,7 @@ def test_folder_of_plain_class_directories_with_awkward_names(tmp_path):
         tone(tmp_path / "Barn Owl" / f"{i}.flac")
         tone(tmp_path / "Barn Owl" / f"{i}.ogg")
         picture(tmp_path / "Barn Owl" / f"{i}.jpg")
-    plans = folder.plan(FolderSource(), tmp_path, 0)
+    plans = folder.plan(FolderDataset(), tmp_path, 0)
     assert {(p.label, p.caption) for p in plans} == {("barn_owl", "Barn Owl")}
     assert len({p.clip_id for p in plans}) == 10
 
@@ -202,9 +202,9 @@ def test_folder_of_videos_with_labels(tmp_path):
         video(tmp_path / f"v{i}.mp4", 1.0)
         rows.append(f"v{i}.mp4,Dog,a dog number {i}")
     (tmp_path / "labels.csv").write_text("\n".join(rows))
-    plans = folder.plan(FolderSource(), tmp_path, 0)
+    plans = folder.plan(FolderDataset(), tmp_path, 0)
     assert sorted(p.caption for p in plans) == [f"a dog number {i}" for i in range(5)]
-    raw = folder.load(plans[0], FolderSource())
+    raw = folder.load(plans[0], FolderDataset())
     assert raw.sample_rate == 44100 and abs(len(raw.sound) / 44100 - 1) < 0.1
     assert len(raw.frames) == len(raw.frame_times) == 10
     for frame, time in zip(raw.frames, raw.frame_times, strict=True):
@@ -232,7 +232,7 @@ def pairs_folder(root: Path, groups=("a", "a", "b", "c", "d", "e"), own=False) -
 @pytest.mark.parametrize("seed", range(30))
 def test_folder_never_parts_a_recording_group(tmp_path, seed):
     groups = ["x"] * 4 + ["y"] * 3 + list("abcde")
-    settings = FolderSource(val_share=0.25, test_share=0.2)
+    settings = FolderDataset(val_share=0.25, test_share=0.2)
     plans = folder.plan(settings, pairs_folder(tmp_path, groups), seed)
     splits: dict[str, set[str]] = {}
     for plan in plans:
@@ -245,13 +245,13 @@ def test_folder_never_parts_a_recording_group(tmp_path, seed):
 
 
 def test_folder_takes_captions_licences_and_ids_of_the_tables(tmp_path):
-    plans = folder.plan(FolderSource(), pairs_folder(tmp_path), 0)
+    plans = folder.plan(FolderDataset(), pairs_folder(tmp_path), 0)
     assert [(p.clip_id, p.caption) for p in plans] == [(f"id{i}", f"A cow: {i}.") for i in range(6)]
     assert {p.licence for p in plans} == {"CC0"}
 
 
 def test_folder_keeps_pictures_that_belong_to_one_sound_alone(tmp_path):
-    plans = folder.plan(FolderSource(), pairs_folder(tmp_path, "abcdef", own=True), 0)
+    plans = folder.plan(FolderDataset(), pairs_folder(tmp_path, "abcdef", own=True), 0)
     for i, plan in enumerate(plans):
         assert [Path(name).name for name in plan.details["pictures"]] == [f"p{i}.png"]
 
@@ -262,13 +262,13 @@ def test_folder_draws_no_picture_that_belongs_to_another_sound(tmp_path):
     lines[2] = "id1,cow,s1.wav,,A cow: 1."
     (data / "pairs.csv").write_text("\n".join(lines))
     for seed in range(10):
-        plans = folder.plan(FolderSource(), data, seed)
+        plans = folder.plan(FolderDataset(), data, seed)
         assert {Path(name).name for name in plans[1].details["pictures"]} <= {"p1.png"}
 
 
 @pytest.mark.parametrize("shares", [(0.9, 0.0), (0.5, 0.45), (0.0, 0.9)])
 def test_folder_leaves_something_to_train_on_in_every_class(tmp_path, shares):
-    settings = FolderSource(val_share=shares[0], test_share=shares[1], min_per_class=1)
+    settings = FolderDataset(val_share=shares[0], test_share=shares[1], min_per_class=1)
     data = class_folder(tmp_path, {"cat": 1, "dog": 2, "owl": 3, "cow": 9})
     for seed in range(5):
         plans = folder.plan(settings, data, seed)
@@ -276,32 +276,32 @@ def test_folder_leaves_something_to_train_on_in_every_class(tmp_path, shares):
 
 
 def test_folder_class_of_one_group_stays_in_train(tmp_path, capsys):
-    plans = folder.plan(FolderSource(), pairs_folder(tmp_path, "aaaaaa"), 0)
+    plans = folder.plan(FolderDataset(), pairs_folder(tmp_path, "aaaaaa"), 0)
     assert {p.split for p in plans} == {"train"}
     assert "'cow' stays in train" in capsys.readouterr().err
 
 
 def test_folder_leaves_a_small_class_out_and_says_so(tmp_path, capsys):
     data = class_folder(tmp_path, {"cat": 5, "dog": 4, "owl": 1})
-    assert {p.label for p in folder.plan(FolderSource(), data, 0)} == {"cat"}
+    assert {p.label for p in folder.plan(FolderDataset(), data, 0)} == {"cat"}
     said = capsys.readouterr().err
     assert "'dog' left out: 4" in said and "'owl' left out: 1" in said
-    one = folder.plan(FolderSource(min_per_class=1), data, 0)
+    one = folder.plan(FolderDataset(min_per_class=1), data, 0)
     assert [p.split for p in one if p.label == "owl"] == ["train"]
     with pytest.raises(UserError, match="no class has 9 recordings"):
-        folder.plan(FolderSource(min_per_class=9), data, 0)
+        folder.plan(FolderDataset(min_per_class=9), data, 0)
 
 
 def test_folder_pictures_that_are_missing_become_a_reason(tmp_path):
     data = class_folder(tmp_path, {"cat": 6, "emu": 6}, {"cat": 1})
-    plans = folder.plan(FolderSource(), data, 0)
+    plans = folder.plan(FolderDataset(), data, 0)
     for plan in plans:
         if plan.label == "cat" and plan.split == "train":
-            assert len(folder.load(plan, FolderSource()).frames) == 1
+            assert len(folder.load(plan, FolderDataset()).frames) == 1
             continue
         said = "no picture of class 'emu'$" if plan.label == "emu" else "'cat' left for val"
         with pytest.raises(BadMedia, match=said):
-            folder.load(plan, FolderSource())
+            folder.load(plan, FolderDataset())
 
 
 def test_folder_prefers_full_pictures_where_there_are_enough(tmp_path):
@@ -310,13 +310,13 @@ def test_folder_prefers_full_pictures_where_there_are_enough(tmp_path):
         picture(data / "images" / "cat" / f"small{i}.png", size=(32, 32))
         picture(data / "images" / "dog" / f"small{i}.png", size=(32, 32))
     used = {"cat": set(), "dog": set()}
-    for plan in folder.plan(FolderSource(pictures_per_sound=4), data, 0):
+    for plan in folder.plan(FolderDataset(pictures_per_sound=4), data, 0):
         used[plan.label] |= {"small" in name for name in plan.details["pictures"]}
     assert used == {"cat": {False}, "dog": {True, False}}
 
 
 def test_folder_depends_on_the_seed_alone(tmp_path):
-    data, settings = class_folder(tmp_path), FolderSource()
+    data, settings = class_folder(tmp_path), FolderDataset()
     assert folder.plan(settings, data, 1) == folder.plan(settings, data, 1)
     splits = {tuple(p.split for p in folder.plan(settings, data, seed)) for seed in range(8)}
     assert len(splits) > 1
@@ -332,7 +332,7 @@ def test_folder_of_no_known_form_names_the_forms_and_what_is_there(tmp_path):
         (tmp_path / "flat", "there: 1 .mp4"),
     ):
         with pytest.raises(UserError, match=said) as error:
-            folder.plan(FolderSource(), data, 0)
+            folder.plan(FolderDataset(), data, 0)
         assert "pairs.csv" in str(error.value) and "labels.csv" in str(error.value)
 
 
@@ -348,24 +348,24 @@ def test_folder_of_no_known_form_names_the_forms_and_what_is_there(tmp_path):
 def test_folder_refuses_a_wrong_table(tmp_path, name, text, said):
     (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match=said):
-        folder.plan(FolderSource(), tmp_path, 0)
+        folder.plan(FolderDataset(), tmp_path, 0)
 
 
 def test_folder_refuses_shares_that_leave_nothing_to_train_on(tmp_path):
     with pytest.raises(UserError, match="leave nothing to train on"):
-        folder.plan(FolderSource(val_share=0.5, test_share=0.5), tmp_path, 0)
+        folder.plan(FolderDataset(val_share=0.5, test_share=0.5), tmp_path, 0)
 
 
 def test_folder_draws_another_picture_for_one_that_is_cut_off(tmp_path):
     data = class_folder(tmp_path, {"cat": 6}, {"cat": 8})
-    plans = folder.plan(FolderSource(val_share=0.2), data, 0)
+    plans = folder.plan(FolderDataset(val_share=0.2), data, 0)
     asked = next(p for p in plans if p.split == "train")
     victim = Path(asked.details["pictures"][1])
     victim.write_bytes(victim.read_bytes()[:60])
     assert asked.details["spare"] and not set(asked.details["spare"]) & set(
         asked.details["pictures"]
     )
-    raw = folder.load(asked, FolderSource())
+    raw = folder.load(asked, FolderDataset())
     assert len(raw.frames) == 4
     assert [victim.name in reason for reason in raw.left_out] == [True]
     stand_in = np.asarray(Image.open(asked.details["spare"][0]))
@@ -373,7 +373,7 @@ def test_folder_draws_another_picture_for_one_that_is_cut_off(tmp_path):
     for path in (data / "images" / "cat").iterdir():
         path.write_bytes(b"")
     with pytest.raises(BadMedia, match="no picture of class 'cat' can be read: .*0 bytes"):
-        folder.load(asked, FolderSource())
+        folder.load(asked, FolderDataset())
 
 
 def pairs_of(root: Path, rows: list[tuple[str, str, str]], pictures: dict[str, str]) -> Path:
@@ -398,7 +398,7 @@ def test_folder_keeps_pairings_of_which_one_picture_is_shared(tmp_path):
     rows[4] = ("s4", "r4", "p4.png;p7.png")
     data = pairs_of(tmp_path, rows, own)
     for seed in range(20):
-        plans = folder.plan(FolderSource(val_share=0.3), data, seed)
+        plans = folder.plan(FolderDataset(val_share=0.3), data, seed)
         drawn = [[Path(n).name for n in p.details["pictures"]] for p in plans]
         assert drawn == [row[2].split(";") for row in rows]
         assert plans[4].video_id == plans[7].video_id and plans[4].split == plans[7].split
@@ -407,7 +407,7 @@ def test_folder_keeps_pairings_of_which_one_picture_is_shared(tmp_path):
 
 
 def test_folder_gives_up_pairings_by_class_and_says_so(tmp_path, capsys):
-    plans = folder.plan(FolderSource(), pairs_folder(tmp_path), 0)
+    plans = folder.plan(FolderDataset(), pairs_folder(tmp_path), 0)
     assert "pictures of cow are paired with so many" in capsys.readouterr().err
     assert {p.split for p in plans} == {"train", "val"}
 
@@ -420,7 +420,7 @@ def test_folder_never_parts_pictures_and_sounds_of_a_recording_group(tmp_path, p
     data = pairs_of(tmp_path, rows, pictures)
     shared = 0
     for seed in range(20):
-        plans = folder.plan(FolderSource(val_share=0.25, test_share=0.2), data, seed)
+        plans = folder.plan(FolderDataset(val_share=0.25, test_share=0.2), data, seed)
         splits = {p.clip_id: p.split for p in plans}
         of_film = {rows[i][1]: splits[f"s{i}"] for i in range(20)}
         for p in plans:
@@ -433,7 +433,7 @@ def test_folder_never_parts_pictures_and_sounds_of_a_recording_group(tmp_path, p
 
 @needs_animals
 def test_folder_of_the_real_animals():
-    plans = folder.plan(FolderSource(), DATA / "animals", 0)
+    plans = folder.plan(FolderDataset(), DATA / "animals", 0)
     assert sum(bool(p.details["is_video"]) for p in plans) == 1
     found = pictures_by_split(plans)
     assert found["train"] and found["val"] and not found["train"] & found["val"]
@@ -442,7 +442,7 @@ def test_folder_of_the_real_animals():
         groups.setdefault(plan.video_id, set()).add(plan.split)
     assert all(len(splits) == 1 for splits in groups.values())
     film = next(p for p in plans if p.details["is_video"])
-    raw = folder.load(film, FolderSource())
+    raw = folder.load(film, FolderDataset())
     assert abs(len(raw.sound) / raw.sample_rate - 10) < 0.1 and raw.sound.ndim == 2
     assert len(raw.frames) >= 48 and raw.frames[0].shape == (180, 320, 3)
 

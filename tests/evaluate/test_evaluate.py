@@ -316,7 +316,7 @@ def test_a_candidate_that_is_likely_with_any_source_does_not_win(monkeypatch):
     joint[:, 3], alone[3] = -1.0, -2.0
     evaluator._pairs[0, 1] = joint
     assert hits_at(joint, 1).mean() < 0.1
-    monkeypatch.setattr(LikelihoodEvaluator, "alone", lambda self, target: alone)
+    monkeypatch.setattr(LikelihoodEvaluator, "unconditional", lambda self, target: alone)
     joint[3, 3] = 0.0
     assert hits_at(information(evaluator, 0, 1), 1).mean() == 1
 

@@ -25,7 +25,7 @@ from nano4m.modalities import MODALITIES
 
 def reference(modality, train, train_valid, ids, valid):
     """Unigram and bigram log p of every token, one at a time, by counting in lists."""
-    books = modality.shape[1] if modality.layout == "codes" else 1
+    books = modality.shape[1] if modality.layout == "codebooks" else 1
     choices = modality.vocab_size // books
     clips = range(len(train))
     unigram, bigram = np.zeros(ids.shape), np.zeros(ids.shape)

@@ -374,7 +374,10 @@ def test_guidance_is_its_formula(model):
     assert_same_distribution(guided(guidance=3.0), nothing + 3 * (both - nothing))
     assert_same_distribution(guided(0.5, guidance=3.0), nothing + 2 * (both - nothing))
     assert_same_distribution(guided(guidance=0.0), nothing)
-    two = (Condition(sources=("rgb",), weight=2.0), Condition(sources=("caption",), weight=-0.5))
+    two = (
+        Condition(sources=("rgb",), weight=2.0),
+        Condition(sources=("caption",), weight=-0.5),
+    )
     wanted = nothing + 2 * (rgb - nothing) - 0.5 * (text - nothing)
     assert_same_distribution(guided(conditions=two), wanted)
     away = guided(conditions=(Condition(sources=("rgb",), weight=3.0),), negative=("caption",))

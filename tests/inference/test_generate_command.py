@@ -26,7 +26,7 @@ from nano4m.tokens.table import open_table
 GRIDS = [name for name, modality in MODALITIES.items() if modality.layout == "grid"]
 FITTED = [name for name, modality in MODALITIES.items() if modality.layout != "text"]
 TINY = f"""
-  --source.train 22 --source.val 11 --source.test 11 --source.picture-size 32 --source.seconds 0.4
+  --dataset.train 22 --dataset.val 11 --dataset.test 11 --dataset.picture-size 32 --dataset.seconds 0.4
   --clips.window-seconds 0.4 --clips.picture-size 32 --clips.workers 0
   {" ".join(f"--tokenizers.{name}.grid 4" for name in GRIDS)}
   {" ".join(f"--tokenizers.{name}.{option}" for name in FITTED
@@ -182,7 +182,7 @@ def test_the_same_seed_gives_the_same_and_n_does_not_change_a_sample(make, files
 
 
 def test_clips_of_the_run_and_a_chain(make, run):
-    out, record = make("--split", "test", "--rows", "0:3", "--given", "sound", "--chain",
+    out, record = make("--split", "test", "--rows", "0:3", "--input-modalities", "sound", "--chain",
                        "caption,rgb,depth", "--conditions", "sound=2", "--n", "2")  # fmt: skip
     clips = open_table(run / "table").clip_ids[open_table(run / "table").rows("test")[:3]]
     assert [i["clip_id"] for i in record["inputs"]] == clips.tolist()
@@ -191,7 +191,7 @@ def test_clips_of_the_run_and_a_chain(make, run):
     joined = [[(c["sources"], c["weight"]) for c in step["conditions"]] for step in chain]
     assert joined[0] == [(["sound"], 2.0)]
     assert joined[2] == [(["sound"], 2.0), (["caption"], 3.0), (["rgb"], 3.0)]
-    named, _ = make("--clips", str(clips[1]), "--given", "sound", "--chain",
+    named, _ = make("--clips", str(clips[1]), "--input-modalities", "sound", "--chain",
                     "caption,rgb,depth", "--conditions", "sound=2", folder="one")  # fmt: skip
     assert (ids_of(named)["depth"][0] == ids_of(out)["depth"][2]).all()
 
@@ -200,7 +200,7 @@ def test_what_is_kept_stays(make, run, files):
     table = open_table(run / "table")
     row = table.rows("test")[0]
     out, record = make("--clips", str(table.clip_ids[row]), "--out", "sound,rgb", "--keep",
-                       "sound=0:5", "rgb=2:4", "--given", "depth", "--n", "3")  # fmt: skip
+                       "sound=0:5", "rgb=2:4", "--input-modalities", "depth", "--n", "3")  # fmt: skip
     ids = ids_of(out)
     assert (ids["sound"][:, :10] == table.ids["sound"][row, 0, :10]).all()
     assert (ids["rgb"][:, 8:] == table.ids["rgb"][row, 0, 8:]).all()
@@ -295,8 +295,11 @@ def test_settings_of_one_modality_are_an_option_of_every_run(capsys):
         ("--in dog.wav --out rgb --conditions sound=inf", "MODALITY=WEIGHT, such as sound=2"),
         ("--clips farm_000001 --rows 0:1 --out rgb", "--clips names clips"),
         ("--split test --rows 5:99 --out rgb", "--rows 5:99: FIRST:LAST with 0 <= FIRST < LAST"),
-        ("--split test --given sond --out rgb", "--given sond: FOLDER has no 'sond'"),
-        ("--in dog.wav --given sound --out rgb", "add --clips or --split"),
+        (
+            "--split test --input-modalities sond --out rgb",
+            "--input-modalities sond: FOLDER has no 'sond'",
+        ),
+        ("--in dog.wav --input-modalities sound --out rgb", "add --clips or --split"),
         ("--in dog.wav --out rgb --n 0", "--n 0: 1 to 4096 samples"),
         ("--in dog.wav --out rgb --seed -1", "--seed -1: 0 to 2147483647"),
         ("--split train --out rgb --n 4000", "are 88000 samples, at most 4096"),

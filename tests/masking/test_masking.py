@@ -510,7 +510,7 @@ def test_weights_follow_progress_and_the_strategies_have_the_names_of_their_weig
         ({"input_limits": {"sound": (4, 3)}}, "input_limits.sound 4 3"),
         ({"decode_steps": (0, 3)}, "decode_steps 0 3"),
         ({"decode_orders": ()}, "decode_orders is empty"),
-        ({"sources": (0.0, 0.0)}, "every number of sources has weight 0"),
+        ({"num_inputs_weights": (0.0, 0.0)}, "every number of sources has weight 0"),
         ({"group_size": 0}, "greater than 0"),
     ],
 )
@@ -533,7 +533,7 @@ def test_impossible_settings_are_refused(settings, said):
         ({"min_inputs": 14, "min_targets": 4, "span": 1.0}, "holds 15 tokens beside its sounds"),
         ({"reference_span": 1.0, "min_targets": 14}, "holds 15 tokens beside its sounds"),
         ({"input_limits": {"sound": (1, 1)}, "span": 1.0}, "whole frames of 2"),
-        ({"sources": (0.0,) * 5 + (1.0,)}, "5 modalities allow 0 to 4 sources"),
+        ({"num_inputs_weights": (0.0,) * 5 + (1.0,)}, "5 modalities allow 0 to 4 sources"),
     ],
 )
 def test_settings_that_the_modalities_cannot_meet_are_refused(settings, said):

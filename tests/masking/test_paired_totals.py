@@ -16,7 +16,10 @@ TOKENS = TokenSequence(tiny_modalities())
 
 def _totals(name, paired, seeds, rows=32, low=2, high=7):
     """Return inputs and targets of each group of ``seeds`` batches, (seeds, groups, 2)."""
-    settings = {n: float(n == name) for n in STRATEGIES} | {"group_size": 8, "sources": (1.0,)}
+    settings = {n: float(n == name) for n in STRATEGIES} | {
+        "group_size": 8,
+        "num_inputs_weights": (1.0,),
+    }
     settings |= {"min_inputs": low, "max_inputs": high, "min_targets": low, "max_targets": high}
     config = MaskingConfig(**settings, paired_totals=paired)
     table = tiny_table(96)
@@ -61,7 +64,7 @@ def test_marginals_of_a_token_are_those_of_single_totals():
         names = {n: float(n == "dirichlet") for n in STRATEGIES}
         limits = {"min_inputs": 2, "max_inputs": 9, "min_targets": 2, "max_targets": 9}
         config = MaskingConfig(
-            **names, **limits, group_size=8, sources=(1.0,), paired_totals=paired
+            **names, **limits, group_size=8, num_inputs_weights=(1.0,), paired_totals=paired
         )
         table = tiny_table(48)
         ids, valid = (torch.from_numpy(t) for t in table.gather(np.arange(32), None))

@@ -491,9 +491,9 @@ def test_a_model_that_cannot_be_is_refused(fields, message):
 
 def test_codes_for_a_shared_table_are_refused_before_anything_runs():
     farm = preset("farm").model_dump()
-    with pytest.raises(ValidationError, match="--train.no-codes"):
+    with pytest.raises(ValidationError, match="--train.no-init-from-codebook"):
         Config(**(farm | {"model": {"tables": "shared"}}))
-    without = farm["train"] | {"codes": False}
+    without = farm["train"] | {"init_from_codebook": False}
     assert Config(**(farm | {"model": {"tables": "shared"}, "train": without}))
 
 

@@ -21,7 +21,7 @@ from nano4m.data.clip_media import depth_bytes, normals_bytes, picture_bytes, so
 from nano4m.data.clip_table import ClipTable, open_clips, write_shard
 from nano4m.evaluate.results import (
     AllSources,
-    Classifier,
+    ClassifierScore,
     Continuation,
     CrossEntropy,
     Difference,
@@ -156,7 +156,7 @@ def fake_results(names: list[str]) -> Results:
                          tokens=900, uniform=4.159, unigram=3.5, bigram=3.1,
                          controls={"shuffled": 3.333})
         ],
-        classifiers=[Classifier(modality=n, accuracy=score(0.91, round_trip=0.844)) for n in names],
+        classifiers=[ClassifierScore(modality=n, accuracy=score(0.91, round_trip=0.844)) for n in names],
         probes=[
             Probe(name="class <of> sound", task="classification", source=names[-1], target=names[0],
                   score=score(0.7345, majority=0.41, balanced=0.722, controls={"shuffled": 0.331})),
@@ -178,7 +178,7 @@ def fake_results(names: list[str]) -> Results:
 
 def fake_run(folder: Path, names: list[str], *, samples: int = 4, geometry: bool = True) -> Run:
     clips = fake_clips(folder / "clips", geometry)
-    shapes = {"grid": (4, 4), "codes": (8, 1), "text": (6,)}
+    shapes = {"grid": (4, 4), "codebooks": (8, 1), "text": (6,)}
     modalities = tuple(MODALITIES[n].with_tokens(shapes[MODALITIES[n].layout], 64) for n in names)
     rng = np.random.default_rng(1)
     ids = {

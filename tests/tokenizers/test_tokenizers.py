@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from nano4m.config.run import Bpe, Config, ImageVQ, MelVQ
 from nano4m.errors import UserError
+from nano4m.json_files import read_json
 from nano4m.modalities import MODALITIES, TEXT_END
 from nano4m.tokenizers import TOKENIZERS, load_tokenizer
 from nano4m.tokenizers.bpe import UNKNOWN, BpeTokenizer
@@ -352,7 +353,7 @@ def config(**changes) -> Config:
 def test_fit_writes_resumes_and_fits_again_where_settings_changed(tmp_path, monkeypatch):
     clips = Clips()
     first = fit_tokenizers(config(), clips, tmp_path)
-    assert json.loads((tmp_path / "quality.json").read_text()) == first
+    assert read_json(tmp_path / "quality.json") == first
     for name, quality in first.items():
         assert load_tokenizer(tmp_path / name).fingerprint == quality["fingerprint"]
         assert 0 < quality["codes_used_share"] <= 1 and quality["perplexity"] >= 1

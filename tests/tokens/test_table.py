@@ -21,7 +21,7 @@ def test_round_trip_is_exact(table, tmp_path):
         np.testing.assert_array_equal(read.ids[name], ids)
         assert read.ids[name].dtype == np.uint16
     np.testing.assert_array_equal(read.lengths["caption"], table.lengths["caption"])
-    np.testing.assert_array_equal(read.codes["rgb"], table.codes["rgb"])
+    np.testing.assert_array_equal(read.codebooks["rgb"], table.codebooks["rgb"])
     for name in ("clip_ids", "labels", "splits"):
         np.testing.assert_array_equal(getattr(read, name), getattr(table, name))
 

@@ -294,7 +294,12 @@ def test_shapes_repeat_whatever_a_step_is_cut_into(accumulate):
     others = dict.fromkeys(("any_to_any", "inference_aligned", "suffix", "infill"), 0.0)
     limits = {"min_inputs": 2, "max_inputs": 7, "min_targets": 2, "max_targets": 7}
     masking = MaskingConfig(
-        **others, **limits, dirichlet=1.0, group_size=8, paired_totals=True, sources=(1.0,)
+        **others,
+        **limits,
+        dirichlet=1.0,
+        group_size=8,
+        paired_totals=True,
+        num_inputs_weights=(1.0,),
     )
     same = np.flatnonzero(table.text_lengths(np.arange(96)) == 3)
     pack = packer(table.modalities, True, 32 // accumulate, masking)
@@ -412,7 +417,7 @@ def test_few_shapes_come_up_in_a_thousand_steps(name):
     own = {"group_size": 8}
     if name == "paired":
         zeros = dict.fromkeys(("any_to_any", "inference_aligned", "suffix", "infill"), 0.0)
-        own |= zeros | {"dirichlet": 1.0, "paired_totals": True, "sources": (1.0,)}
+        own |= zeros | {"dirichlet": 1.0, "paired_totals": True, "num_inputs_weights": (1.0,)}
         own |= {"min_inputs": 2, "max_inputs": 12, "min_targets": 2, "max_targets": 8}
     masking = MaskingConfig(**own)
     rows = table.rows("train")

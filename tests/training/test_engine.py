@@ -219,7 +219,10 @@ def test_the_batches_of_the_reproducer_are_those_of_the_step(tmp_path, monkeypat
             lambda: ModelConfig(positions="rope2d", head_dim=6, dim=12),
             "head_dim 6 is not a multiple of 4, which positions rope2d needs",
         ),
-        (lambda: small_config({"tables": "shared"}, codes=True), "add --train.no-codes"),
+        (
+            lambda: small_config({"tables": "shared"}, init_from_codebook=True),
+            "add --train.no-init-from-codebook",
+        ),
         (lambda: TrainConfig(warm_up=3), "warm_up\n.*not permitted"),
     ],
 )

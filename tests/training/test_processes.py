@@ -17,7 +17,7 @@ from nano4m.cli import main
 from nano4m.compute.distributed import DistributedContext
 from nano4m.config.presets import FARM
 from nano4m.errors import UserError
-from nano4m.pipeline.run import Run, single, walk
+from nano4m.pipeline.run import Run, run_one_stage, run_pipeline
 from nano4m.training.loss import token_cross_entropy
 from nano4m.training.trainer import Trainer, train_model
 from process_driver import SCENARIOS, STOPPED, scenario
@@ -188,7 +188,9 @@ def test_sharding_without_torchrun_says_how_to_start_it(tmp_path):
         train_model(scenario("fsdp-adamw"), tiny_table(96), tmp_path)
 
 
-@pytest.mark.parametrize("call", [lambda run: walk(run), lambda run: single(run, "report")])
+@pytest.mark.parametrize(
+    "call", [lambda run: run_pipeline(run), lambda run: run_one_stage(run, "report")]
+)
 def test_a_refusal_touches_nothing(tmp_path, monkeypatch, call):
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(UserError, match="torchrun starts 4 processes"):

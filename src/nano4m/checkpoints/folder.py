@@ -5,7 +5,6 @@
 ``state.py``.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -18,10 +17,11 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from nano4m.compute.distributed import DistributedContext
-from nano4m.config.run import ModelConfig
+from nano4m.config.model import ModelConfig
+from nano4m.config.stored import read_stored
 from nano4m.errors import UserError
+from nano4m.json_files import read_json, write_json
 from nano4m.model.fourm import FourM
-from nano4m.stage import write_json
 from nano4m.tokens.batch import MaskedBatch
 from nano4m.tokens.table import TokenSpec
 
@@ -68,8 +68,8 @@ def load_model(folder: Path) -> tuple[FourM, TokenSpec]:
         UserError: A file is missing or damaged, or the weights are of another architecture.
     """
     try:
-        config = ModelConfig(**json.loads((folder / "config.json").read_text()))
-        token_spec = TokenSpec.from_json(json.loads((folder / "modalities.json").read_text()))
+        config = read_stored(ModelConfig, read_json(folder / "config.json"))
+        token_spec = TokenSpec.from_json(read_json(folder / "modalities.json"))
         weights = load_file(folder / "model.safetensors")
     except FileNotFoundError as error:
         missing = Path(error.filename or folder).name

@@ -84,7 +84,7 @@ def _shape(layout: Layout, length: int) -> tuple[int, ...] | None:
     """Return the shape that a published length stands for; None if it stands for none."""
     if layout == "text":
         return (length,)
-    if layout == "codes":
+    if layout == "codebooks":
         return None if length % CODEBOOKS else (length // CODEBOOKS, CODEBOOKS)
     side = math.isqrt(length)
     return (side, side) if side * side == length else None

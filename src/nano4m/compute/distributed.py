@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from nano4m.compute.launch import size_of_world
-from nano4m.compute.precision import resolve_device
-from nano4m.config.run import TrainConfig
+from nano4m.compute.precision import resolve_device, resolve_dtype
+from nano4m.config.run import Config, TrainConfig
 from nano4m.errors import UserError
 
 LARGE = 1 << 16
@@ -146,6 +146,12 @@ def open_distributed(
     return DistributedContext(
         fabric.device, fabric.global_rank, fabric.world_size, config.strategy == "fsdp", fabric
     )
+
+
+def open_training(config: Config) -> DistributedContext:
+    """Join the processes that torchrun started to train ``config``, or be alone."""
+    dtype = resolve_dtype(config.train, resolve_device(config.device))
+    return open_distributed(config.train, config.device, dtype)
 
 
 def _leave() -> None:

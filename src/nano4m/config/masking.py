@@ -80,14 +80,16 @@ class MaskingConfig(Section):
         default_factory=dict, description="Fewest and most target tokens by modality, as above."
     )
     max_spans: Positive = Field(3, description="Most runs given and most runs asked for, of span.")
-    unheard: Share = Field(0.3, description="Share of samples of span that are given no sound.")
+    no_audio_input_prob: Share = Field(
+        0.3, description="Share of samples of span that are given no sound."
+    )
 
-    sources: tuple[Weight, ...] = Field(
+    num_inputs_weights: tuple[Weight, ...] = Field(
         (0.08, 0.52, 0.2, 0.1, 0.1),
         description="How often 0, 1, 2, ... modalities are sources (any_to_any, "
         "inference_aligned); numbers that leave nothing to ask for are not drawn.",
     )
-    whole_source: Share = Field(0.85, description="Share of sources given whole, of any_to_any.")
+    whole_input: Share = Field(0.85, description="Share of sources given whole, of any_to_any.")
     target_share: Share = Field(0.7, description="How often what is no source is asked for.")
     all_targets_whole: Share = Field(0.35, description="Share of groups that ask for all of it.")
     whole_target: Share = Field(
@@ -103,7 +105,7 @@ class MaskingConfig(Section):
         description="Orders in which inference_aligned fills: random, spread (Halton), coarse "
         "(first codebooks first); each group draws one.",
     )
-    other_given: Share = Field(
+    other_input_prob: Share = Field(
         0.5, description="How often suffix and infill give each other modality."
     )
 
@@ -129,7 +131,7 @@ class MaskingConfig(Section):
     @property
     def drops_all(self) -> bool:
         """Whether some samples are given nothing, which guidance compares with."""
-        return self.sources[0] > 0 and self.uses("any_to_any", "inference_aligned")
+        return self.num_inputs_weights[0] > 0 and self.uses("any_to_any", "inference_aligned")
 
     @model_validator(mode="after")
     def _some_strategy(self) -> "MaskingConfig":
@@ -154,8 +156,10 @@ class MaskingConfig(Section):
         if not self.alphas or not self.decode_orders:
             field = "decode_orders" if self.alphas else "alphas"
             raise ValueError(f"{field} is empty; give at least one")
-        if sum(self.sources) <= 0:
-            raise ValueError(f"sources {self.sources}: every number of sources has weight 0")
+        if sum(self.num_inputs_weights) <= 0:
+            raise ValueError(
+                f"sources {self.num_inputs_weights}: every number of sources has weight 0"
+            )
         for field in ("input_limits", "target_limits"):
             for name, (low, high) in getattr(self, field).items():
                 if not 0 <= low <= high:

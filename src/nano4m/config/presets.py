@@ -7,10 +7,10 @@ from nano4m.config.run import (
     Bpe,
     ClipsConfig,
     Config,
-    DigitsSource,
+    DigitsDataset,
     EvaluateConfig,
-    FarmSource,
-    FolderSource,
+    FarmDataset,
+    FolderDataset,
     GenerateConfig,
     ImageVQ,
     MaskingConfig,
@@ -63,7 +63,7 @@ GUIDED = GenerateConfig(
 
 FARM = Config(
     preset="farm",
-    source=FarmSource(train=5000),
+    dataset=FarmDataset(train=5000),
     clips=ClipsConfig(window_seconds=1.024, picture_size=64),
     tokenizers={
         "rgb": ImageVQ(grid=8, vocab=512, width=64),
@@ -81,7 +81,7 @@ FARM = Config(
 # depth and normals as finely: their outlines are the picture's. Three grids are 768 of 808 tokens.
 FARM_LARGE = Config(
     preset="farm-large",
-    source=FarmSource(train=100_000, val=1000, test=2000, picture_size=128),
+    dataset=FarmDataset(train=100_000, val=1000, test=2000, picture_size=128),
     clips=ClipsConfig(window_seconds=1.024, picture_size=128),
     tokenizers={
         "rgb": ImageVQ(grid=16, vocab=2048, width=128, steps=4000),
@@ -91,7 +91,7 @@ FARM_LARGE = Config(
         "caption": Bpe(vocab=256, max_length=16),
     },
     # Of three long grids all others make a long input a little more rarely than of short ones.
-    masking=MaskingConfig(group_size=32, sources=(0.08, 0.5, 0.2, 0.1, 0.12)),
+    masking=MaskingConfig(group_size=32, num_inputs_weights=(0.08, 0.5, 0.2, 0.1, 0.12)),
     model=ModelConfig(**SMALL.model_dump() | SIZES["d6-w512"].model_dump(include=SIZE_FIELDS)),
     # Four times the batch of the farm and seven times its steps: a lower peak, and an average over
     # the last tenth of the run.
@@ -112,11 +112,11 @@ FARM_LARGE = Config(
 
 DIGITS = Config(
     preset="digits",
-    source=DigitsSource(),
-    clips=ClipsConfig(window_seconds=20480 / 24000, picture_size=32, frames=8, loudness_db=-23.0),
+    dataset=DigitsDataset(),
+    clips=ClipsConfig(window_seconds=20480 / 24000, picture_size=32, frames=8, target_rms_db=-23.0),
     tokenizers={
         "rgb": ImageVQ(grid=4, vocab=256),
-        "sound": MelVQ(downsample=4, vocab=512, views=8, steps=700),
+        "sound": MelVQ(downsample=4, vocab=512, augmentations=8, steps=700),
         "caption": Bpe(vocab=64, max_length=4),
     },
     model=SMALL,
@@ -127,11 +127,11 @@ DIGITS = Config(
 
 ANIMALS = Config(
     preset="animals",
-    source=FolderSource(),
-    clips=ClipsConfig(window_seconds=65536 / 24000, picture_size=64, frames=4, loudness_db=-23.0),
+    dataset=FolderDataset(),
+    clips=ClipsConfig(window_seconds=65536 / 24000, picture_size=64, frames=4, target_rms_db=-23.0),
     tokenizers={
         "rgb": ImageVQ(grid=8, vocab=512),
-        "sound": MelVQ(downsample=8, vocab=256, views=8),
+        "sound": MelVQ(downsample=8, vocab=256, augmentations=8),
         "caption": Bpe(vocab=512, max_length=24),
     },
     model=SMALL,
@@ -144,7 +144,7 @@ ANIMALS = Config(
 # the shapes and vocabularies are those of 4M's tokenizers, EnCodec at 1.5 kbit/s and GPT-2's BPE.
 REFERENCE = Config(
     preset="reference",
-    source=FolderSource(val_share=0.1, test_share=0.1),
+    dataset=FolderDataset(val_share=0.1, test_share=0.1),
     clips=ClipsConfig(window_seconds=81920 / 24000, picture_size=224, frames=10),
     tokenizers={
         "rgb": ImageVQ(grid=14, vocab=16384),
@@ -180,7 +180,7 @@ REFERENCE = Config(
         beta2=0.95,
         clip_norm=1.0,
         ema=0.0,
-        codes=False,
+        init_from_codebook=False,
         decay_tables=True,
         precision="fp32",
         val_every=763,
@@ -192,7 +192,7 @@ PRESETS: dict[str, Config] = {c.preset: c for c in (FARM, DIGITS, ANIMALS, REFER
 
 
 def preset(name: str) -> Config:
-    """Look a preset up.
+    """ColorScale a preset up.
 
     Raises:
         UserError: No preset has this name.

@@ -12,6 +12,7 @@ from nano4m.config.generation import GenerateConfig as GenerateConfig
 from nano4m.config.masking import MaskingConfig as MaskingConfig
 from nano4m.config.model import ModelConfig as ModelConfig
 from nano4m.config.section import Positive, Section, Share
+from nano4m.config.stored import with_new_names
 from nano4m.modalities import MODALITIES
 
 Workers = Annotated[int, Field(ge=0)] | Literal["auto"]
@@ -20,7 +21,7 @@ Workers = Annotated[int, Field(ge=0)] | Literal["auto"]
 # -- sources -----------------------------------------------------------------------------------
 
 
-class FarmSource(Section):
+class FarmDataset(Section):
     """Eleven toy animals, ray-traced and voiced on the fly; nothing to download."""
 
     name: Literal["farm"] = "farm"
@@ -31,7 +32,7 @@ class FarmSource(Section):
     seconds: Annotated[float, Field(gt=0.2, le=10)] = Field(1.024, description="Length of a sound.")
 
 
-class DigitsSource(Section):
+class DigitsDataset(Section):
     """Spoken digits (Free Spoken Digit Dataset, under --data), scikit-learn's handwritten ones."""
 
     name: Literal["digits"] = "digits"
@@ -44,7 +45,7 @@ class DigitsSource(Section):
     )
 
 
-class FolderSource(Section):
+class FolderDataset(Section):
     """A folder of videos, of sounds and pictures by class, or with a pairs.csv (--data)."""
 
     name: Literal["folder"] = "folder"
@@ -58,7 +59,7 @@ class FolderSource(Section):
     )
 
 
-SourceConfig = Annotated[FarmSource | DigitsSource | FolderSource, Field(discriminator="name")]
+DatasetConfig = Annotated[FarmDataset | DigitsDataset | FolderDataset, Field(discriminator="name")]
 
 
 # -- media to ids ------------------------------------------------------------------------------
@@ -78,7 +79,7 @@ class ClipsConfig(Section):
     window: Literal["loudest", "start", "centre"] = Field(
         "loudest", description="Which part of a longer recording is kept; shorter ones are padded."
     )
-    loudness_db: float | None = Field(
+    target_rms_db: float | None = Field(
         None,
         description="RMS level that every window is set to, in dB of full scale; none: untouched.",
     )
@@ -124,7 +125,7 @@ class MelVQ(Section):
     batch_size: Positive = Field(64, description="Windows a step.")
     lr: Annotated[float, Field(gt=0)] = Field(3e-3, description="Peak of the one-cycle schedule.")
     griffin_lim: Positive = Field(32, description="Iterations of phase reconstruction.")
-    views: Positive = Field(
+    augmentations: Positive = Field(
         1,
         description="Tokenised versions of a training sound: 1 is as recorded, each further one is "
         "shifted and scaled in level at random.",
@@ -179,7 +180,7 @@ class TrainConfig(Section):
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.995, description="Decay of the averaged weights."
     )
-    codes: bool = Field(
+    init_from_codebook: bool = Field(
         True, description="Start the table of a modality from the codebook of its tokenizer."
     )
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
@@ -272,7 +273,7 @@ class Config(Section):
         description="Where every stage computes: cpu, cuda, cuda:N or mps (untested); auto: the "
         "GPU if there is one.",
     )
-    source: SourceConfig = FarmSource()
+    dataset: DatasetConfig = FarmDataset()
     clips: ClipsConfig = ClipsConfig()
     tokenizers: dict[str, TokenizerConfig] = Field(
         default_factory=dict, description="One a modality; the modalities of the run, in order."
@@ -297,12 +298,7 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def _old_names(cls, given: Any) -> Any:
-        # A run of before has the device in its train section.
-        if isinstance(given, dict) and isinstance(given.get("train"), dict):
-            train = dict(given["train"])
-            if "device" in train:
-                given = {"device": train.pop("device"), **given, "train": train}
-        return given
+        return with_new_names(given) if isinstance(given, dict) else given
 
     @model_validator(mode="after")
     def _belongs_together(self) -> "Config":
@@ -324,17 +320,17 @@ class Config(Section):
                 f"train.accumulate {self.train.accumulate} does not divide the {groups} groups of "
                 f"a step (train.batch_size over masking.group_size)"
             )
-        if self.train.codes and self.model.tables == "shared":
+        if self.train.init_from_codebook and self.model.tables == "shared":
             raise ValueError(
-                "train.codes starts the table of each modality, and with model.tables shared there "
-                "is one for all; add --train.no-codes"
+                "train.init_from_codebook starts the table of each modality, and with model.tables shared there "
+                "is one for all; add --train.no-init-from-codebook"
             )
         guided = [self.generate.for_modality(name).guidance for name in self.tokenizers]
         if any(g != 1 for g in guided) and not self.masking.drops_all:
             raise ValueError(
                 "generate.guidance compares with what is made from nothing, and this masking never "
                 "trains that; add --generate.guidance 1, or give masking.any_to_any and the first "
-                "of masking.sources a weight"
+                "of masking.num_inputs_weights a weight"
             )
         for name, tokenizer in self.tokenizers.items():
             if isinstance(tokenizer, ImageVQ) and self.clips.picture_size % tokenizer.grid:

@@ -22,7 +22,7 @@ from nano4m.config.run import ClipsConfig, Config
 from nano4m.data.clip_counts import MANIFEST, ClipCounts, write_manifest
 from nano4m.data.clip_table import FORMAT, read_about, shard_path, to_batch, write_batches
 from nano4m.data.cut import cut
-from nano4m.data.duplicates import move_duplicates
+from nano4m.data.duplicates import exclude_duplicates
 from nano4m.data.sources import SOURCES, source
 from nano4m.data.sources.base import ClipPlan
 from nano4m.errors import BadMedia, UserError
@@ -172,7 +172,7 @@ def _fingerprint(
     settings = {
         "format": FORMAT,
         "seed": config.seed,
-        "source": config.source.model_dump(mode="json"),
+        "source": config.dataset.model_dump(mode="json"),
         "clips": config.clips.model_dump(mode="json", exclude={"workers"}),
         "files": listing,
         "plans": [[p.clip_id, p.video_id, p.label, p.caption, p.split] for p in plans],
@@ -201,10 +201,10 @@ def _to_do(out: Path, count: int, fingerprint: str, preset: str) -> list[int]:
 
 def _without_duplicates(config: Config, out: Path) -> str:
     """Move clips out that are in two splits, unless the source has none, and tell what was done."""
-    name = config.source.name
+    name = config.dataset.name
     if SOURCES[name].is_distinct:
         return f"not looked for: no two clips of the source {name} are one, by construction"
-    moved = move_duplicates(out)
+    moved = exclude_duplicates(out)
     if moved:
         clip, reason = next(iter(moved.items()))
         log_info(
@@ -217,7 +217,7 @@ def _without_duplicates(config: Config, out: Path) -> str:
 def build_clips(
     config: Config, data: Path | None, out: Path, listing: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Cut the clips of ``config.source`` into a clips table in ``out``; go on with one begun.
+    """Cut the clips of ``config.dataset`` into a clips table in ``out``; go on with one begun.
 
     Args:
         config: Of the run; the sections source, clips and seed decide what is written.
@@ -233,12 +233,14 @@ def build_clips(
         UserError: The data or the folder are not as they must be, or a split that is needed has no
             clip left; the reasons are listed.
     """
-    plans = list(source(config.source.name).plan(config.source, data, config.seed))
+    plans = list(source(config.dataset.name).plan(config.dataset, data, config.seed))
     check_plans(plans)
     fingerprint = _fingerprint(config, plans, listing)
     count = -(-len(plans) // SHARD_CLIPS)
     todo = _to_do(out, count, fingerprint, config.preset)
-    make = partial(make_piece, name=config.source.name, settings=config.source, clips=config.clips)
+    make = partial(
+        make_piece, name=config.dataset.name, settings=config.dataset, clips=config.clips
+    )
     left = [plans[i * SHARD_CLIPS : (i + 1) * SHARD_CLIPS] for i in todo]
     to_make = sum(map(len, left))
     workers = min(count_workers(config.clips.workers), to_make)

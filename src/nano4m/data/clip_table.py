@@ -10,7 +10,7 @@ A folder of ``clips-00000.parquet``, ... written whole or not at all. Columns:
     normals    K 8-bit RGB PNG bytes of n * 0.5 + 0.5; or []
     crop       K boxes [left, top, size] in pixels of the source, one for all media of a frame
     rms_db, peak_db   level as recorded, of the window without its padding; null if unknown
-    sound_print, picture_prints   what duplicates are found by, see ``prints``
+    audio_fingerprint, image_fingerprints   what duplicates are found by, see ``prints``
     kept, reason      reason is null where kept; a duplicate of a clip of another split is not kept,
                       but its media stay
     left_out   files that could not be read and in whose place others stand, or null
@@ -52,8 +52,8 @@ SCHEMA = pa.schema(
         pa.field("crop", pa.list_(pa.list_(pa.int32(), 3))),
         pa.field("rms_db", pa.float32()),
         pa.field("peak_db", pa.float32()),
-        pa.field("sound_print", pa.binary()),
-        pa.field("picture_prints", pa.list_(pa.binary())),
+        pa.field("audio_fingerprint", pa.binary()),
+        pa.field("image_fingerprints", pa.list_(pa.binary())),
         pa.field("kept", pa.bool_(), nullable=False),
         pa.field("reason", pa.string()),
         pa.field("left_out", pa.string()),

@@ -10,7 +10,7 @@ from PIL import Image
 
 from nano4m.config.run import ClipsConfig
 from nano4m.data.clip_media import depth_bytes, normals_bytes, picture_bytes, sound_bytes
-from nano4m.data.fingerprints import picture_print, sound_print
+from nano4m.data.fingerprints import audio_fingerprint, image_fingerprint
 from nano4m.data.sources.base import RawMedia
 from nano4m.errors import BadMedia
 
@@ -102,9 +102,9 @@ def decibels(amplitude: float) -> float:
     return max(FLOOR_DB, 20 * float(np.log10(max(amplitude, 1e-12))))
 
 
-def set_loudness(sound: np.ndarray, rms: float, loudness_db: float) -> np.ndarray:
-    """Return the sound at an RMS of ``loudness_db``, or quieter where it would clip."""
-    gain = 10 ** (loudness_db / 20) / rms
+def set_loudness(sound: np.ndarray, rms: float, target_rms_db: float) -> np.ndarray:
+    """Return the sound at an RMS of ``target_rms_db``, or quieter where it would clip."""
+    gain = 10 ** (target_rms_db / 20) / rms
     peak = float(np.abs(sound).max())
     return sound * min(gain, PEAK_LIMIT / peak)
 
@@ -219,8 +219,8 @@ def cut_sound(
     heard = sound[first:last]
     rms = float(np.sqrt(np.square(heard, dtype=np.float64).mean())) if len(heard) else 0.0
     levels = {"rms_db": decibels(rms), "peak_db": decibels(float(np.abs(heard).max(initial=0)))}
-    if settings.loudness_db is not None and rms > 0:
-        heard = set_loudness(heard, rms, settings.loudness_db)
+    if settings.target_rms_db is not None and rms > 0:
+        heard = set_loudness(heard, rms, settings.target_rms_db)
     # A float recording may lie beyond full scale, and resampling overshoots: fit, do not clip.
     heard = heard / max(1.0, float(np.abs(heard).max(initial=0)))
     window = np.zeros(length, np.float32)
@@ -252,8 +252,8 @@ def cut(raw: RawMedia, settings: ClipsConfig) -> dict[str, Any]:
     rate, size = settings.sample_rate, settings.picture_size
     columns: dict[str, Any] = {
         "audio": sound_bytes(window, rate),
-        "sound_print": sound_print(window, rate),
-        "picture_prints": [],
+        "audio_fingerprint": audio_fingerprint(window, rate),
+        "image_fingerprints": [],
         "frames": [],
         "depth": [],
         "normals": [],
@@ -269,7 +269,7 @@ def cut(raw: RawMedia, settings: ClipsConfig) -> dict[str, Any]:
         columns["crop"].append(list(box))
         cropped = crop_picture(picture, box, size)
         columns["frames"].append(picture_bytes(cropped))
-        columns["picture_prints"].append(picture_print(cropped))
+        columns["image_fingerprints"].append(image_fingerprint(cropped))
         for kind, maps in (("depth", raw.depth), ("normals", raw.normals)):
             if maps and maps[number].shape[:2] != picture.shape[:2]:
                 raise BadMedia(

@@ -28,9 +28,9 @@ FILTERS = {
         "licence": "Apache-2.0",
     }
 }
-"""What ``move_duplicates`` applies."""
+"""What ``exclude_duplicates`` applies."""
 
-GIVES_WAY = ("train", "val", "test")
+EXCLUDED_FIRST = ("train", "val", "test")
 """Of two twins the one in the earlier of these splits is moved out, other things being equal."""
 
 Pair = tuple[int, int, str]
@@ -41,7 +41,7 @@ def find_pairs(table: pa.Table, places: Sequence[tuple[Path, int]]) -> list[Pair
     """Return the pairs of clips of different splits that are one recording or show one picture.
 
     Args:
-        table: Columns split, kept, reason, sound_print and picture_prints of all clips.
+        table: Columns split, kept, reason, audio_fingerprint and image_fingerprints of all clips.
         places: Shard, and row in it, of each clip.
     """
     splits, kept = table["split"].to_pylist(), table["kept"].to_pylist()
@@ -49,17 +49,17 @@ def find_pairs(table: pa.Table, places: Sequence[tuple[Path, int]]) -> list[Pair
     there = [
         i for i in range(len(splits)) if kept[i] or (reasons[i] or "").startswith(f"{DUPLICATE}:")
     ]
-    sound_prints = [cell or b"" for cell in table["sound_print"].to_pylist()]
-    picture_prints = [cell or [] for cell in table["picture_prints"].to_pylist()]
+    audio_fingerprint = [cell or b"" for cell in table["audio_fingerprint"].to_pylist()]
+    image_fingerprints = [cell or [] for cell in table["image_fingerprints"].to_pylist()]
 
     def sounds(numbers: Sequence[int]) -> dict[int, np.ndarray]:
         return _read_sounds(numbers, places)
 
-    train, val, test = ([i for i in there if splits[i] == name] for name in GIVES_WAY)
+    train, val, test = ([i for i in there if splits[i] == name] for name in EXCLUDED_FIRST)
     pairs: list[Pair] = []
     for first, second in ((train, sorted(val + test)), (val, test)):
-        pairs += [(*p, "sound") for p in same_sounds(sound_prints, first, second, sounds)]
-        pairs += [(*p, "picture") for p in same_pictures(picture_prints, first, second)]
+        pairs += [(*p, "sound") for p in same_sounds(audio_fingerprint, first, second, sounds)]
+        pairs += [(*p, "picture") for p in same_pictures(image_fingerprints, first, second)]
     return pairs
 
 
@@ -82,7 +82,7 @@ def _read_sounds(
     return found
 
 
-def give_way(pairs: Sequence[Pair], splits: Sequence[str]) -> dict[int, Pair]:
+def resolve_duplicates(pairs: Sequence[Pair], splits: Sequence[str]) -> dict[int, Pair]:
     """Return which clips are moved out so that no pair is left, each with the pair that decided.
 
     The clip with the most twins goes first, so that few are lost; among equals one of the train
@@ -91,13 +91,13 @@ def give_way(pairs: Sequence[Pair], splits: Sequence[str]) -> dict[int, Pair]:
     left, moved = list(pairs), {}
     while left:
         twins = Counter(i for pair in left for i in pair[:2])
-        gone = max(twins, key=lambda i: (twins[i], -GIVES_WAY.index(splits[i]), -i))
+        gone = max(twins, key=lambda i: (twins[i], -EXCLUDED_FIRST.index(splits[i]), -i))
         moved[gone] = next(pair for pair in left if gone in pair[:2])
         left = [pair for pair in left if gone not in pair[:2]]
     return moved
 
 
-def move_duplicates(folder: Path) -> dict[str, str]:
+def exclude_duplicates(folder: Path) -> dict[str, str]:
     """Move duplicates across splits out of a complete table: clip_id -> reason.
 
     Shards are replaced whole; doing it again changes nothing.
@@ -107,14 +107,14 @@ def move_duplicates(folder: Path) -> dict[str, str]:
         OSError: A shard cannot be written.
     """
     shards = [path for path, _ in find_shards(folder)]
-    columns = ["clip_id", "split", "kept", "reason", "sound_print", "picture_prints"]
+    columns = ["clip_id", "split", "kept", "reason", "audio_fingerprint", "image_fingerprints"]
     tables = [pq.read_table(path, columns=columns) for path in shards]
     places = [
         (path, row) for path, t in zip(shards, tables, strict=True) for row in range(t.num_rows)
     ]
     whole = pa.concat_tables(tables)
     ids, splits = whole["clip_id"].to_pylist(), whole["split"].to_pylist()
-    moved = give_way(find_pairs(whole, places), splits)
+    moved = resolve_duplicates(find_pairs(whole, places), splits)
     reasons: dict[int, str] = {}
     for gone, (first, second, what) in moved.items():
         twin = second if gone == first else first

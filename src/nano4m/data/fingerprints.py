@@ -41,7 +41,7 @@ PLAIN = 2.0
 BLOCK = 256
 
 
-def sound_print(sound: np.ndarray, sample_rate: int) -> bytes:
+def audio_fingerprint(sound: np.ndarray, sample_rate: int) -> bytes:
     """Return the print of a sound, float (samples,): int8 (F, B) of -1, 1, or 0 where not heard."""
     hop, width = round(HOP_SECONDS * sample_rate), round(FRAME_SECONDS * sample_rate)
     if len(sound) < width + hop or not np.any(sound):
@@ -57,7 +57,7 @@ def sound_print(sound: np.ndarray, sample_rate: int) -> bytes:
     return signs.tobytes()
 
 
-def picture_print(picture: np.ndarray) -> bytes:
+def image_fingerprint(picture: np.ndarray) -> bytes:
     """Return the print of uint8 (H, W, 3): its thumbnail; nothing of one that is too plain."""
     size = (THUMBNAIL, THUMBNAIL)
     small = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
@@ -113,7 +113,7 @@ def same_sounds(
     """Return the pairs (clip of ``first``, clip of ``second``) that are one recording.
 
     Args:
-        prints: Of all clips, see ``sound_print``; all of one length, or empty.
+        prints: Of all clips, see ``audio_fingerprint``; all of one length, or empty.
         first, second: Numbers of clips; ``second`` is the smaller set.
         sounds: Reads sounds.
     """
@@ -148,7 +148,7 @@ def same_pictures(
     """Return the pairs (clip of ``first``, clip of ``second``) that show one and the same picture.
 
     Args:
-        prints: Of all pictures of all clips, see ``picture_print``.
+        prints: Of all pictures of all clips, see ``image_fingerprint``.
         first, second: Numbers of clips; ``second`` is the smaller set.
     """
 

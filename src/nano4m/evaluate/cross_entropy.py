@@ -19,13 +19,13 @@ from nano4m.modalities import Layout, Modality
 OWN_HALF = "half of itself"
 """Condition that shows a part of the target itself."""
 
-UNITS: dict[Layout, str] = {"grid": "picture", "codes": "second", "text": "text"}
+UNITS: dict[Layout, str] = {"grid": "picture", "codebooks": "second", "text": "text"}
 """What the bits of a modality are given for: a number that does not hang on its vocabulary."""
 
 
 def units_of(modality: Modality, clips: int, window_seconds: float) -> float:
     """Return how many units of its layout, see ``UNITS``, a number of clips has."""
-    return clips * window_seconds if modality.layout == "codes" else float(clips)
+    return clips * window_seconds if modality.layout == "codebooks" else float(clips)
 
 
 def half_of_itself(evaluator: LikelihoodEvaluator, target: int) -> tuple[float, int]:

@@ -54,7 +54,7 @@ class NgramModel:
     """
 
     def __init__(self, modality: Modality, ids: np.ndarray, valid: np.ndarray) -> None:
-        is_coded = modality.layout == "codes"
+        is_coded = modality.layout == "codebooks"
         self.books = modality.shape[1] if is_coded else 1
         self.vocab = modality.vocab_size
         slots = np.arange(ids.shape[1])

@@ -4,18 +4,37 @@ A score is never alone: it stands with what chance and the majority class reach,
 and upper bound, the number of clips and a bootstrap interval.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nano4m.errors import UserError
+from nano4m.json_files import FORMAT, read_json
+
+RENAMED = {
+    "judges": "classifiers",
+    "together": "all_sources",
+    "coherence": "class_consistency",
+    "over": "gain_over",
+    "upper": "round_trip",
+}
+"""Fields of before -> those of now, wherever they stand in a figure."""
 
 
 class Part(BaseModel):
-    """Base of all parts: unknown fields are errors."""
+    """Base of all parts; a field that this version does not know is ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_names(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        new = {old: RENAMED[old] for old in given if RENAMED.get(old) in cls.model_fields}
+        return {new.get(key, key): value for key, value in given.items()}
 
 
 class Score(Part):
@@ -157,7 +176,7 @@ class Probe(Part):
 class Results(Part):
     """Everything that the report shows as a number."""
 
-    schema_version: int = 3
+    format: int = Field(FORMAT, description="Of this file; a newer one is refused.")
     preset: str
     config: dict[str, Any]
     provenance: dict[str, Any]
@@ -184,7 +203,12 @@ def read_results(path: Path) -> Results:
         UserError: It is damaged, or another version of this project measured other things.
     """
     try:
-        return Results.model_validate_json(path.read_text())
+        return Results.model_validate(read_json(path))
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path} is damaged ({error}); measure the run again: nano4m evaluate PRESET --out OUT "
+            "--overwrite"
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

@@ -44,7 +44,7 @@ def halton_ranks(rows: int, columns: int) -> tuple[int, ...]:
 
 def _halton(modality: Modality) -> Tensor:
     """Return the rank of each slot, int64 (T,); the codebooks of a frame stand together."""
-    if modality.layout == "codes":
+    if modality.layout == "codebooks":
         frames, books = modality.shape
         ranks = torch.tensor(halton_ranks(frames, 1))
         return (ranks[:, None] * books + torch.arange(books)).flatten()

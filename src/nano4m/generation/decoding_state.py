@@ -32,7 +32,7 @@ def num_codebooks(modality: Modality) -> int:
     Raises:
         ValueError: A vocabulary that is not the same number of ids for each codebook.
     """
-    books = modality.shape[1] if modality.layout == "codes" else 1
+    books = modality.shape[1] if modality.layout == "codebooks" else 1
     if modality.vocab_size % books:
         raise ValueError(
             f"{modality.name}: {modality.vocab_size} ids are not {books} codebooks of one size"

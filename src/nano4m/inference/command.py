@@ -14,7 +14,7 @@ from nano4m.evaluate.diversity import diversity
 from nano4m.evaluate.results import Diversity
 from nano4m.generation.guidance import ChainStep
 from nano4m.generation.sampler import generate
-from nano4m.inference.inputs import Given, read_files
+from nano4m.inference.inputs import GenerationInput, read_files
 from nano4m.inference.opened import OpenRun, open_run
 from nano4m.inference.options import Options, names_of
 from nano4m.inference.outputs import (
@@ -34,7 +34,7 @@ from nano4m.report.pixels import Item
 from nano4m.stage import provenance, writable
 
 
-def read_inputs(options: Options, run: OpenRun) -> list[Given]:
+def read_inputs(options: Options, run: OpenRun) -> list[GenerationInput]:
     """Return what is given: one set of files, clips of the run, or nothing.
 
     Raises:
@@ -49,31 +49,33 @@ def read_inputs(options: Options, run: OpenRun) -> list[Given]:
         )
     if options.clips and (options.split or options.rows):
         raise UserError("--clips names clips, --split and --rows count them; choose one")
-    if options.given and not from_rows:
-        raise UserError("--given chooses modalities of clips of the run; add --clips or --split")
+    if options.input_modalities and not from_rows:
+        raise UserError(
+            "--input-modalities chooses modalities of clips of the run; add --clips or --split"
+        )
     if not from_rows:
         return [read_files(options.inputs, options.caption, run, log_info)]
     rows = choose_rows(run, names_of(options.clips), options.split, options.rows)
     targets = find_targets(options, run)
     kept = [text.partition("=")[0] for text in options.keep]
-    names = names_of(options.given) or [n for n in run.by_name if n not in targets]
+    names = names_of(options.input_modalities) or [n for n in run.by_name if n not in targets]
     for name in names:
         if name not in run.by_name:
             raise UserError(
-                f"--given {name}: {run.folder} has no {name!r}; choose from "
+                f"--input-modalities {name}: {run.folder} has no {name!r}; choose from "
                 f"{', '.join(run.by_name)}"
             )
     return read_rows(run, rows, [*names, *(k for k in kept if k in run.by_name)])
 
 
-def given_names(inputs: Sequence[Given], run: OpenRun) -> list[str]:
+def given_names(inputs: Sequence[GenerationInput], run: OpenRun) -> list[str]:
     """Return the modalities of which some input has a token."""
     some_L = torch.stack([g.given_L for g in inputs]).any(0)
     spans = zip(run.by_name, run.tokens.slices, strict=True)
     return [name for name, span in spans if bool(some_L[span].any())]
 
 
-def seeds_of(seed: int, inputs: Sequence[Given], n: int, stream: int) -> list[int]:
+def seeds_of(seed: int, inputs: Sequence[GenerationInput], n: int, stream: int) -> list[int]:
     """Return a seed for each sample, those of one input after the other.
 
     It depends on ``seed``, what the input is called, the number of the sample and ``stream``.
@@ -99,8 +101,8 @@ def _keep_only(given_BL: Tensor, plan: Plan, run: OpenRun) -> Tensor:
     return given_BL
 
 
-def make(
-    run: OpenRun, plan: Plan, inputs: Sequence[Given], n: int, seed: int
+def generate_media(
+    run: OpenRun, plan: Plan, inputs: Sequence[GenerationInput], n: int, seed: int
 ) -> tuple[list[Made], dict[str, list[int]]]:
     """Generate and decode ``n`` samples of each input.
 
@@ -159,7 +161,7 @@ def _line(name: str, found: Diversity) -> str:
 
 
 def sheet_rows(
-    run: OpenRun, inputs: Sequence[Given], made: Sequence[Made], n: int, rate: int
+    run: OpenRun, inputs: Sequence[GenerationInput], made: Sequence[Made], n: int, rate: int
 ) -> list[Row]:
     """Return a line for each input and output; given tokens are shown as they decode."""
     rows = []
@@ -177,7 +179,7 @@ def sheet_rows(
     return rows
 
 
-def _decoded(run: OpenRun, one: Given) -> dict[str, Any]:
+def _decoded(run: OpenRun, one: GenerationInput) -> dict[str, Any]:
     """Return the media of the given tokens of a clip."""
     found = {}
     ids_L = torch.where(one.given_L, one.ids_L, TEXT_END)
@@ -221,7 +223,7 @@ def run_command(options: Options, chosen: Mapping[str, Any]) -> Path:
         )
     plan = make_plan(options, chosen, given_names(inputs, run), run)
     prepare_folder(options.dir, options.overwrite)
-    made, seeds = make(run, plan, inputs, options.n, options.seed)
+    made, seeds = generate_media(run, plan, inputs, options.n, options.seed)
     digits = max(2, len(str(options.n - 1)))
     names = [f"{one.name}-{k:0{digits}}" for one in inputs for k in range(options.n)]
     rate, measured, files = run.config.clips.sample_rate, {}, []

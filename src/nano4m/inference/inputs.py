@@ -46,7 +46,7 @@ Cell = Any
 
 
 @dataclass(frozen=True, kw_only=True)
-class Given:
+class GenerationInput:
     """One input.
 
     Attributes:
@@ -79,9 +79,9 @@ def _window_note(seconds: float, start: float, clips: ClipsConfig) -> str:
 
 
 def _level_note(clips: ClipsConfig) -> str:
-    if clips.loudness_db is None:
+    if clips.target_rms_db is None:
         return ""
-    return f"; its level is set to {clips.loudness_db:g} dB"
+    return f"; its level is set to {clips.target_rms_db:g} dB"
 
 
 def _sound(path: Path, clips: ClipsConfig) -> tuple[Cell, str]:
@@ -199,7 +199,7 @@ def _cells(text: str, run: OpenRun) -> tuple[dict[str, Cell], Path, str]:
 
 def read_files(
     paths: Sequence[str], caption: str | None, run: OpenRun, tell: Callable[[str], None]
-) -> Given:
+) -> GenerationInput:
     """Return the one input that files and a caption make together.
 
     Args:
@@ -252,7 +252,7 @@ def read_files(
             if strange:
                 tell(f"--caption: {strange} of {length} tokens were not seen in training")
     stems = [Path(text.partition("=")[2] or text).stem for text in paths]
-    return Given(
+    return GenerationInput(
         name=stems[0] if stems else ("caption" if cells else "nothing"),
         ids_L=ids_L,
         given_L=given_L,

@@ -11,7 +11,9 @@ from pydantic import ValidationError
 from nano4m.checkpoints.folder import load_model
 from nano4m.compute.precision import prepare_matmul, resolve_device
 from nano4m.config.run import Config
+from nano4m.config.stored import read_stored, with_new_names
 from nano4m.errors import UserError
+from nano4m.json_files import read_json
 from nano4m.masking import mask
 from nano4m.modalities import Modality
 from nano4m.model.fourm import FourM
@@ -67,7 +69,7 @@ def _read_config(folder: Path) -> Config:
             f"nano4m run PRESET --out {folder}"
         )
     try:
-        return Config.model_validate(json.loads(path.read_text()))
+        return read_stored(Config, with_new_names(read_json(path)))
     except (ValidationError, json.JSONDecodeError) as error:
         raise UserError(
             f"{path} is damaged or of another version ({str(error).splitlines()[0]}); make the run "

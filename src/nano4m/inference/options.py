@@ -34,7 +34,7 @@ examples
   a chain, in which each finished modality is given to the next:
     nano4m generate --run runs/farm --caption "a red cow" --chain rgb,depth,normals --dir made/cow
   the first eight clips of the test split, from their sound alone:
-    nano4m generate --run runs/farm --split test --rows 0:8 --given sound --out rgb --dir made/test
+    nano4m generate --run runs/farm --split test --rows 0:8 --input-modalities sound --out rgb --dir made/test
   the first half of a sound continued, and the top of a picture completed:
     nano4m generate --run runs/farm --in dog.wav --out sound --keep sound=0:12 --dir made/on
     nano4m generate --run runs/farm --in dog.png --out rgb --keep rgb=0:4 --dir made/below
@@ -76,7 +76,7 @@ class Options:
         clips: Clips of the run that are given instead of files: ID,ID.
         split: Split of the run whose clips are given instead of files.
         rows: Which clips of the split, FIRST:LAST, the last one not included; all if left out.
-        given: Modalities of those clips that are shown; all that are not made if left out.
+        input_modalities: Modalities of those clips that are shown; all that are not made if left out.
         out: Modalities to make, each from what is given alone: NAME,NAME.
         chain: Modalities to make one after another, each from what is given and what came before.
         keep: Parts of what is made that are given: MODALITY=FIRST:LAST in rows of a picture, frames
@@ -101,7 +101,7 @@ class Options:
     clips: str | None = None
     split: Literal["train", "val", "test"] | None = None
     rows: str | None = None
-    given: str | None = None
+    input_modalities: str | None = None
     out: str | None = None
     chain: str | None = None
     keep: tuple[str, ...] = ()
@@ -114,6 +114,10 @@ class Options:
     device: str = "auto"
 
 
+RENAMED = {"--given": "--input-modalities"}
+"""Options of before, and what they are called now."""
+
+
 def parse_options(args: Sequence[str]) -> tuple[Options, dict[str, Any]]:
     """Return the options, and the settings of sampling that are given.
 
@@ -122,6 +126,11 @@ def parse_options(args: Sequence[str]) -> tuple[Options, dict[str, Any]]:
         SystemExit: After help, or a mistake that tyro has told about.
     """
     import tyro
+
+    for word in args:
+        if word.split("=")[0] in RENAMED:
+            old = word.split("=")[0]
+            raise UserError(f"{old} is {RENAMED[old]} now")
 
     def parse(
         options: Annotated[Options, conf.arg(name="")],

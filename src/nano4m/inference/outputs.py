@@ -14,8 +14,9 @@ from torch import Tensor
 
 from nano4m.data.clip_media import depth_bytes, normals_bytes
 from nano4m.errors import UserError
+from nano4m.json_files import read_json, write_json
 from nano4m.modalities import Media, Modality
-from nano4m.stage import writable, write_json
+from nano4m.stage import writable
 from nano4m.tokenizers.base import Tokenizer
 
 RECORD = "generate"
@@ -110,7 +111,7 @@ def prepare_folder(folder: Path, overwrite: bool) -> None:
 def _listed(record: Path) -> list[str]:
     """Return the files that an earlier record lists; none if it cannot be read."""
     try:
-        files = json.loads(record.read_text()).get("files", [])
+        files = read_json(record).get("files", [])
     except (json.JSONDecodeError, AttributeError):
         return []
     return [str(name) for name in files]

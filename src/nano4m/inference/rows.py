@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from nano4m.errors import UserError, nearest
-from nano4m.inference.inputs import Given
+from nano4m.inference.inputs import GenerationInput
 from nano4m.inference.opened import OpenRun
 
 
@@ -50,7 +50,7 @@ def parse_range(what: str, text: str, length: int) -> tuple[int, int]:
     return low, high
 
 
-def read_rows(run: OpenRun, rows: np.ndarray, names: Sequence[str]) -> list[Given]:
+def read_rows(run: OpenRun, rows: np.ndarray, names: Sequence[str]) -> list[GenerationInput]:
     """Return one input a clip that shows its modalities ``names``, as the tokens of the table."""
     ids_BL, valid_BL = (torch.from_numpy(a) for a in run.table.gather(rows, None))
     shown_L = torch.zeros(run.tokens.length, dtype=torch.bool)
@@ -60,7 +60,7 @@ def read_rows(run: OpenRun, rows: np.ndarray, names: Sequence[str]) -> list[Give
     for row, ids, valid in zip(rows.tolist(), ids_BL, valid_BL, strict=True):
         clip = str(run.table.clip_ids[row])
         inputs.append(
-            Given(
+            GenerationInput(
                 name=clip,
                 ids_L=ids * (valid & shown_L),
                 given_L=valid & shown_L,

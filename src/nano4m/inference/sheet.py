@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nano4m.modalities import Media
-from nano4m.report.pixels import PIXELS, Item, Look, shared_look
+from nano4m.report.pixels import PIXELS, ColorScale, Item, shared_color_scale
 
 MOST_COLUMNS = 16
 MOST_ROWS = 24
@@ -29,9 +29,9 @@ class Row:
     made: list[Item]
 
 
-def _draw(axes: Axes, item: Item, look: Look, is_given: bool) -> None:
+def _draw(axes: Axes, item: Item, scale: ColorScale, is_given: bool) -> None:
     if item.media in PIXELS:
-        pixels = PIXELS[item.media](item, look)
+        pixels = PIXELS[item.media](item, scale)
         # Pixels stay visible in pictures; a spectrogram has no square pixels to show.
         is_square = pixels.shape[0] == pixels.shape[1]
         axes.imshow(pixels, aspect="auto", interpolation="nearest" if is_square else "bilinear")
@@ -56,7 +56,7 @@ def write_sheet(path: Path, rows: Sequence[Row]) -> str | None:
     shown = [row for row in rows if row.given or row.made][:MOST_ROWS]
     if not shown:
         return None
-    look = shared_look(item for row in shown for item in row.given or row.made)
+    scale = shared_color_scale(item for row in shown for item in row.given or row.made)
     columns = min(MOST_COLUMNS, max(len(row.given) + len(row.made) for row in shown))
     figure = Figure(figsize=((columns + 1) * INCHES, len(shown) * INCHES), dpi=100)
     for y, row in enumerate(shown):
@@ -67,7 +67,7 @@ def write_sheet(path: Path, rows: Sequence[Row]) -> str | None:
         items = [(item, True) for item in row.given] + [(item, False) for item in row.made]
         for x, (item, is_given) in enumerate(items[:columns]):
             place = y * (columns + 1) + x + 2
-            _draw(figure.add_subplot(len(shown), columns + 1, place), item, look, is_given)
+            _draw(figure.add_subplot(len(shown), columns + 1, place), item, scale, is_given)
     figure.subplots_adjust(0.01, 0.01, 0.99, 0.99, 0.06, 0.06)
     figure.savefig(path, format="png", metadata={"Software": None})
     return path.name

@@ -3,7 +3,7 @@
 from torch import Generator, Tensor
 
 from nano4m.config.run import MaskingConfig
-from nano4m.masking.plan import Plan, chance, draw_sources, known_part, same_for_all, uniform
+from nano4m.masking.plan import Plan, chance, draw_inputs, known_part, same_for_all, uniform
 from nano4m.tokens.batch import TokenSequence
 
 
@@ -19,14 +19,14 @@ def any_to_any(
     Args:
         counts_BC: Valid tokens; equal rows, see ``draw_masks``.
         sequence: Order of the slots.
-        config: ``sources`` to ``next_token`` are used.
+        config: ``num_inputs_weights`` to ``next_token`` are used.
         generator: Of everything random here.
     """
     counts = counts_BC[0].tolist()
-    sources, rest = draw_sources(counts, config, generator)
+    sources, rest = draw_inputs(counts, config, generator)
     inputs, targets = [0] * len(counts), [0] * len(counts)
     for c in sources:
-        whole = chance(config.whole_source, generator)
+        whole = chance(config.whole_input, generator)
         inputs[c] = counts[c] if whole else uniform(1, counts[c], generator)
     asked = [c for c in rest if chance(config.target_share, generator)] or rest[:1]
     all_whole = chance(config.all_targets_whole, generator)

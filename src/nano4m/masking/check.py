@@ -25,15 +25,15 @@ def check_masking(config: MaskingConfig, sequence: TokenSequence) -> None:
         if config.uses("reference_span"):
             _first_frames(config, sequence)
     num = len(sequence.modalities)
-    if config.uses("any_to_any", "inference_aligned") and not sum(config.sources[:num]):
+    if config.uses("any_to_any", "inference_aligned") and not sum(config.num_inputs_weights[:num]):
         raise UserError(
-            f"masking.sources {config.sources}: {num} modalities allow 0 to {num - 1} sources; "
+            f"masking.num_inputs_weights {config.num_inputs_weights}: {num} modalities allow 0 to {num - 1} sources; "
             f"give one of the first {num} numbers a weight"
         )
     layouts = [m.layout for m in sequence.modalities]
     units = [number for number, _ in sequence.units]
     for name in ("span", "reference_span"):
-        if config.uses(name) and ("codes" not in layouts or set(layouts) == {"codes"}):
+        if config.uses(name) and ("codebooks" not in layouts or set(layouts) == {"codebooks"}):
             raise UserError(
                 f"masking.{name} {getattr(config, name)}: needs a modality of layout codes beside "
                 f"others; the layouts are {', '.join(layouts)}; set its weight to 0"
@@ -71,7 +71,7 @@ def _limits(config: MaskingConfig, sequence: TokenSequence, in_frames: bool) -> 
             what = f"masking.{field}.{modality.name} {low} {high}"
             if high > modality.length:
                 raise UserError(f"{what}: a clip holds at most {modality.length} tokens of it")
-            if in_frames and modality.layout == "codes" and -(-low // size) > high // size:
+            if in_frames and modality.layout == "codebooks" and -(-low // size) > high // size:
                 raise UserError(f"{what}: spans need whole frames of {size} tokens in between")
         if fewest > modality.length:
             raise UserError(
@@ -112,7 +112,7 @@ def _shortest(sequence: TokenSequence, without_sound: bool) -> int:
     lengths = [
         1 if m.is_text else m.length
         for m in sequence.modalities
-        if not (without_sound and m.layout == "codes")
+        if not (without_sound and m.layout == "codebooks")
     ]
     return sum(lengths)
 
@@ -120,7 +120,7 @@ def _shortest(sequence: TokenSequence, without_sound: bool) -> int:
 def _first_frames(config: MaskingConfig, sequence: TokenSequence) -> None:
     """Check that a frame of each sound can be given, as ``reference_span`` may force it."""
     pairs = zip(sequence.modalities, sequence.units, strict=True)
-    frames = sum(size for m, (_, size) in pairs if m.layout == "codes")
+    frames = sum(size for m, (_, size) in pairs if m.layout == "codebooks")
     shortest = _shortest(sequence, without_sound=True)
     if frames + config.min_targets > shortest:
         raise UserError(

@@ -28,7 +28,7 @@ def _plan(
     counts = counts_BC[0].tolist()
     inputs, targets = [0] * len(counts), [0] * len(counts)
     for c, count in enumerate(counts):
-        if c != target and chance(config.other_given, generator):
+        if c != target and chance(config.other_input_prob, generator):
             inputs[c] = count
     asked = counts[target] - outside
     whole = chance(config.all_targets_whole, generator) or chance(config.whole_target, generator)
@@ -50,7 +50,7 @@ def suffix(
     Args:
         counts_BC: Valid tokens; equal rows, see ``draw_masks``.
         sequence: Order of the slots.
-        config: ``other_given``, ``all_targets_whole``, ``whole_target`` and ``next_token``.
+        config: ``other_input_prob``, ``all_targets_whole``, ``whole_target`` and ``next_token``.
         generator: Of everything random here.
     """
     counts = counts_BC[0].tolist()
@@ -78,7 +78,7 @@ def infill(
     Args:
         counts_BC: Valid tokens; equal rows, see ``draw_masks``.
         sequence: Order of the slots.
-        config: ``other_given``, ``all_targets_whole`` and ``whole_target`` are used.
+        config: ``other_input_prob``, ``all_targets_whole`` and ``whole_target`` are used.
         generator: Of everything random here.
     """
     counts = counts_BC[0].tolist()

@@ -7,7 +7,7 @@ from nano4m.config.masking import Order
 from nano4m.config.run import MaskingConfig
 from nano4m.generation.decoding_order import halton_ranks
 from nano4m.generation.token_schedules import token_counts
-from nano4m.masking.plan import Plan, draw_sources, same_for_all, uniform
+from nano4m.masking.plan import Plan, draw_inputs, same_for_all, uniform
 from nano4m.tokens.batch import TokenSequence
 
 
@@ -28,7 +28,7 @@ def inference_aligned(
         generator: Of everything random here.
     """
     counts = counts_BC[0].tolist()
-    sources, rest = draw_sources(counts, config, generator)
+    sources, rest = draw_inputs(counts, config, generator)
     inputs, targets = [0] * len(counts), [0] * len(counts)
     for c in sources:
         inputs[c] = counts[c]
@@ -51,7 +51,7 @@ def _priority(order: Order, target: int, rows: int, sequence: TokenSequence) -> 
     ``coarse`` fills the first codebook of all frames, then the second; a grid has one codebook.
     ``spread`` follows the Halton order: over rows and columns of a grid, over frames of a sound.
     """
-    has_codebooks = sequence.modalities[target].layout == "codes"
+    has_codebooks = sequence.modalities[target].layout == "codebooks"
     if order == "random" or (order == "coarse" and not has_codebooks):
         return None
     unit_L, inner_L = sequence.coords_L2.T

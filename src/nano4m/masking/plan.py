@@ -137,21 +137,21 @@ def known_part(total: int, generator: Generator) -> int:
     return min(total - 1, total - math.ceil(unknown * total))
 
 
-def draw_sources(
+def draw_inputs(
     counts_C: Sequence[int], config: MaskingConfig, generator: Generator
 ) -> tuple[list[int], list[int]]:
     """Draw which modalities are sources; return them and the other present ones, both shuffled.
 
-    ``config.sources`` weighs their number; at least one modality is left to ask for.
+    ``config.num_inputs_weights`` weighs their number; at least one modality is left to ask for.
 
     Raises:
-        UserError: ``config.sources`` has no number that is possible here.
+        UserError: ``config.num_inputs_weights`` has no number that is possible here.
     """
     present = [c for c, n in enumerate(counts_C) if n]
-    weights = config.sources[: len(present)]
+    weights = config.num_inputs_weights[: len(present)]
     if not sum(weights):
         raise UserError(
-            f"masking.sources {config.sources}: a clip with {len(present)} modalities has at most "
+            f"masking.num_inputs_weights {config.num_inputs_weights}: a clip with {len(present)} modalities has at most "
             f"{len(present) - 1} sources; give a smaller number a weight"
         )
     number = pick_weighted(weights, generator)

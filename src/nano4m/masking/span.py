@@ -1,6 +1,6 @@
 """Budgets as in ``dirichlet``, but sounds are given and asked for in runs of whole frames.
 
-Only modalities of layout "codes" are meant by "sound" here; a frame is one token of each codebook.
+Only modalities of layout "codebooks" are meant by "sound" here; a frame is one token of each codebook.
 
 Shapes: B samples, L slots, C modalities, F frames of a sound, R runs.
 """
@@ -18,11 +18,11 @@ from nano4m.tokens.batch import TokenSequence
 def _frame_sizes(sequence: TokenSequence) -> tuple[int, ...]:
     """Return the tokens of a frame for sounds, 1 for others."""
     pairs = zip(sequence.modalities, sequence.units, strict=True)
-    return tuple(size if m.layout == "codes" else 1 for m, (_, size) in pairs)
+    return tuple(size if m.layout == "codebooks" else 1 for m, (_, size) in pairs)
 
 
 def _is_sound(sequence: TokenSequence) -> np.ndarray:
-    return np.array([m.layout == "codes" for m in sequence.modalities])
+    return np.array([m.layout == "codebooks" for m in sequence.modalities])
 
 
 def reference_span(
@@ -50,10 +50,10 @@ def reference_span(
         UserError: The smallest sample cannot hold the minima.
     """
     found = limits(counts_BC, sequence, config, _frame_sizes(sequence))
-    inputs_BC, targets_BC = _budgets(found, sequence, config, generator, lead_in=True)
+    inputs_BC, targets_BC = _budgets(found, sequence, config, generator, forced_prefix=True)
     priority_BL = torch.zeros(len(counts_BC), sequence.length, dtype=torch.int64)
     for c, (frames, size) in enumerate(sequence.units):
-        if sequence.modalities[c].layout != "codes":
+        if sequence.modalities[c].layout != "codebooks":
             continue
         used_B = (inputs_BC[:, c] + targets_BC[:, c]) // size
         places_B = counts_BC[:, c] // size - used_B + 1
@@ -70,29 +70,31 @@ def span(
 ) -> Plan:
     """Draw several runs of frames, given and asked for, in any order, with gaps between them.
 
-    Targets lie before, between or after what is given; ``unheard`` is the share of samples that are
+    Targets lie before, between or after what is given; ``no_audio_input_prob`` is the share of samples that are
     given no sound at all. Budgets are whole frames; the other modalities take the remainders, and
     totals are drawn no larger than those can hold together, so that the totals are exact.
 
     Args:
         counts_BC: Valid tokens; rows may differ. The valid frames of a sound are its first ones.
         sequence: Order of the slots.
-        config: ``alphas`` to ``unheard`` are used.
+        config: ``alphas`` to ``no_audio_input_prob`` are used.
         generator: Of everything random here.
 
     Raises:
         UserError: The smallest sample cannot hold the minima.
     """
     found = limits(counts_BC, sequence, config, _frame_sizes(sequence))
-    is_silent_B = (torch.rand(len(counts_BC), generator=generator) < config.unheard).numpy()
+    is_silent_B = (
+        torch.rand(len(counts_BC), generator=generator) < config.no_audio_input_prob
+    ).numpy()
     is_heard_BC = ~(is_silent_B[:, None] & _is_sound(sequence))
     found = found._replace(
         in_low_BC=found.in_low_BC * is_heard_BC, in_high_BC=found.in_high_BC * is_heard_BC
     )
-    inputs_BC, targets_BC = _budgets(found, sequence, config, generator, lead_in=False)
+    inputs_BC, targets_BC = _budgets(found, sequence, config, generator, forced_prefix=False)
     priority_BL = torch.zeros(len(counts_BC), sequence.length, dtype=torch.int64)
     for c, (frames, size) in enumerate(sequence.units):
-        if sequence.modalities[c].layout == "codes":
+        if sequence.modalities[c].layout == "codebooks":
             given_B, asked_B, frames_B = (
                 n_BC[:, c] // size for n_BC in (inputs_BC, targets_BC, counts_BC)
             )
@@ -106,7 +108,7 @@ def _budgets(
     sequence: TokenSequence,
     config: MaskingConfig,
     generator: Generator,
-    lead_in: bool,
+    forced_prefix: bool,
 ) -> tuple[Tensor, Tensor]:
     """Draw totals and split them, sounds in whole frames, int64 (B, C) each.
 
@@ -115,13 +117,13 @@ def _budgets(
         sequence: Order of the slots.
         config: ``alphas`` to ``max_targets`` are used.
         generator: Of everything random here.
-        lead_in: Let sounds begin with given frames, see ``reference_span``.
+        forced_prefix: Let sounds begin with given frames, see ``reference_span``.
     """
     is_sound_C = _is_sound(sequence)
     size_C = np.array(_frame_sizes(sequence))
     others = found.without(is_sound_C)
     low_in_B, low_out_B = found.in_low_BC.sum(1), found.out_low_BC.sum(1)
-    forced = int(size_C[is_sound_C].sum()) if lead_in else 0
+    forced = int(size_C[is_sound_C].sum()) if forced_prefix else 0
     fewest = (int(low_in_B.max()) + forced, int(low_out_B.max()))
     total_in_B, total_out_B = draw_totals(others, config, generator, fewest)
     shares = draw_shares(len(low_in_B), sequence, config, generator)
@@ -135,17 +137,17 @@ def _budgets(
     inputs_BC = whole_frames(shares[0], found.in_low_BC, total_in_B - low_in_B, found.in_high_BC)
     room_BC = np.minimum(found.out_high_BC, found.counts_BC - inputs_BC)
     targets_BC = whole_frames(shares[1], found.out_low_BC, total_out_B - low_out_B, room_BC)
-    if lead_in:
+    if forced_prefix:
         for c in np.flatnonzero(is_sound_C):
             size = size_C[c]
             spare_B = total_in_B - inputs_BC.sum(1) - others.in_low_BC.sum(1)
-            is_mute_B = (inputs_BC[:, c] == 0) & (found.in_high_BC[:, c] >= size)
-            is_mute_B &= spare_B >= size
-            is_absent_B = is_mute_B & (targets_BC[:, c] == 0)
-            is_led_B = is_mute_B & (targets_BC[:, c] - size >= found.out_low_BC[:, c])
-            is_led_B &= targets_BC[:, c] >= 2 * size
-            inputs_BC[:, c] += size * (is_absent_B | is_led_B)
-            targets_BC[:, c] -= size * is_led_B
+            no_input_B = (inputs_BC[:, c] == 0) & (found.in_high_BC[:, c] >= size)
+            no_input_B &= spare_B >= size
+            no_input_or_target_B = no_input_B & (targets_BC[:, c] == 0)
+            only_target_B = no_input_B & (targets_BC[:, c] - size >= found.out_low_BC[:, c])
+            only_target_B &= targets_BC[:, c] >= 2 * size
+            inputs_BC[:, c] += size * (no_input_or_target_B | only_target_B)
+            targets_BC[:, c] -= size * only_target_B
     totals = (total_in_B - inputs_BC.sum(1), total_out_B - targets_BC.sum(1))
     more_in_BC, more_out_BC = allocate(totals, shares, others, generator)
     return torch.from_numpy(inputs_BC + more_in_BC), torch.from_numpy(targets_BC + more_out_BC)

@@ -107,7 +107,7 @@ class FourM(nn.Module):
         drown it: measured on spoken digits, the first 200 steps learn nothing.
 
         Raises:
-            ValueError: ``codes`` for a table that the modalities share.
+            ValueError: ``codebooks`` for a table that the modalities share.
         """
         if codes and self.config.tables == "shared":
             raise ValueError("codes start tables of single modalities; this one is shared")

@@ -43,7 +43,7 @@ def _modalities() -> dict[str, Any]:
 
 def _presets() -> dict[str, Any]:
     return {
-        n: {"source": c.source.name, "modalities": list(c.tokenizers)} for n, c in PRESETS.items()
+        n: {"dataset": c.dataset.name, "modalities": list(c.tokenizers)} for n, c in PRESETS.items()
     }
 
 
@@ -130,7 +130,7 @@ def describe_preset(config: Config) -> dict[str, Any]:
         model = FourM(config.model, entries)
     return {
         "preset": config.preset,
-        "source": config.source.name,
+        "dataset": config.dataset.name,
         **_model(model),
         "steps": config.train.steps,
         "batch_size": config.train.batch_size,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nano4m.compute.launch import size_of_world
 from nano4m.config.run import Config
 from nano4m.errors import UserError
+from nano4m.json_files import write_json
 from nano4m.pipeline.settings import NOT_SETTINGS, with_defaults
 from nano4m.stage import (
     differences,
@@ -18,7 +19,6 @@ from nano4m.stage import (
     remove,
     run_stage,
     settings_there,
-    write_json,
 )
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class Stage:
 STAGES: dict[str, Stage] = {
     "clips": Stage(
         "cut sounds and pictures of a source into a table of clips",
-        ("seed", "source", "clips"),
+        ("seed", "dataset", "clips"),
         _clips,
     ),
     "tokenizers": Stage(
@@ -219,7 +219,7 @@ def _belongs(run: Run, name: str) -> bool:
     )
 
 
-def walk(run: Run, overwrite: bool = False) -> dict[str, dict[str, Any]]:
+def run_pipeline(run: Run, overwrite: bool = False) -> dict[str, dict[str, Any]]:
     """Run all stages that are not up to date; return their manifests.
 
     With ``overwrite``, the first stage that belongs to another configuration and all that follow
@@ -243,7 +243,7 @@ def walk(run: Run, overwrite: bool = False) -> dict[str, dict[str, Any]]:
     return {name: _one(run, name) for name in names}
 
 
-def single(run: Run, name: str, overwrite: bool = False) -> dict[str, Any]:
+def run_one_stage(run: Run, name: str, overwrite: bool = False) -> dict[str, Any]:
     """Run one stage on the finished results of those before it.
 
     Several processes of torchrun train together; no other stage takes more than one.
@@ -263,9 +263,9 @@ def _together(run: Run, name: str, overwrite: bool) -> dict[str, Any]:
             f"torchrun starts {size_of_world()} processes of nano4m {name}, and only train shares "
             f"its work; run: nano4m {name} {run.config.preset} --out {run.out}"
         )
-    from nano4m.training.trainer import training_context
+    from nano4m.compute.distributed import open_training
 
-    world = training_context(run.config)
+    world = open_training(run.config)
     run = replace(run, world=world)
     # The first process looks after the folder; the others train when it does.
     if world.rank:

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from nano4m.config.run import Config
+from nano4m.config.stored import with_new_names
 
 # How something is computed, not what: a change of these does not make a result another one.
 NOT_SETTINGS = {
@@ -29,10 +30,11 @@ NOT_SETTINGS = {
 
 
 def with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a finished stage with options that came later at their defaults.
+    """Return the settings of a finished stage as they would be written now.
 
-    A run of before an option is what it would be with the default now.
+    Names of before become those of now, and an option that came later has its default.
     """
+    settings = with_new_names(settings)
     filled = dict(settings)
     for name, field in Config.model_fields.items():
         value = settings.get(name)

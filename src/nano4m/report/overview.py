@@ -15,7 +15,7 @@ from nano4m.data.clip_table import ClipTable
 from nano4m.evaluate.results import Results
 from nano4m.modalities import Modality
 from nano4m.report.charts import PAPER, draw_matrix
-from nano4m.report.pixels import PIXELS, Item, Look, shared_look
+from nano4m.report.pixels import PIXELS, ColorScale, Item, shared_color_scale
 from nano4m.report.samples import Sample, collect
 from nano4m.tokenizers.base import Tokenizer
 from nano4m.tokens.table import TokenTable
@@ -32,9 +32,9 @@ def _caption(axes: Axes, item: Item) -> None:
               color=PAPER.text, linespacing=1.25, parse_math=False)  # fmt: skip
 
 
-def _draw(axes: Axes, item: Item, look: Look) -> None:
+def _draw(axes: Axes, item: Item, scale: ColorScale) -> None:
     if item.media in PIXELS:
-        pixels = PIXELS[item.media](item, look)
+        pixels = PIXELS[item.media](item, scale)
         # Pixels stay visible in pictures; a spectrogram has no square pixels to show.
         smooth = "nearest" if pixels.shape[0] == pixels.shape[1] else "bilinear"
         axes.imshow(pixels, aspect="auto", interpolation=smooth)
@@ -76,7 +76,7 @@ def overview_png(
         style: dict[str, Any] = {"color": PAPER.text, "parse_math": False} | more
         figure.text(x / WIDTH, 1 - y / height, text, **style)
 
-    look = shared_look(item for sample in samples for item in sample.real.values())
+    scale = shared_color_scale(item for sample in samples for item in sample.real.values())
     heading: dict[str, Any] = {"fontsize": 15, "fontweight": "bold", "va": "center"}
     write(left, 30, "given (framed) \u2192 made from it alone", **heading)
     for x, target in enumerate(modalities):
@@ -95,7 +95,7 @@ def overview_png(
                 continue
             box = place(left + x * (size + gap), top + y * (size + gap), size, size)
             axes = figure.add_axes(box)
-            _draw(axes, item, look)
+            _draw(axes, item, scale)
             if source is target:
                 axes.add_patch(
                     Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False, clip_on=False,

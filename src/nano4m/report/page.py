@@ -16,7 +16,7 @@ from nano4m.evaluate.results import Results, Score
 from nano4m.modalities import Modality
 from nano4m.report import figures, likelihoods
 from nano4m.report.markup import Html, html, join, percent, section, short, span, tag
-from nano4m.report.pixels import Item, Look, shared_look
+from nano4m.report.pixels import ColorScale, Item, shared_color_scale
 from nano4m.report.render import render
 from nano4m.report.samples import Sample, collect
 from nano4m.tokenizers.base import Tokenizer
@@ -61,7 +61,7 @@ def headline(results: Results, modalities: tuple[Modality, ...]) -> Html:
         ]
     seen: set[str] = set()
     # What is heard comes first: it is what other any-to-any models lack.
-    heard = {m.name for m in modalities if m.layout == "codes"}
+    heard = {m.name for m in modalities if m.layout == "codebooks"}
     for probe in sorted(results.probes, key=lambda p: p.source not in heard):
         if probe.task == "classification" and probe.source not in seen and len(cards) < 5:
             seen.add(probe.source)
@@ -97,12 +97,12 @@ def lead(results: Results, modalities: tuple[Modality, ...]) -> str:
 # -- the any-to-any picture --------------------------------------------------------------------
 
 
-def _sheet(sample: Sample, modalities: tuple[Modality, ...], look: Look) -> Html:
+def _sheet(sample: Sample, modalities: tuple[Modality, ...], scale: ColorScale) -> Html:
     """Return the table of one clip: real media, round trips, then one row a given modality."""
     titles = {m.name: m.title for m in modalities}
 
     def cell(item: Item | None, alt: str) -> Html:
-        return tag("td", render(item, look, f"{alt}, {sample.label}") if item else None)
+        return tag("td", render(item, scale, f"{alt}, {sample.label}") if item else None)
 
     rows = []
     for title, note, items in (
@@ -119,7 +119,7 @@ def _sheet(sample: Sample, modalities: tuple[Modality, ...], look: Look) -> Html
         if not any(given == source for given, _ in sample.made):
             continue
         given = sample.real.get(source) or sample.round_trip[source]
-        shown = render(given, look, f"{titles[source]}, given, {sample.label}")
+        shown = render(given, scale, f"{titles[source]}, given, {sample.label}")
         cells = [
             tag("td", tag("p", "given", class_="same"))
             if target == source
@@ -138,15 +138,17 @@ def _sheet(sample: Sample, modalities: tuple[Modality, ...], look: Look) -> Html
                aria_label=f"{sample.label}: everything from everything")  # fmt: skip
 
 
-def _clip(sample: Sample, modalities: tuple[Modality, ...], look: Look, is_open: bool) -> Html:
+def _clip(
+    sample: Sample, modalities: tuple[Modality, ...], scale: ColorScale, is_open: bool
+) -> Html:
     pictures = (sample.real.get(m.name) for m in modalities if m.layout == "grid")
     first = next((item for item in pictures if item is not None), None)
-    thumbnail = render(first, look, "") if first else ""
+    thumbnail = render(first, scale, "") if first else ""
     name = tag("span", tag("b", sample.label), tag("small", sample.caption or sample.clip_id))
     return tag(
         "details",
         tag("summary", thumbnail, name),
-        _sheet(sample, modalities, look),
+        _sheet(sample, modalities, scale),
         class_="clip",
         open="" if is_open else None,
     )
@@ -156,10 +158,10 @@ def pictures_section(samples: list[Sample], modalities: tuple[Modality, ...]) ->
     """Return what is made from each modality alone, for as many clips as fit in the page."""
     if not samples:
         return None
-    look = shared_look(item for sample in samples for item in sample.real.values())
+    scale = shared_color_scale(item for sample in samples for item in sample.real.values())
     clips: list[Html] = []
     for i, sample in enumerate(samples):
-        clip = _clip(sample, modalities, look, i < OPEN_CLIPS)
+        clip = _clip(sample, modalities, scale, i < OPEN_CLIPS)
         # One clip is always shown, however long its sound.
         if clips and sum(map(len, clips)) + len(clip) > MOST_BYTES:
             break

@@ -1,6 +1,6 @@
 """Media to pixels: uint8 RGB arrays of pictures, depth, normals and sounds, on shared scales.
 
-A ``Look`` holds the scales that all pictures share, so that two spectrograms, or two depth maps,
+A ``ColorScale`` holds the scales that all pictures share, so that two spectrograms, or two depth maps,
 can be compared by eye.
 """
 
@@ -28,7 +28,7 @@ class Item:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class ColorScale:
     """Scales that the pictures of a page share."""
 
     nearest: float = 1.0
@@ -45,7 +45,7 @@ def log_mel(item: Item) -> np.ndarray:
     return MelSpectrogram(item.sample_rate, n_fft, n_fft // 4, 64)(sound)[0].numpy()
 
 
-TOPS: dict[Media, tuple[str, Callable[[Item], float]]] = {
+SCALE_LIMITS: dict[Media, tuple[str, Callable[[Item], float]]] = {
     "depth": (
         "nearest",
         lambda item: float(torch.as_tensor(item.value).float().quantile(0.995)),
@@ -55,17 +55,17 @@ TOPS: dict[Media, tuple[str, Callable[[Item], float]]] = {
 """Kind -> the shared scale that it is drawn with, and the top of it that an item needs."""
 
 
-def shared_look(items: Iterable[Item]) -> Look:
+def shared_color_scale(items: Iterable[Item]) -> ColorScale:
     """Return the scales for a page whose real media are ``items``."""
-    tops: dict[str, float] = {}
+    limits: dict[str, float] = {}
     for item in items:
-        if item.media in TOPS:
-            scale, top_of = TOPS[item.media]
+        if item.media in SCALE_LIMITS:
+            scale, top_of = SCALE_LIMITS[item.media]
             top = top_of(item)
-            tops[scale] = max(top, tops.get(scale, top))
-    return Look(
-        nearest=max(1e-3, tops.get("nearest", 1.0)),
-        loudest_db=max(FLOOR_DB + LEVELS_DB, tops.get("loudest_db", 0.0)),
+            limits[scale] = max(top, limits.get(scale, top))
+    return ColorScale(
+        nearest=max(1e-3, limits.get("nearest", 1.0)),
+        loudest_db=max(FLOOR_DB + LEVELS_DB, limits.get("loudest_db", 0.0)),
     )
 
 
@@ -80,17 +80,17 @@ def _hwc(values: Any) -> np.ndarray:
     return (array * 255).round().astype(np.uint8)
 
 
-def _spectrogram(item: Item, look: Look) -> np.ndarray:
-    low = look.loudest_db - LEVELS_DB
+def _spectrogram(item: Item, scale: ColorScale) -> np.ndarray:
+    low = scale.loudest_db - LEVELS_DB
     return _coloured((log_mel(item)[::-1] - low) / LEVELS_DB, "magma")
 
 
-PIXELS: dict[Media, Callable[[Item, Look], np.ndarray]] = {
-    "picture": lambda item, look: _hwc(item.value),
-    "depth": lambda item, look: _coloured(
-        torch.as_tensor(item.value).float()[0].numpy() / look.nearest, "viridis"
+PIXELS: dict[Media, Callable[[Item, ColorScale], np.ndarray]] = {
+    "picture": lambda item, scale: _hwc(item.value),
+    "depth": lambda item, scale: _coloured(
+        torch.as_tensor(item.value).float()[0].numpy() / scale.nearest, "viridis"
     ),
-    "normals": lambda item, look: _hwc(torch.as_tensor(item.value) * 0.5 + 0.5),
+    "normals": lambda item, scale: _hwc(torch.as_tensor(item.value) * 0.5 + 0.5),
     "sound": _spectrogram,
 }
 """Kind -> uint8 (H, W, 3). A caption has no pixels."""

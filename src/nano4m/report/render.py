@@ -15,7 +15,7 @@ from PIL import Image
 
 from nano4m.modalities import Media
 from nano4m.report.markup import Html, tag
-from nano4m.report.pixels import PIXELS, Item, Look
+from nano4m.report.pixels import PIXELS, ColorScale, Item
 
 LARGEST = 192
 """Pixels a side of a picture in the page; larger ones are made smaller."""
@@ -44,30 +44,30 @@ def wav_uri(sound: Any, sample_rate: int) -> str:
     return "data:audio/wav;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _image(item: Item, look: Look, alt: str, class_: str) -> Html:
-    pixels = PIXELS[item.media](item, look)
+def _image(item: Item, scale: ColorScale, alt: str, class_: str) -> Html:
+    pixels = PIXELS[item.media](item, scale)
     return tag("img", src=png_uri(pixels), alt=alt, class_=class_)
 
 
-def _sound_html(item: Item, look: Look, alt: str) -> Html:
+def _sound_html(item: Item, scale: ColorScale, alt: str) -> Html:
     player = tag("audio", controls="", preload="none", aria_label=alt,
                  src=wav_uri(item.value, item.sample_rate))  # fmt: skip
-    return Html(_image(item, look, f"spectrogram: {alt}", "spectrogram") + player)
+    return Html(_image(item, scale, f"spectrogram: {alt}", "spectrogram") + player)
 
 
-def _picture_html(item: Item, look: Look, alt: str) -> Html:
-    return _image(item, look, alt, "pixels")
+def _picture_html(item: Item, scale: ColorScale, alt: str) -> Html:
+    return _image(item, scale, alt, "pixels")
 
 
-RENDERERS: dict[Media, Callable[[Item, Look, str], Html]] = {
+RENDERERS: dict[Media, Callable[[Item, ColorScale, str], Html]] = {
     "picture": _picture_html,
     "depth": _picture_html,
     "normals": _picture_html,
     "sound": _sound_html,
-    "caption": lambda item, look, alt: tag("p", item.value.strip() or None, class_="caption"),
+    "caption": lambda item, scale, alt: tag("p", item.value.strip() or None, class_="caption"),
 }
 
 
-def render(item: Item, look: Look, alt: str) -> Html:
+def render(item: Item, scale: ColorScale, alt: str) -> Html:
     """Return one item as HTML, with ``alt`` for who does not see it."""
-    return RENDERERS[item.media](item, look, alt)
+    return RENDERERS[item.media](item, scale, alt)

@@ -1,12 +1,12 @@
 """Tokenizers: media to ids and back. TOKENIZERS lists them; importing this loads no PyTorch."""
 
 import importlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nano4m.errors import UserError, nearest
+from nano4m.json_files import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -72,13 +72,19 @@ def load_tokenizer(folder: Path, device: "torch.device | str" = "cpu") -> "Token
             )
     from safetensors.torch import load_file
 
-    entry = json.loads(head.read_text())
+    from nano4m.tokenizers.base import fingerprint_of
+
+    entry = read_json(head)
     if entry["key"] not in TOKENIZERS:
         raise UserError(f"{head}: tokenizer {entry['key']!r}; {nearest(entry['key'], TOKENIZERS)}")
-    tokenizer = TOKENIZERS[entry["key"]].load().from_state(entry["settings"], load_file(weights))
-    if tokenizer.fingerprint != entry["fingerprint"]:
+    tensors = load_file(weights)
+    # Over what is stored: a setting that has another name now, or is new, changes no id.
+    found = fingerprint_of(entry["key"], entry["settings"], tensors)
+    if found != entry["fingerprint"]:
         raise UserError(
-            f"the tokenizer in {folder} has fingerprint {tokenizer.fingerprint}, but its "
+            f"the tokenizer in {folder} has fingerprint {found}, but its "
             f"tokenizer.json says {entry['fingerprint']}: it was changed; fit it again"
         )
+    tokenizer = TOKENIZERS[entry["key"]].load().from_state(entry["settings"], tensors)
+    tokenizer.fingerprint = found
     return tokenizer.to(device)

@@ -63,7 +63,7 @@ def _variations(
     vary.
     """
     views = [media]
-    for _ in range(section.views - 1):
+    for _ in range(section.augmentations - 1):
         varied = vary_sound(media, sample_rate, section, rng)
         varied[~torch.from_numpy(is_train)] = media[~torch.from_numpy(is_train)]
         views.append(varied)
@@ -75,14 +75,18 @@ def _texts(media: list[str], section: Any, **_: Any) -> list[str]:
     return media
 
 
-VIEWS: dict[Layout, Callable[..., Any]] = {"grid": _frames, "codes": _variations, "text": _texts}
+VIEWS: dict[Layout, Callable[..., Any]] = {
+    "grid": _frames,
+    "codebooks": _variations,
+    "text": _texts,
+}
 """Layout -> all versions of the media of some clips that become ids."""
 
 ENCODERS: dict[Layout, Callable[[Tokenizer, Any], Tensor]] = {
     "grid": lambda tokenizer, media: tokenizer.encode(media.flatten(0, 1)).reshape(
         *media.shape[:2], -1
     ),
-    "codes": lambda tokenizer, views: torch.stack(
+    "codebooks": lambda tokenizer, views: torch.stack(
         [tokenizer.encode(view).flatten(1) for view in views.unbind(1)], dim=1
     ),
     "text": lambda tokenizer, texts: tokenizer.encode(texts)[:, None],
@@ -162,7 +166,7 @@ def build_table(
                 lengths[entry.name] = (ids[entry.name] == TEXT_END).argmax(2) + 1
     token_spec = TokenSpec(entries, {n: t.fingerprint for n, t in tokenizers.items()})
     texts = [np.asarray(a, dtype=str) for a in (clips.clip_ids, clips.labels, clips.splits)]
-    found = {n: t.codes() for n, t in tokenizers.items()}
+    found = {n: t.codebook() for n, t in tokenizers.items()}
     codes = {n: c.float().numpy() for n, c in found.items() if c is not None}
     table = TokenTable(token_spec, texts[0], texts[1], texts[2], ids, lengths, codes)
     write_table(table, folder)

@@ -3,11 +3,23 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
+
+from nano4m.json_files import write_json
+
+
+def fingerprint_of(key: str, settings: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """Return the fingerprint of a tokenizer from its key and its state as it is stored."""
+    digest = hashlib.sha256(json.dumps([key, settings], sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 class Tokenizer(ABC):
@@ -22,7 +34,7 @@ class Tokenizer(ABC):
 
     ``encode`` takes media from any device and returns ids on the tokenizer's own, ``decode`` takes
     ids from any device and returns media there; captions are no tensors, and their ids stay on the
-    CPU. ``state`` and ``codes`` are CPU tensors, so the fingerprint does not depend on the device.
+    CPU. ``state`` and ``codebook`` are CPU tensors, so the fingerprint does not depend on the device.
 
     Attributes:
         key: Name in TOKENIZERS and in the configuration.
@@ -64,7 +76,7 @@ class Tokenizer(ABC):
             ValueError: A wrong shape, or an id outside the vocabulary. Nothing is clamped.
         """
 
-    def codes(self) -> Tensor | None:
+    def codebook(self) -> Tensor | None:
         """Return the vector of each id, float32 (vocab_size, width) on the CPU, or None.
 
         Ids whose vectors are near mean similar things; a model may start from that.
@@ -80,17 +92,13 @@ class Tokenizer(ABC):
     def from_state(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> "Tokenizer":
         """Build the tokenizer whose ``state`` this was, on the CPU."""
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """Twelve hex digits of a SHA-256 over settings and weights: equal means same ids."""
-        settings, tensors = self.state()
-        digest = hashlib.sha256(json.dumps([self.key, settings], sort_keys=True).encode())
-        for name in sorted(tensors):
-            digest.update(name.encode())
-            digest.update(
-                tensors[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
-            )
-        return digest.hexdigest()[:12]
+        """Twelve hex digits of a SHA-256 over settings and weights: equal means same ids.
+
+        Computed once: weights do not change after ``prepare`` and loading.
+        """
+        return fingerprint_of(self.key, *self.state())
 
     def save(self, folder: Path) -> None:
         """Write ``tokenizer.json`` and ``tokenizer.safetensors``; never a pickle."""
@@ -100,4 +108,4 @@ class Tokenizer(ABC):
         settings, tensors = self.state()
         save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "tokenizer.safetensors")
         entry = {"key": self.key, "licence": self.licence, "fingerprint": self.fingerprint}
-        (folder / "tokenizer.json").write_text(json.dumps(entry | {"settings": settings}, indent=1))
+        write_json(folder / "tokenizer.json", entry | {"settings": settings})

@@ -8,15 +8,15 @@ vocabulary of a few hundred leaves room for whole words; any other byte becomes 
 import json
 from typing import Self
 
-import tokenizers
 import torch
-from tokenizers import decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
+import tokenizers
 from nano4m.config.run import Bpe
 from nano4m.errors import UserError
 from nano4m.modalities import TEXT_END
 from nano4m.tokenizers.base import Tokenizer
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
 UNKNOWN = 1
 """Id of every byte that no train caption holds; it reads as U+FFFD."""

@@ -10,20 +10,23 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import as_completed
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from nano4m.compute.precision import plain_products, resolve_device
 from nano4m.compute.workers import ahead, count_readers, count_workers, worker_pool
-from nano4m.config.run import Config
+from nano4m.config.run import Config, TokenizerConfig
+from nano4m.config.stored import read_section
 from nano4m.errors import UserError
+from nano4m.json_files import read_json, write_json
 from nano4m.modalities import FRAMED, modality
 from nano4m.progress import bar, log_info
-from nano4m.stage import write_json
 from nano4m.tokenizers.base import Tokenizer
 from nano4m.tokenizers.bpe import BpeTokenizer
 from nano4m.tokenizers.image_vq import ImageVQTokenizer
@@ -94,7 +97,7 @@ def fit_tokenizers(config: Config, clips: "ClipTable", out: Path) -> dict[str, d
             "section": section.model_dump(), "seed": config.seed, "clips": clips.fingerprint,
             "media": modality(name).media,
         }  # fmt: skip
-        quality = _finished(out / name, settings)
+        quality = _finished(out / name, section, settings)
         if quality is None:
             jobs[name] = Job(modality(name).media, section, config.seed, out / name, settings)
         else:
@@ -154,12 +157,18 @@ def _fit_in_worker(folder: Path, job: Job, device: str) -> dict[str, Any]:
     return next(_fit_here(open_clips(folder), [job], torch.device(device)))
 
 
-def _finished(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+def _finished(
+    folder: Path, section: TokenizerConfig, settings: dict[str, Any]
+) -> dict[str, Any] | None:
     # fit.json is part of the folder that is renamed into place: if it is there, all is there.
     if not (folder / "fit.json").is_file():
         return None
-    fit = json.loads((folder / "fit.json").read_text())
-    return fit["quality"] if fit["settings"] == json.loads(json.dumps(settings)) else None
+    fit = read_json(folder / "fit.json")
+    before, now = fit["settings"], json.loads(json.dumps(settings))
+    with suppress(ValidationError):
+        # One of another kind does not validate, and is another one.
+        before["section"] = read_section(type(section), before["section"]).model_dump(mode="json")
+    return fit["quality"] if before == now else None
 
 
 def _read(clips: "ClipTable", job: Job, threads: int) -> Material:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nano4m.config.run import ImageVQ
+from nano4m.config.stored import read_section
 from nano4m.errors import UserError
 from nano4m.tokenizers.base import Tokenizer
 from nano4m.tokenizers.on_device import CPU, hold, repeatable, seeded, take
@@ -146,17 +147,17 @@ class ImageVQTokenizer(Tokenizer):
         check_ids(ids, self.shape, self.vocab_size)
         ids = ids.to(self.device).long()
         with repeatable(self.device, exact=True):
-            codes = self.net.quantizer.codes(ids.flatten(1)[..., None])
+            codes = self.net.quantizer.vectors(ids.flatten(1)[..., None])
             y = self.net.decoder(codes.transpose(1, 2).unflatten(2, self.shape))
         if IS_DIRECTION[self.media]:
             return F.normalize(y, dim=1)
         return ((y + 1) / 2).clamp(0, 1)
 
     @torch.no_grad()
-    def codes(self) -> Tensor:
+    def codebook(self) -> Tensor:
         """Return the codebook, float32 (vocab, code_dim)."""
         ids = torch.arange(self.vocab_size, device=self.device)
-        return self.net.quantizer.codes(ids[None, :, None])[0].cpu()
+        return self.net.quantizer.vectors(ids[None, :, None])[0].cpu()
 
     def state(self) -> tuple[dict, dict[str, Tensor]]:
         """Return settings and weights."""
@@ -168,7 +169,7 @@ class ImageVQTokenizer(Tokenizer):
     def from_state(cls, settings: dict, tensors: dict[str, Tensor]) -> "ImageVQTokenizer":
         """Rebuild the tokenizer."""
         with seeded(0):
-            section = ImageVQ(**settings["section"])
+            section = read_section(ImageVQ, settings["section"])
             tokenizer = cls(settings["media"], settings["picture_size"], section)
         tokenizer.net.load_state_dict(tensors)
         return tokenizer

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nano4m.config.run import MelVQ
+from nano4m.config.stored import read_section
 from nano4m.tokenizers.base import Tokenizer
 from nano4m.tokenizers.mel import FLOOR_DB, MelSpectrogram
 from nano4m.tokenizers.on_device import CPU, has_room, repeatable, seeded, send, take
@@ -130,7 +131,9 @@ class MelVQTokenizer(Tokenizer):
             def batch(generator: torch.Generator) -> Tensor:
                 rows = torch.randint(len(logmel), (section.batch_size,), generator=generator)
                 x = take(logmel, rows, device)
-                return tokenizer._normal(tokenizer._vary(x, generator) if section.views > 1 else x)
+                return tokenizer._normal(
+                    tokenizer._vary(x, generator) if section.augmentations > 1 else x
+                )
 
             def loss(y: Tensor, x: Tensor) -> Tensor:
                 return _loss(y, x, tokenizer.mean, tokenizer.std)
@@ -178,7 +181,7 @@ class MelVQTokenizer(Tokenizer):
                 f"{book}, whose ids are {low} to {low + self.section.vocab - 1}"
             )
         with repeatable(self.device, exact=True):
-            codes = self.net.quantizer.codes(own.to(self.device))
+            codes = self.net.quantizer.vectors(own.to(self.device))
             y = self.net.decoder(codes.transpose(1, 2))
         return (y * self.std + self.mean).clamp_min(FLOOR_DB)[:, :, : self.frames]
 
@@ -191,12 +194,12 @@ class MelVQTokenizer(Tokenizer):
         return sound.clamp(-1, 1)
 
     @torch.no_grad()
-    def codes(self) -> Tensor | None:
+    def codebook(self) -> Tensor | None:
         """Return the codebook, float32 (vocab, code_dim); None for residual codebooks."""
         if self.section.codebooks > 1:
             return None
         ids = torch.arange(self.vocab_size, device=self.device)
-        return self.net.quantizer.codes(ids[None, :, None])[0].cpu()
+        return self.net.quantizer.vectors(ids[None, :, None])[0].cpu()
 
     def state(self) -> tuple[dict, dict[str, Tensor]]:
         """Return settings, weights and the statistics of the bands."""
@@ -209,7 +212,7 @@ class MelVQTokenizer(Tokenizer):
     def from_state(cls, settings: dict, tensors: dict[str, Tensor]) -> "MelVQTokenizer":
         """Rebuild the tokenizer."""
         with seeded(0):
-            section = MelVQ(**settings["section"])
+            section = read_section(MelVQ, settings["section"])
             tokenizer = cls(settings["samples"], settings["sample_rate"], section)
         weights = {k[4:]: v for k, v in tensors.items() if k.startswith("net.")}
         tokenizer.net.load_state_dict(weights)

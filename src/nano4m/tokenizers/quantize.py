@@ -73,7 +73,7 @@ class Quantizer(nn.Module):
         quantized, ids, loss = self.body(z_BLC)
         return quantized, ids.view(*z_BLC.shape[:2], self.codebooks), loss.sum()
 
-    def codes(self, ids_BLQ: Tensor) -> Tensor:
+    def vectors(self, ids_BLQ: Tensor) -> Tensor:
         """Return the vectors (B, L, C) of ids (B, L, Q)."""
         if self.kind == "fsq":
             return self.body.indices_to_codes(ids_BLQ[..., 0])  # type: ignore[operator]

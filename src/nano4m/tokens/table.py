@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from nano4m.errors import UserError
+from nano4m.json_files import FORMAT, without_format
 from nano4m.modalities import TEXT_END, Modality
 from nano4m.tokens.table_shards import (
     INDEX,
@@ -62,8 +63,16 @@ class TokenSpec:
 
     @property
     def fingerprint(self) -> str:
-        """Twelve hex digits: equal means that ids mean the same."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
+        """Twelve hex digits: equal means that ids mean the same.
+
+        Name, layout, shape and vocabulary of each modality and its tokenizer's fingerprint decide;
+        how a modality is called and shown does not.
+        """
+        parts = [
+            [m.name, m.layout, list(m.shape), m.vocab_size, self.tokenizers.get(m.name)]
+            for m in self.modalities
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
     def require_same(self, other: "TokenSpec", mine: str, theirs: str) -> None:
         """Refuse to go on when the ids of ``other`` mean something else.
@@ -97,7 +106,7 @@ class TokenTable:
         ids: Modality name -> uint16 (n, views, length); of a table of several shards a
             ``Sharded``, which is asked by rows like an array.
         lengths: Name of a text modality -> int64 (n, views), true lengths with the end token.
-        codes: Name -> float32 (vocab_size, width), the vector that each id stands for, where its
+        codebooks: Name -> float32 (vocab_size, width), the vector that each id stands for, where its
             tokenizer has one: what a model's table may start from.
         highest: Modality name -> highest id, where it is known; None: all ids are looked at.
     """
@@ -108,7 +117,7 @@ class TokenTable:
     splits: np.ndarray
     ids: Mapping[str, np.ndarray]
     lengths: Mapping[str, np.ndarray]
-    codes: Mapping[str, np.ndarray] = field(default_factory=dict)
+    codebooks: Mapping[str, np.ndarray] = field(default_factory=dict)
     highest: InitVar[Mapping[str, int] | None] = None
 
     def __post_init__(self, highest: Mapping[str, int] | None) -> None:
@@ -182,7 +191,7 @@ class TokenTable:
         parts, valids = [], []
         for modality in self.modalities:
             ids = self.ids[modality.name]
-            key = (modality.views, ids.shape[1])
+            key = (modality.frame_group, ids.shape[1])
             if key not in draws:
                 zero = np.zeros(len(rows), dtype=np.int64)
                 draws[key] = zero if rng is None else rng.integers(ids.shape[1], size=len(rows))
@@ -213,14 +222,16 @@ def write_table(table: TokenTable, folder: Path, shard_rows: int | None = None) 
     row_bytes = sum(2 * ids.shape[1] * ids.shape[2] for ids in table.ids.values())
     step = shard_rows or max(1, SHARD_BYTES // row_bytes)
     views = {name: ids.shape[1] for name, ids in table.ids.items()}
-    meta = json.dumps(table.token_spec.to_json() | {"views": views}).encode()
+    meta = json.dumps({"format": FORMAT} | table.token_spec.to_json() | {"views": views}).encode()
     folder.mkdir(parents=True, exist_ok=True)
     shards = []
     for number, start in enumerate(range(0, max(count, 1), step)):
         own = slice(start, min(start + step, count))
         write_shard(folder, number, _columns(table, own), meta)
         shards.append({"name": shard_name(number), "rows": own.stop - own.start})
-    save_file({n: np.ascontiguousarray(c) for n, c in table.codes.items()}, folder / "codes.part")
+    save_file(
+        {n: np.ascontiguousarray(c) for n, c in table.codebooks.items()}, folder / "codes.part"
+    )
     os.replace(folder / "codes.part", folder / "codes.safetensors")
     highest = {name: int(ids.max()) if ids.size else 0 for name, ids in table.ids.items()}
     finish(folder, {"rows": count, "shards": shards, "highest": highest})
@@ -256,7 +267,7 @@ def open_table(folder: Path) -> TokenTable:
     mapped = [_map_shard(folder / f"{shard['name']}.arrow", shard) for shard in index["shards"]]
     if any(shard.schema.metadata[_META] != mapped[0].schema.metadata[_META] for shard in mapped):
         raise UserError(f"the shards in {folder} are not of one token table; {_MAKE_AGAIN}")
-    meta = json.loads(mapped[0].schema.metadata[_META])
+    meta = without_format(json.loads(mapped[0].schema.metadata[_META]), folder)
     token_spec = TokenSpec.from_json(meta)
 
     def column(name: str, *shape: int) -> np.ndarray:

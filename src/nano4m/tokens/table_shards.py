@@ -6,7 +6,6 @@ the index: written last, it says which shards there are, their rows, and the hig
 modality, so that opening has nothing to search.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from nano4m.json_files import read_json, write_json
 
 INDEX = "tokens.json"
 SHARD_BYTES = 256 * 2**20
@@ -120,13 +121,12 @@ def finish(folder: Path, index: Mapping[str, Any]) -> None:
             old.unlink()
     for name in names:
         os.replace(folder / f"{name}.part", folder / name)
-    (folder / f"{INDEX}.part").write_text(json.dumps(index, indent=1) + "\n")
-    os.replace(folder / f"{INDEX}.part", folder / INDEX)
+    write_json(folder / INDEX, dict(index))
 
 
 def read_index(folder: Path) -> dict[str, Any]:
     """Return the index; of a table of before, which has none, its one shard and no highest id."""
     try:
-        return json.loads((folder / INDEX).read_text())
+        return read_json(folder / INDEX)
     except FileNotFoundError:
         return {"shards": [{"name": shard_name(0), "rows": None}], "highest": None}

@@ -5,7 +5,6 @@ several that repeat the weights, write one safetensors file; shards are written 
 torch.distributed.checkpoint and fit any number of processes.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -19,9 +18,9 @@ from torch import Tensor
 
 from nano4m.compute.distributed import DistributedContext
 from nano4m.errors import UserError
+from nano4m.json_files import read_json, write_json
 from nano4m.model.fourm import FourM
 from nano4m.progress import log_info
-from nano4m.stage import write_json
 from nano4m.training.optim import WeightAverage
 
 KEPT = 2
@@ -69,7 +68,7 @@ def newest_state(folder: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]] 
     """Return the newest state that can be read as (step, tensors, progress_state), or None."""
     for candidate in reversed(_folders(folder)):
         try:
-            progress_state = json.loads((candidate / "state.json").read_text())
+            progress_state = read_json(candidate / "state.json")
             return (
                 int(progress_state["step"]),
                 load_file(candidate / "state.safetensors"),
@@ -178,6 +177,21 @@ class TrainingState:
             weight.copy_(tensors[name])
         return step
 
+    def resumed(self, modalities: int, dtype: torch.dtype) -> tuple[int, dict[str, Any]]:
+        """Restore the newest state, see ``resume``; return its step and the progress state.
+
+        On a machine that computes in another type than before, loss scaling starts anew.
+        """
+        scale = 2.0**12 if dtype == torch.float16 else 1.0
+        start: dict[str, Any] = {"scale": scale, "precision": str(dtype)}
+        none = [0.0] * modalities
+        progress_state = {"seconds": 0.0, "tokens": 0, "operations": 0, "skipped": 0, "good": 0}
+        progress_state |= {"sums": none, "counts": none} | start
+        step = self.resume(progress_state)
+        if progress_state["precision"] != start["precision"]:
+            progress_state |= start
+        return step, progress_state
+
     def _shards(self) -> dict[str, Any]:
         from torch.distributed.checkpoint.state_dict import get_state_dict
 
@@ -209,7 +223,7 @@ class TrainingState:
         for candidate in reversed(there):
             failed = True
             try:
-                saved = json.loads((candidate / "state.json").read_text())
+                saved = read_json(candidate / "state.json")
                 load(tensors, checkpoint_id=candidate)
                 failed = False
             except (OSError, ValueError, CheckpointException) as error:

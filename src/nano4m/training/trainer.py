@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from nano4m.checkpoints.folder import save_model, save_reproducer
-from nano4m.compute.distributed import DistributedContext, open_distributed
+from nano4m.compute.distributed import DistributedContext, open_training
 from nano4m.compute.malloc import tune_malloc
-from nano4m.compute.precision import measured_peak, prepare_matmul, resolve_device, resolve_dtype
+from nano4m.compute.precision import measured_peak, prepare_matmul, resolve_dtype
 from nano4m.config.run import Config
 from nano4m.errors import UserError
 from nano4m.masking.check import check_masking
@@ -81,8 +81,10 @@ class Trainer:
         self.validation = masked_batches(table, val_rows, config.masking, seed, VALIDATION, 0)
 
         model = FourM(config.model, table.modalities, settings.dropout)
-        use_codes = settings.codes and config.model.tables == "modality"
-        codes = {n: torch.from_numpy(c) for n, c in table.codes.items()} if use_codes else None
+        use_codebooks = settings.init_from_codebook and config.model.tables == "modality"
+        codes = (
+            {n: torch.from_numpy(c) for n, c in table.codebooks.items()} if use_codebooks else None
+        )
         model.init_weights(generator(seed, WEIGHTS), codes)
         self.model = model.to(world.device)
         self.dtype = resolve_dtype(settings, world.device)
@@ -107,15 +109,7 @@ class Trainer:
         self.optimizers = build_optimizers(model, settings, on_device=self.fast.packed)
         self.average = WeightAverage(model, settings.ema)
         self.state = TrainingState(folder, world, model, self.optimizers, self.average)
-        none = [0.0] * len(self.names)
-        self.progress_state: dict[str, Any] = {"seconds": 0.0, "tokens": 0, "operations": 0}
-        self.progress_state |= {"skipped": 0, "good": 0, "sums": none, "counts": none}
-        scale = 2.0**12 if self.dtype == torch.float16 else 1.0
-        start = {"scale": scale, "precision": str(self.dtype)}
-        self.progress_state |= start
-        self.first = self.state.resume(self.progress_state)
-        if self.progress_state["precision"] != start["precision"]:  # on another machine
-            self.progress_state |= start
+        self.first, self.progress_state = self.state.resumed(len(self.names), self.dtype)
         self.settled = self.first
         self.norm = 0.0
         self.host: HostStep | None = None
@@ -235,7 +229,7 @@ class Trainer:
         settings = self.config.train
         every = max(1, min(20, settings.steps // 50))
         val: dict[str, float] = {}
-        progress_state = self.progress_state
+        totals = self.progress_state
         tracker = Tracker if not self.world.rank else NullTracker
         with (
             bar("train", settings.steps, "steps", self.first) as progress,
@@ -245,7 +239,7 @@ class Trainer:
             ) as log,
         ):
             started = time.perf_counter()
-            logged = (started, progress_state["tokens"], progress_state["operations"])
+            logged = (started, totals["tokens"], totals["operations"])
             for number, picked, packed in self._steps():
                 with fitting(self.config, self.model, self.dtype, self.fast.packed):
                     line: dict[str, Any] = {"step": number + 1} | self.step(number, picked, packed)
@@ -260,18 +254,16 @@ class Trainer:
                     line["grad_norm"] = self.norm
                     line["loss"] = self.losses()
                     passed = now - logged[0]
-                    line["tokens_per_second"] = round(
-                        (progress_state["tokens"] - logged[1]) / passed
-                    )
-                    speed = (progress_state["operations"] - logged[2]) / passed / self.world.size
+                    line["tokens_per_second"] = round((totals["tokens"] - logged[1]) / passed)
+                    speed = (totals["operations"] - logged[2]) / passed / self.world.size
                     line["mfu"] = round(speed / self.peak, 4)
                     line["memory_gb"] = round(peak_memory(self.world.device) / 1e9, 3)
                     if done % settings.val_every < every or last:
                         line["val"] = val = self.validate()
                     logged = (
                         time.perf_counter(),
-                        progress_state["tokens"],
-                        progress_state["operations"],
+                        totals["tokens"],
+                        totals["operations"],
                     )
                     log.write(line)
                     shown = " ".join(f"{k} {v:.2f}" for k, v in line["loss"].items())
@@ -279,11 +271,11 @@ class Trainer:
                 progress.advance()
                 if is_saved:
                     now = time.perf_counter()
-                    progress_state["seconds"], started = (
-                        progress_state["seconds"] + now - started,
+                    totals["seconds"], started = (
+                        totals["seconds"] + now - started,
                         now,
                     )
-                    self.state.save(done, progress_state)
+                    self.state.save(done, totals)
                 if wanted and not last:
                     raise KeyboardInterrupt
         if not val:  # all steps were done before, only the checkpoint was missing
@@ -292,30 +284,24 @@ class Trainer:
         save_model(self.model.eval(), self.table.token_spec, self.folder / "checkpoint", self.world)
         if self.world.any_rank(interrupt.asked):
             raise KeyboardInterrupt
-        seconds = max(progress_state["seconds"], 1e-9)
+        seconds = max(totals["seconds"], 1e-9)
         return {
             "steps": settings.steps,
             "parameters": self.model.num_parameters,
             "device": str(self.world.device),
             "processes": self.world.size,
             "precision": str(self.dtype).removeprefix("torch."),
-            "train_seconds": round(progress_state["seconds"], 1),
-            "tokens": int(progress_state["tokens"]),
-            "tokens_per_second": round(progress_state["tokens"] / seconds),
-            "mfu": round(progress_state["operations"] / seconds / self.world.size / self.peak, 4),
+            "train_seconds": round(totals["seconds"], 1),
+            "tokens": int(totals["tokens"]),
+            "tokens_per_second": round(totals["tokens"] / seconds),
+            "mfu": round(totals["operations"] / seconds / self.world.size / self.peak, 4),
             "peak_gflops": round(self.peak / 1e9),
             "memory_gb": round(peak_memory(self.world.device) / 1e9, 3),
-            "skipped_steps": progress_state["skipped"],
+            "skipped_steps": totals["skipped"],
             "engine": f"{self.fast}{self.on_device.warming if self.on_device else ''}",
             "epochs": round(self.epochs, 1),
             "val": val,
         }
-
-
-def training_context(config: Config) -> DistributedContext:
-    """Join the processes that torchrun started, or be alone."""
-    dtype = resolve_dtype(config.train, resolve_device(config.device))
-    return open_distributed(config.train, config.device, dtype)
 
 
 def train_model(
@@ -350,7 +336,7 @@ def train_model(
     prepare_matmul()
     tune_malloc()
     if world is None:
-        world = training_context(config)
+        world = open_training(config)
     return Trainer(config, table, folder, world, table_folder).run(stop)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nano4m.config.run import DigitsSource
+from nano4m.config.run import DigitsDataset
 from nano4m.data.sources.base import ClipPlan, RawMedia, Split
 from nano4m.data.sources.read import read_sound
 from nano4m.errors import UserError
@@ -76,7 +76,7 @@ def _split_pictures(seed: int) -> dict[tuple[int, Split], np.ndarray]:
     return shares
 
 
-def plan(settings: DigitsSource, data: Path | None, seed: int) -> Sequence[ClipPlan]:
+def plan(settings: DigitsDataset, data: Path | None, seed: int) -> Sequence[ClipPlan]:
     """List one clip a recording, each with pictures of its class and split.
 
     Raises:
@@ -132,7 +132,7 @@ def enlarge(picture: np.ndarray, size: int, rng: np.random.Generator | None) -> 
     return np.repeat(grey[..., None], 3, axis=2)
 
 
-def load(plan: ClipPlan, settings: DigitsSource) -> RawMedia:
+def load(plan: ClipPlan, settings: DigitsDataset) -> RawMedia:
     """Read the recording and draw its pictures; only those of train are moved at random.
 
     Raises:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nano4m.config.run import FarmSource
+from nano4m.config.run import FarmDataset
 from nano4m.data.sources.base import ClipPlan, RawMedia, Split
 from nano4m.data.sources.farm_animals import ANIMALS, COMMON, Colour
 from nano4m.data.sources.farm_render import FOCAL, Scene, render
@@ -47,7 +47,7 @@ def plan(settings: object, data: Path | None, seed: int) -> Sequence[ClipPlan]:
 
     ``data`` is not used: a farm needs no files.
     """
-    assert isinstance(settings, FarmSource)
+    assert isinstance(settings, FarmDataset)
     labels = sorted(ANIMALS)
     order = _generator(seed, 0, _CLASSES).permutation(len(labels))
     counts: tuple[tuple[Split, int], ...] = (
@@ -87,7 +87,7 @@ def _plan_clip(seed: int, index: int, label: str, split: Split) -> ClipPlan:
 
 def load(plan: ClipPlan, settings: object) -> RawMedia:
     """Render and voice one clip: one still picture with exact depth and normals, and one sound."""
-    assert isinstance(settings, FarmSource)
+    assert isinstance(settings, FarmDataset)
     rgb, depth, normals = render(draw_scene(plan), settings.picture_size)
     return RawMedia(
         sound=voice(plan, settings.seconds),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nano4m.config.run import FolderSource
+from nano4m.config.run import FolderDataset
 from nano4m.data.sources.base import ClipPlan, RawMedia, Split
 from nano4m.data.sources.folder_forms import Contents, Picture, Recording, find_contents
 from nano4m.data.sources.folder_groups import join_groups
@@ -35,7 +35,7 @@ def _clip_id(key: str) -> str:
 
 
 def _shares(
-    sizes: dict[str, int], settings: FolderSource, rng: np.random.Generator
+    sizes: dict[str, int], settings: FolderDataset, rng: np.random.Generator
 ) -> dict[str, Split]:
     """Deal groups to splits so that each split's share of the members is near what was asked for.
 
@@ -60,7 +60,7 @@ def _shares(
 
 
 def split_recordings(
-    recordings: Sequence[Recording], settings: FolderSource, seed: int
+    recordings: Sequence[Recording], settings: FolderDataset, seed: int
 ) -> dict[str, Split]:
     """Return the split of each group: whole groups, stratified by class.
 
@@ -91,7 +91,7 @@ def prefer_full(pictures: Sequence[Picture], least: int) -> list[Picture]:
 
 
 def split_pictures(
-    pictures: Sequence[Picture], settings: FolderSource, seed: int, dealt: Mapping[str, Split]
+    pictures: Sequence[Picture], settings: FolderDataset, seed: int, dealt: Mapping[str, Split]
 ) -> dict[tuple[str, Split], list[Picture]]:
     """Return the pictures of each class and split; no group of pictures is in two splits.
 
@@ -120,18 +120,18 @@ def _enough(recordings: Sequence[Recording], least: int) -> list[Recording]:
     for label, count in sorted(counts.items()):
         if count < least:
             log_info(
-                f"class {label!r} left out: {count} recordings, --source.min-per-class is {least}"
+                f"class {label!r} left out: {count} recordings, --dataset.min-per-class is {least}"
             )
     kept = [recording for recording in recordings if counts[recording.label] >= least]
     if not kept:
         raise UserError(
             f"no class has {least} recordings ({dict(sorted(counts.items()))}); add recordings or "
-            "lower --source.min-per-class"
+            "lower --dataset.min-per-class"
         )
     return kept
 
 
-def plan(settings: FolderSource, data: Path | None, seed: int) -> Sequence[ClipPlan]:
+def plan(settings: FolderDataset, data: Path | None, seed: int) -> Sequence[ClipPlan]:
     """List one clip a recording; sounds are paired with pictures of their class and split.
 
     Raises:
@@ -185,7 +185,7 @@ def plan(settings: FolderSource, data: Path | None, seed: int) -> Sequence[ClipP
     return plans
 
 
-def load(plan: ClipPlan, settings: FolderSource) -> RawMedia:
+def load(plan: ClipPlan, settings: FolderDataset) -> RawMedia:
     """Read one recording and its pictures; a spare one stands in for one that cannot be read.
 
     Raises:

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 
-from nano4m.config.run import FolderSource
+from nano4m.config.run import FolderDataset
 from nano4m.data.sources.folder_forms import Contents, Picture, Recording
 from nano4m.progress import log_info
 
@@ -45,7 +45,7 @@ def _largest(recordings: Iterable[Recording], union: _Union) -> dict[str, float]
     return {label: max(own.values()) / own.total() for label, own in sizes.items()}
 
 
-def join_groups(contents: Contents, settings: FolderSource) -> Contents:
+def join_groups(contents: Contents, settings: FolderDataset) -> Contents:
     """Give recordings and pictures groups such that splits by group share nothing.
 
     A group holds all recordings and pictures of one recording group, and all that a pairing of a

@@ -1,0 +1,130 @@
+"""Configurations of before: old names are read as the new ones, unknown fields are ignored.
+
+On the command line an old name is refused with its new one; in the JSON of a run it is read.
+"""
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from nano4m.errors import UserError
+
+RENAMED: dict[str, str] = {
+    "source": "dataset",
+    "clips.loudness_db": "clips.target_rms_db",
+    "tokenizers.*.views": "tokenizers.*.augmentations",
+    "masking.sources": "masking.num_inputs_weights",
+    "masking.unheard": "masking.no_audio_input_prob",
+    "masking.whole_source": "masking.whole_input",
+    "masking.other_given": "masking.other_input_prob",
+    "train.device": "device",
+    "train.codes": "train.init_from_codebook",
+    "evaluate.judge_steps": "evaluate.classifier_steps",
+}
+"""Path of a field of before -> its path now; ``*`` is any modality."""
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def with_new_names(stored: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration, or some of its sections, with the fields' names of now."""
+    found = _copy(stored)
+    for old, new in RENAMED.items():
+        _move(found, old.split("."), new.split("."))
+    return found
+
+
+def renamed_option(option: str) -> str | None:
+    """Return the name now of an option of before, such as ``--train.no-codes``, or None."""
+    given = option.removeprefix("--").replace("-", "_").split(".")
+    is_off = given[-1].startswith("no_")
+    named = [*given[:-1], given[-1].removeprefix("no_")] if is_off else given
+    for old, new in RENAMED.items():
+        for words, off in ((given, ""), (named, "no_" if is_off else "")):
+            stars = _match(words, old.split("."))
+            if stars is None:
+                continue
+            rest = words[len(old.split(".")) :]
+            path = [next(stars) if part == "*" else part for part in new.split(".")] + rest
+            path[-1] = off + path[-1]
+            return "--" + ".".join(path).replace("_", "-")
+    return None
+
+
+def refuse_old_options(args: Sequence[str]) -> None:
+    """Refuse options of before.
+
+    Raises:
+        UserError: With the option's name now.
+    """
+    for word in args:
+        option = word.split("=")[0]
+        new = "--train.compile off" if option == "--train.no-compile" else renamed_option(option)
+        if word.startswith("--") and new:
+            raise UserError(f"{option} is {new} now")
+
+
+def read_stored(model: type[_Model], stored: dict[str, Any]) -> _Model:
+    """Validate what was stored by this version, an earlier or a later one of the same format.
+
+    Raises:
+        ValidationError: A value that is not allowed.
+    """
+    values = _copy(stored)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        unknown = [e["loc"] for e in error.errors() if e["type"] == "extra_forbidden"]
+        if not unknown:
+            raise
+        for path in unknown:
+            _drop(values, path)
+        return model.model_validate(values)
+
+
+def read_section(model: type[_Model], stored: dict[str, Any]) -> _Model:
+    """Validate the settings of a tokenizer that was stored, see ``read_stored``."""
+    return read_stored(model, with_new_names({"tokenizers": {"": stored}})["tokenizers"][""])
+
+
+def _copy(value: Any) -> Any:
+    return {k: _copy(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def _match(words: Sequence[str], pattern: Sequence[str]) -> Any:
+    """Return what the stars of ``pattern`` stand for if ``words`` begin with it, else None."""
+    pairs = list(zip(words, pattern, strict=False))
+    if len(words) < len(pattern) or any(p not in (w, "*") for w, p in pairs):
+        return None
+    return iter([w for w, p in pairs if p == "*"])
+
+
+def _move(tree: dict[str, Any], old: Sequence[str], new: Sequence[str]) -> None:
+    """Move a field inside ``tree``; nothing happens where it is not, or the new one is there."""
+    first = old[0]
+    if first == "*":
+        for branch in tree.values():
+            if isinstance(branch, dict):
+                _move(branch, old[1:], new[1:])
+    elif len(old) > 1 and old[0] == new[0]:
+        if isinstance(tree.get(first), dict):
+            _move(tree[first], old[1:], new[1:])
+    else:
+        owner: Any = tree
+        for part in old[:-1]:
+            owner = owner.get(part)
+            if not isinstance(owner, dict):
+                return
+        if old[-1] in owner:
+            value = owner.pop(old[-1])
+            tree.setdefault(new[0], value)
+
+
+def _drop(tree: Any, path: Sequence[int | str]) -> None:
+    # The path of an error names the kind of a union too, which is no key.
+    for part in path[:-1]:
+        if isinstance(tree, dict) and part in tree:
+            tree = tree[part]
+    if isinstance(tree, dict):
+        tree.pop(path[-1], None)
