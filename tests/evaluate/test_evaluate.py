@@ -218,7 +218,7 @@ def test_trie_likelihood_is_the_chain_rule():
     table = make_table(4)
     evaluator = make_evaluator(table, random_model(table))
     texts = [tuple(text[: text.index(0) + 1]) for text in TEXTS.values()]
-    ids, given = evaluator.given([1])
+    ids, given = evaluator.inputs([1])
     found = text_log_probs(evaluator, ids, given, 2, texts)
     start = evaluator.tokens.slices[2].start
     for clip in (0, 5):
@@ -237,9 +237,9 @@ def test_the_best_class_is_that_of_all_captions():
     evaluator = make_evaluator(table, random_model(table))
     trie = Trie(candidates(table, "caption", table.rows("train"), table.classes))
     assert len(trie.prefixes) == 1 + 2 + 6 + 6 + 5  # nothing, sizes, animals, ends, ends
-    full = Search(evaluator, *evaluator.given([0]), 2, trie)
+    full = Search(evaluator, *evaluator.inputs([0]), 2, trie)
     full.expand_all()
-    best = Search(evaluator, *evaluator.given([0]), 2, trie)
+    best = Search(evaluator, *evaluator.inputs([0]), 2, trie)
     assert (best.best_class() == full.class_scores().argmax(1)).all()
     assert np.exp(full.class_scores()).sum(1).max() <= 1 + 1e-6
     assert best.front_RN[:, trie.is_leaf_N].sum() < full.front_RN.sum()

@@ -249,7 +249,7 @@ def test_picked_log_probs_are_those_of_whole_distributions(most, monkeypatch):
     model = random_model(table)
     evaluator = make_evaluator(table, model)
     own = evaluator.ids_BL[:, evaluator.tokens.slices[1]]
-    ids, given = evaluator.given([0, 2])
+    ids, given = evaluator.inputs([0, 2])
     span = evaluator.tokens.slices[1]
     slots = torch.arange(span.start, span.stop).expand(len(evaluator), -1)
     with torch.no_grad():
@@ -281,7 +281,7 @@ def test_no_more_scores_are_held_than_allowed(monkeypatch):
     monkeypatch.setitem(likelihoods.MOST_SCORES, "cpu", 40)
     table = make_table(8)
     evaluator = make_evaluator(table, random_model(table))
-    ids, given = evaluator.given([0])
+    ids, given = evaluator.inputs([0])
     slots = torch.arange(4, 8).expand(len(evaluator), -1)
     parts = list(
         likelihoods.log_prob_parts(evaluator.model, evaluator.tokens, ids, given, slots, 2, 3)

@@ -147,8 +147,8 @@ def test_a_file_takes_the_road_of_the_clips_stage(run, tmp_path):
     )
     table = open_table(run / "table")
     ids, _ = table.gather(np.array([40]), None)
-    assert given.given_L.sum() == 16 + opened.by_name["sound"].length
-    same = given.ids_L[given.given_L] == torch.from_numpy(ids[0])[given.given_L]
+    assert given.inputs_L.sum() == 16 + opened.by_name["sound"].length
+    same = given.ids_L[given.inputs_L] == torch.from_numpy(ids[0])[given.inputs_L]
     assert same.float().mean() > 0.9, "a JPEG of a JPEG may move a token, no more"
     assert same[16:].all(), "a sound of the window's length is kept to the bit"
 

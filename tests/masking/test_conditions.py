@@ -30,14 +30,14 @@ REFERENCE = TokenSequence(
 
 def _found(given: dict, asked: dict, caption: int = 6) -> set[str]:
     """Return the conditions of one sample, lengths of inputs apart."""
-    given_BL, asked_BL, valid_BL = (torch.zeros(1, TOKENS.length, dtype=torch.bool),) * 3
-    given_BL, asked_BL, valid_BL = given_BL.clone(), asked_BL.clone(), ~valid_BL
+    inputs_BL, targets_BL, valid_BL = (torch.zeros(1, TOKENS.length, dtype=torch.bool),) * 3
+    inputs_BL, targets_BL, valid_BL = inputs_BL.clone(), targets_BL.clone(), ~valid_BL
     valid_BL[0, TOKENS.slices[4].start + caption :] = False
-    for mask_BL, chosen in ((given_BL, given), (asked_BL, asked)):
+    for mask_BL, chosen in ((inputs_BL, given), (targets_BL, asked)):
         for name, indices in chosen.items():
             start = TOKENS.slices[TOKENS.index(name)].start
             mask_BL[0, [start + i for i in indices]] = True
-    found = classify(given_BL, asked_BL & valid_BL, valid_BL, TOKENS)
+    found = classify(inputs_BL, targets_BL & valid_BL, valid_BL, TOKENS)
     return {str(c) for c, is_B in found.items() if is_B.item() and c.kind != "input length"}
 
 

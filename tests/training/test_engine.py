@@ -114,7 +114,7 @@ def test_validation_is_fixed_and_that_of_the_averaged_weights(tmp_path):
 def test_the_first_signal_waits_for_the_step_and_the_second_does_not():
     with Interrupt().watch() as interrupt:
         os.kill(os.getpid(), signal.SIGTERM)
-        assert interrupt.asked
+        assert interrupt.requested
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
             signal.sigtimedwait([], 0.1)

@@ -58,15 +58,15 @@ def generate_from(
     """Return ids of ``target`` made from each clip's ``sources`` alone, int64 (B, length)."""
     span = evaluator.tokens.slices[target]
     seeds = np.random.SeedSequence([evaluator.seed, GENERATE, *sources, target])
-    ids, given = generate(
+    ids, inputs = generate(
         evaluator.model,
         evaluator.tokens,
-        *evaluator.given(sources),
+        *evaluator.inputs(sources),
         [evaluator.names[target]],
         config,
         (seeds.generate_state(len(evaluator), np.uint64) >> 1).tolist(),
     )
-    return torch.where(given, ids, TEXT_END)[:, span]
+    return torch.where(inputs, ids, TEXT_END)[:, span]
 
 
 def real_ids(evaluator: LikelihoodEvaluator, target: int) -> np.ndarray:
@@ -112,23 +112,23 @@ def directions_into(
     alone: dict[str, np.ndarray] = {}
     sources = [i for i in range(len(evaluator.names)) if i != target]
 
-    def judged(given: Sequence[int], ids: Tensor) -> tuple[np.ndarray, Score]:
+    def judged(inputs: Sequence[int], ids: Tensor) -> tuple[np.ndarray, Score]:
         assert classifier is not None
         found = predict(classifier, decode(tokenizers[name], modality, ids))
-        others = derangement(len(evaluator), evaluator.rng(SHUFFLE, GENERATE, *given, target))
+        others = derangement(len(evaluator), evaluator.rng(SHUFFLE, GENERATE, *inputs, target))
         return found == evaluator.labels, score(
             found == evaluator.labels,
             evaluator.labels,
             len(evaluator.classes),
-            evaluator.rng(RESAMPLE, GENERATE, *given, target),
+            evaluator.rng(RESAMPLE, GENERATE, *inputs, target),
             evaluator.resamples,
             round_trip=round_trip,
             controls={"shuffled": float((found == evaluator.labels[others]).mean())},
         )
 
-    def drawn(given: Sequence[int]) -> Tensor:
+    def drawn(inputs: Sequence[int]) -> Tensor:
         with sampling_precision(evaluator.model.device):
-            return generate_from(evaluator, given, target, config)
+            return generate_from(evaluator, inputs, target, config)
 
     for source in sources:
         ids = drawn([source])

@@ -70,9 +70,9 @@ def caption_begun(
         )
         if not len(rows):
             continue
-        ids, given = evaluator.given([target], rows)
-        given[:, span.start + length : span.stop] = False
-        found = Search(evaluator, ids * given, given, target, Trie(rests), length).best_class()
+        ids, inputs = evaluator.inputs([target], rows)
+        inputs[:, span.start + length : span.stop] = False
+        found = Search(evaluator, ids * inputs, inputs, target, Trie(rests), length).best_class()
         judged, correct = judged + len(rows), correct + int((found == evaluator.labels[rows]).sum())
     return correct / judged if judged else None
 
@@ -96,16 +96,16 @@ def classify(
         condition: Key of ``conditions``.
     """
     known = conditions(evaluator, target)
-    given, number = known[condition], list(known).index(condition)
-    found = Search(evaluator, *evaluator.given(given), target, trie).best_class()
+    inputs, number = known[condition], list(known).index(condition)
+    found = Search(evaluator, *evaluator.inputs(inputs), target, trie).best_class()
     rng = evaluator.rng(SHUFFLE, number, target)
     own = rng.permutation(len(evaluator))[:MOST_CONTROL]
     shown = derangement(len(evaluator), rng)[own]
-    mistaken = Search(evaluator, *evaluator.given(given, shown), target, trie).best_class()
+    mistaken = Search(evaluator, *evaluator.inputs(inputs, shown), target, trie).best_class()
     controls = {"shuffled": float((mistaken == evaluator.labels[own]).mean())}
     if begun is not None:
         controls["caption begun"] = begun
-    titles = [evaluator.tokens.modalities[i].title for i in given]
+    titles = [evaluator.tokens.modalities[i].title for i in inputs]
     return Probe(
         name=f"class from {titles[0] if len(titles) == 1 else 'all other modalities'}",
         task="classification",

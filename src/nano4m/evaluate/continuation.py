@@ -43,34 +43,34 @@ def continuation(
     valid_BT = evaluator.valid_BL[:, span]
     if modality.layout == "grid" or len(evaluator) < 2:
         return None
-    given_B = prefix_lengths(modality, valid_BT)
-    usable = (given_B > 0) & (given_B < valid_BT.sum(1))
+    inputs_B = prefix_lengths(modality, valid_BT)
+    usable = (inputs_B > 0) & (inputs_B < valid_BT.sum(1))
     if int(usable.sum()) < 2:
         return None
-    given_BT = (torch.arange(modality.length) < given_B[:, None]) & usable[:, None]
-    rest_BT = valid_BT & ~given_BT & usable[:, None]
-    given_BL = torch.zeros_like(evaluator.valid_BL)
-    given_BL[:, span] = given_BT
-    nothing_BL = torch.zeros_like(given_BL)
+    inputs_BT = (torch.arange(modality.length) < inputs_B[:, None]) & usable[:, None]
+    rest_BT = valid_BT & ~inputs_BT & usable[:, None]
+    inputs_BL = torch.zeros_like(evaluator.valid_BL)
+    inputs_BL[:, span] = inputs_BT
+    nothing_BL = torch.zeros_like(inputs_BL)
 
     def nats(rows: Tensor, shown_BL: Tensor) -> np.ndarray:
         """Return the nats of the rest of each usable clip, given the beginning of clip ``rows``."""
         shown_BL = shown_BL & evaluator.valid_BL[rows]
-        asked = evaluator.own(target, evaluator.ids_BL[rows] * shown_BL, shown_BL, rest_BT)
-        return -asked[usable.numpy()]
+        targets = evaluator.own(target, evaluator.ids_BL[rows] * shown_BL, shown_BL, rest_BT)
+        return -targets[usable.numpy()]
 
-    shown_BL = given_BL & evaluator.valid_BL
+    shown_BL = inputs_BL & evaluator.valid_BL
     own = -evaluator.own_autoregressive(target, evaluator.ids_BL * shown_BL, shown_BL, rest_BT)[
         usable.numpy()
     ]
-    at_once = own if modality.is_text else nats(torch.arange(len(evaluator)), given_BL)
+    at_once = own if modality.is_text else nats(torch.arange(len(evaluator)), inputs_BL)
     tokens = rest_BT.sum(1)[usable].numpy()
     baselines = counts.log_probs(evaluator.ids_BL[:, span].numpy(), valid_BT.numpy())
     rng = evaluator.rng(RESAMPLE, BEGINNING, target)
     low, high = bootstrap_ratio(own, tokens, rng, evaluator.resamples)
     total = int(tokens.sum())
     moved = torch.from_numpy(derangement(len(evaluator), evaluator.rng(SHUFFLE, BEGINNING, target)))
-    controls = {"shuffled": nats(moved, given_BL)}
+    controls = {"shuffled": nats(moved, inputs_BL)}
     # Of a text no part is ever asked for without all that stands before it.
     if not modality.is_text:
         controls["nothing"] = nats(torch.arange(len(evaluator)), nothing_BL)

@@ -35,17 +35,17 @@ def half_of_itself(evaluator: LikelihoodEvaluator, target: int) -> tuple[float, 
     part that is ever given of a text.
     """
     span = evaluator.tokens.slices[target]
-    given = torch.zeros_like(evaluator.valid_BL)
+    inputs = torch.zeros_like(evaluator.valid_BL)
     if evaluator.tokens.modalities[target].is_text:
         half_B = evaluator.valid_BL[:, span].sum(1, keepdim=True) // 2
-        given[:, span] = torch.arange(span.stop - span.start) < half_B
+        inputs[:, span] = torch.arange(span.stop - span.start) < half_B
     else:
         drawn = evaluator.rng(HALF, target).random((len(evaluator), span.stop - span.start))
         rank = torch.from_numpy(drawn.argsort(1).argsort(1))
-        given[:, span] = rank < (span.stop - span.start) // 2
-    asked_BT = evaluator.valid_BL[:, span] & ~given[:, span]
-    log_p = evaluator.own(target, evaluator.ids_BL * given, given, asked_BT)
-    return float(-log_p.sum()), int(asked_BT.sum())
+        inputs[:, span] = rank < (span.stop - span.start) // 2
+    targets_BT = evaluator.valid_BL[:, span] & ~inputs[:, span]
+    log_p = evaluator.own(target, evaluator.ids_BL * inputs, inputs, targets_BT)
+    return float(-log_p.sum()), int(targets_BT.sum())
 
 
 def _conditions(evaluator: LikelihoodEvaluator, target: int) -> dict[str, Callable[[], np.ndarray]]:
@@ -56,7 +56,7 @@ def _conditions(evaluator: LikelihoodEvaluator, target: int) -> dict[str, Callab
 
     def from_sources(sources: list[int], rows: np.ndarray | None = None) -> np.ndarray:
         if is_text or rows is not None or len(sources) > 1:
-            return evaluator.own(target, *evaluator.given(sources, rows))
+            return evaluator.own(target, *evaluator.inputs(sources, rows))
         return (
             np.diag(evaluator.pairwise(sources[0], target))
             if sources
@@ -91,10 +91,10 @@ def cross_entropy(
         "unigram": float(-baselines.unigram.sum()),
         "bigram": float(-baselines.bigram.sum()),
     }
-    asked = {name: float(-own().sum()) for name, own in _conditions(evaluator, target).items()}
+    targets = {name: float(-own().sum()) for name, own in _conditions(evaluator, target).items()}
     units = units_of(modality, len(evaluator), window_seconds)
     half, half_count = half_of_itself(evaluator, target)
-    conditions = {name: value / count for name, value in asked.items()}
+    conditions = {name: value / count for name, value in targets.items()}
     conditions = {"nothing": conditions.pop("nothing"), OWN_HALF: half / half_count} | conditions
     return CrossEntropy(
         modality=modality.name,
@@ -102,5 +102,5 @@ def cross_entropy(
         conditions=conditions,
         tokens=count,
         unit=UNITS[modality.layout],
-        bits={name: v / units / math.log(2) for name, v in (nats | asked).items()},
+        bits={name: v / units / math.log(2) for name, v in (nats | targets).items()},
     )

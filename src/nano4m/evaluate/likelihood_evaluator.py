@@ -65,7 +65,7 @@ class LikelihoodEvaluator:
         """Return the random numbers of one purpose."""
         return np.random.default_rng([self.seed, *stream])
 
-    def given(
+    def inputs(
         self, sources: Sequence[int], rows: np.ndarray | Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return ids (R, L) and given bool (R, L) that show all of ``sources`` and nothing else.
@@ -78,8 +78,8 @@ class LikelihoodEvaluator:
         shown = torch.zeros(self.tokens.length, dtype=torch.bool)
         for source in sources:
             shown[self.tokens.slices[source]] = True
-        given = self.valid_BL[chosen] & shown
-        return self.ids_BL[chosen] * given, given
+        inputs = self.valid_BL[chosen] & shown
+        return self.ids_BL[chosen] * inputs, inputs
 
     @property
     def place(self) -> torch.device:
@@ -93,26 +93,26 @@ class LikelihoodEvaluator:
         return rows_that_fit(self.model, self.tokens, 0, 0, 1, self.batch_size)
 
     def _log_probs(
-        self, ids: Tensor, given: Tensor, slots: Tensor, count: int
+        self, ids: Tensor, inputs: Tensor, slots: Tensor, count: int
     ) -> Iterator[tuple[Tensor, Tensor, int, Tensor]]:
         """Yield rows of the question (r,), where their answers are (r,), a first slot, and answers,
         float32 (n, t, V), all at ``place``. See ``log_prob_parts``.
         """
         # Clips share captions and beginnings of captions: equal questions are asked once.
         length, device = self.tokens.length, self.place
-        rows, which_R = torch.cat([ids, given.long(), slots], 1).unique(dim=0, return_inverse=True)
+        rows, which_R = torch.cat([ids, inputs.long(), slots], 1).unique(dim=0, return_inverse=True)
         ids, shown, slots = rows.split([length, length, slots.shape[1]], dim=1)
-        asked = log_prob_parts(
+        targets = log_prob_parts(
             self.model, self.tokens, ids, shown.bool(), slots, self.rows_at_once, count
         )
-        for part, first, log_p in asked:
+        for part, first, log_p in targets:
             place = torch.full((len(rows),), -1)
             place[part] = torch.arange(len(part))
             where_R = place[which_R]
             own = (where_R >= 0).nonzero()[:, 0]
             yield own.to(device), where_R[own].to(device), first, log_p.to(device)
 
-    def pick(self, ids: Tensor, given: Tensor, slots: Tensor, wanted_RTK: Tensor) -> Tensor:
+    def pick(self, ids: Tensor, inputs: Tensor, slots: Tensor, wanted_RTK: Tensor) -> Tensor:
         """Return log p of K ids for each of the first slots, float32 (R, T, K).
 
         Args:
@@ -122,13 +122,13 @@ class LikelihoodEvaluator:
         """
         device, wanted_RTK = self.place, wanted_RTK.to(self.place)
         out_RTK = torch.empty(wanted_RTK.shape, device=device)
-        for own, where, first, log_p in self._log_probs(ids, given, slots, wanted_RTK.shape[1]):
+        for own, where, first, log_p in self._log_probs(ids, inputs, slots, wanted_RTK.shape[1]):
             t = torch.arange(log_p.shape[1], device=device)[:, None]
             found = log_p[where[:, None, None], t, wanted_RTK[own, first : first + len(t)]]
             out_RTK[own, first : first + len(t)] = found
         return out_RTK.cpu()
 
-    def parallel_log_prob(self, target: int, ids: Tensor, given: Tensor, own: Tensor) -> Tensor:
+    def parallel_log_prob(self, target: int, ids: Tensor, inputs: Tensor, own: Tensor) -> Tensor:
         """Return log p of the tokens of ``target`` of other clips, float64 (R, S).
 
         Args:
@@ -141,8 +141,10 @@ class LikelihoodEvaluator:
         own, parts = own.to(device), []
         for rows in torch.arange(len(ids)).split(self.rows_at_once):
             total = torch.zeros(len(rows), len(own), dtype=torch.float64, device=device)
-            asked = self._log_probs(ids[rows], given[rows], slots.expand(len(rows), -1), len(slots))
-            for these, where, first, log_p in asked:
+            targets = self._log_probs(
+                ids[rows], inputs[rows], slots.expand(len(rows), -1), len(slots)
+            )
+            for these, where, first, log_p in targets:
                 found = torch.zeros(len(log_p), len(own), dtype=torch.float64, device=device)
                 for t in range(log_p.shape[1]):
                     found += log_p[:, t][:, own[:, first + t]]
@@ -154,41 +156,41 @@ class LikelihoodEvaluator:
         """Return log p(target of clip j | source of clip i), float64 (B, B); computed once."""
         if (source, target) not in self._pairs:
             own = self.ids_BL[:, self.tokens.slices[target]]
-            rated = self.parallel_log_prob(target, *self.given([source]), own)
+            rated = self.parallel_log_prob(target, *self.inputs([source]), own)
             self._pairs[source, target] = rated.numpy()
         return self._pairs[source, target]
 
     def unconditional(self, target: int) -> np.ndarray:
         """Return log p(target of clip j | nothing), float64 (B,)."""
         own = self.ids_BL[:, self.tokens.slices[target]]
-        return self.parallel_log_prob(target, *self.given([], np.zeros(1, dtype=np.int64)), own)[
+        return self.parallel_log_prob(target, *self.inputs([], np.zeros(1, dtype=np.int64)), own)[
             0
         ].numpy()
 
     def own_parallel(
-        self, target: int, ids: Tensor, given: Tensor, asked_BT: Tensor | None = None
+        self, target: int, ids: Tensor, inputs: Tensor, targets_BT: Tensor | None = None
     ) -> np.ndarray:
         """Return log p of each clip's own tokens of ``target``, float64 (B,); row i is clip i's.
 
         Args:
             target: Index of a modality that is no text.
             ids, given: What the model is shown.
-            asked_BT: bool, tokens that are rated, as many in each row, all at once; None: all.
+            targets_BT: bool, tokens that are rated, as many in each row, all at once; None: all.
         """
         span = self.tokens.slices[target]
-        if asked_BT is None:
-            asked_BT = torch.ones(len(self), span.stop - span.start, dtype=torch.bool)
-        slots_BT = asked_BT.nonzero()[:, 1].view(len(self), -1) + span.start
+        if targets_BT is None:
+            targets_BT = torch.ones(len(self), span.stop - span.start, dtype=torch.bool)
+        slots_BT = targets_BT.nonzero()[:, 1].view(len(self), -1) + span.start
         parts = []
         for rows in torch.arange(len(self)).split(self.rows_at_once):
             slots = slots_BT[rows]
             wanted = self.ids_BL[rows].gather(1, slots)[..., None]
-            picked = self.pick(ids[rows], given[rows], slots, wanted)[..., 0]
+            picked = self.pick(ids[rows], inputs[rows], slots, wanted)[..., 0]
             parts.append(picked.double().sum(1))
         return torch.cat(parts).numpy()
 
     def own_autoregressive(
-        self, target: int, ids: Tensor, given: Tensor, asked_BT: Tensor | None = None
+        self, target: int, ids: Tensor, inputs: Tensor, targets_BT: Tensor | None = None
     ) -> np.ndarray:
         """Return log p of each clip's own tokens by the chain rule in time, float64 (B,).
 
@@ -199,15 +201,15 @@ class LikelihoodEvaluator:
         Args:
             target: Index of a modality that runs in time.
             ids, given: What the model is shown before the first frame.
-            asked_BT: bool, tokens that are rated, whole frames at the end; None: all.
+            targets_BT: bool, tokens that are rated, whole frames at the end; None: all.
         """
         span, is_text = self.tokens.slices[target], self.tokens.modalities[target].is_text
-        ids, given = ids.clone(), given.clone()
-        asked_BT = self.valid_BL[:, span] if asked_BT is None else asked_BT
+        ids, inputs = ids.clone(), inputs.clone()
+        targets_BT = self.valid_BL[:, span] if targets_BT is None else targets_BT
         total = np.zeros(len(self))
         frames, size = self.tokens.units[target]
         for first in range(0, frames * size, size):
-            rows = asked_BT[:, first].nonzero()[:, 0]
+            rows = targets_BT[:, first].nonzero()[:, 0]
             if not len(rows):
                 continue
             start = span.start + first
@@ -215,18 +217,18 @@ class LikelihoodEvaluator:
             frame = slots[:size]
             for part in rows.split(16 * self.rows_at_once):
                 wanted = self.ids_BL[part][:, frame, None]
-                asked = slots.expand(len(part), -1)
-                picked = self.pick(ids[part], given[part], asked, wanted)[..., 0]
+                targets = slots.expand(len(part), -1)
+                picked = self.pick(ids[part], inputs[part], targets, wanted)[..., 0]
                 total[part.numpy()] += picked.double().sum(1).numpy()
             ids[rows[:, None], frame] = self.ids_BL[rows[:, None], frame]
-            given[rows[:, None], frame] = True
+            inputs[rows[:, None], frame] = True
         return total
 
     def own(
-        self, target: int, ids: Tensor, given: Tensor, asked_BT: Tensor | None = None
+        self, target: int, ids: Tensor, inputs: Tensor, targets_BT: Tensor | None = None
     ) -> np.ndarray:
         """Return log p of each clip's own tokens of ``target``, (B,), in the way it is trained."""
         is_text = self.tokens.modalities[target].is_text
         return (self.own_autoregressive if is_text else self.own_parallel)(
-            target, ids, given, asked_BT
+            target, ids, inputs, targets_BT
         )

@@ -57,7 +57,7 @@ class Search:
 
     Args:
         evaluator: Model and batch size.
-        ids_RL, given_RL: What the model is shown in each row.
+        ids_RL, inputs_RL: What the model is shown in each row.
         target: Index of the text modality.
         trie: Candidates.
         start: Slot of the text where they begin; the slots before it may be given.
@@ -67,12 +67,12 @@ class Search:
         self,
         evaluator: LikelihoodEvaluator,
         ids_RL: Tensor,
-        given_RL: Tensor,
+        inputs_RL: Tensor,
         target: int,
         trie: Trie,
         start: int = 0,
     ) -> None:
-        self.evaluator, self.ids_RL, self.given_RL, self.trie = evaluator, ids_RL, given_RL, trie
+        self.evaluator, self.ids_RL, self.inputs_RL, self.trie = evaluator, ids_RL, inputs_RL, trie
         self.first = evaluator.tokens.slices[target].start + start
         shape = (len(ids_RL), len(trie.prefixes))
         self.value_RN = np.full(shape, -np.inf)
@@ -86,14 +86,14 @@ class Search:
             self._expand(rows[start : start + chunk], nodes[start : start + chunk])
 
     def _expand(self, rows: np.ndarray, nodes: np.ndarray) -> None:
-        ids, given = self.ids_RL[rows].clone(), self.given_RL[rows].clone()
+        ids, inputs = self.ids_RL[rows].clone(), self.inputs_RL[rows].clone()
         slots = torch.empty(len(rows), 1, dtype=torch.int64)
         for node in np.unique(nodes):
             where = torch.from_numpy(np.flatnonzero(nodes == node))
             prefix = self.trie.prefixes[node]
             written = slice(self.first, self.first + len(prefix))
             ids[where, written] = torch.tensor(prefix, dtype=torch.int64)
-            given[where, written] = True
+            inputs[where, written] = True
             slots[where] = self.first + len(prefix)
         # What may follow each node; rows are filled up with id 0, which is not looked at.
         below = {node: self.trie.children[node] for node in np.unique(nodes).tolist()}
@@ -102,7 +102,7 @@ class Search:
         for node, children in below.items():
             tokens = torch.tensor([self.trie.prefixes[child][-1] for child in children])
             wanted[torch.from_numpy(nodes == node), 0, : len(children)] = tokens
-        log_p = self.evaluator.pick(ids, given, slots, wanted)[:, 0].double().numpy()
+        log_p = self.evaluator.pick(ids, inputs, slots, wanted)[:, 0].double().numpy()
         self.front_RN[rows, nodes] = False
         for node, children in below.items():
             own = np.flatnonzero(nodes == node)
@@ -151,11 +151,11 @@ class Search:
 
 
 def text_log_probs(
-    evaluator: LikelihoodEvaluator, ids: Tensor, given: Tensor, target: int, texts: Sequence[Text]
+    evaluator: LikelihoodEvaluator, ids: Tensor, inputs: Tensor, target: int, texts: Sequence[Text]
 ) -> np.ndarray:
     """Return log p of each text in each row, float64 (R, len(texts)), by the chain rule."""
     trie = Trie([[text] for text in texts])
-    search = Search(evaluator, ids, given, target, trie)
+    search = Search(evaluator, ids, inputs, target, trie)
     search.expand_all()
     number: Mapping[Text, int] = {prefix: i for i, prefix in enumerate(trie.prefixes)}
     return search.value_RN[:, [number[tuple(text)] for text in texts]]

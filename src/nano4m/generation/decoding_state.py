@@ -46,7 +46,7 @@ class DecodingState:
 
     Attributes:
         guide, modality, span, settings: What is asked, of what, and how it is drawn.
-        ids_BL, given_BL: int64 and bool, where the sampler works.
+        ids_BL, inputs_BL: int64 and bool, where the sampler works.
         known_BL: bool on the CPU: what is given before the present codebook or text.
         generators: One a row, on the CPU.
         confidence_BT: float32, log-probability with which each token was drawn.
@@ -60,7 +60,7 @@ class DecodingState:
     span: slice
     settings: Sampling
     ids_BL: Tensor
-    given_BL: Tensor
+    inputs_BL: Tensor
     known_BL: Tensor
     generators: Sequence[torch.Generator]
     confidence_BT: Tensor
@@ -94,14 +94,14 @@ class DecodingState:
             shown: Tokens that each branch of the guide shows; not read on a CPU.
             book: The codebook of all slots that are wanted; None: of more than one.
         """
-        ids, given, asked = self.ids_BL[rows], self.given_BL[rows], slots_RT + self.span.start
+        ids, inputs, targets = self.ids_BL[rows], self.inputs_BL[rows], slots_RT + self.span.start
         if self.guide.on_device:
-            logits = self.guide.logits_there(ids, given, asked, factor, shown, count, book)
+            logits = self.guide.logits_there(ids, inputs, targets, factor, shown, count, book)
             if book is not None:
                 return logits
         else:
             # The head runs for all slots: fewer would change the last bit of its products.
-            logits = self.guide.logits(ids, given, asked, factor)[:, :count]
+            logits = self.guide.logits(ids, inputs, targets, factor)[:, :count]
         books = num_codebooks(self.modality)
         if books == 1:
             return logits
@@ -117,9 +117,9 @@ class DecodingState:
         self.ids_BL[rows[:, None], slots_RN + self.span.start] = ids
         self.mark(rows, slots_RN, torch.ones_like(slots_RN, dtype=torch.bool))
 
-    def mark(self, rows: Tensor, slots_RN: Tensor, given_RN: Tensor) -> None:
+    def mark(self, rows: Tensor, slots_RN: Tensor, inputs_RN: Tensor) -> None:
         """Say of slots whether they are given."""
-        self.given_BL[rows[:, None], slots_RN + self.span.start] = given_RN
+        self.inputs_BL[rows[:, None], slots_RN + self.span.start] = inputs_RN
 
     def own(self, rows: Tensor) -> list[torch.Generator]:
         """Return the generators of some rows, given on the CPU."""
@@ -133,12 +133,12 @@ class DecodingState:
             else FreshNumbers(own)
         )
 
-    def step_done(self, ids_BL: Tensor | None = None, given_BL: Tensor | None = None) -> None:
+    def step_done(self, ids_BL: Tensor | None = None, inputs_BL: Tensor | None = None) -> None:
         """Count a step and tell of it."""
         if self.on_step is not None:
-            ids, given = (self.ids_BL, self.given_BL) if ids_BL is None else (ids_BL, given_BL)
-            assert given is not None
-            self.on_step(self.modality.name, self.done, self.steps, ids, given)
+            ids, inputs = (self.ids_BL, self.inputs_BL) if ids_BL is None else (ids_BL, inputs_BL)
+            assert inputs is not None
+            self.on_step(self.modality.name, self.done, self.steps, ids, inputs)
         self.done += 1
 
 

@@ -57,8 +57,8 @@ def decoded(
     model: FourM,
     tokens: TokenSequence,
     ids_RL: Tensor,
-    given_RL: Tensor,
-    asked_RT: Tensor,
+    inputs_RL: Tensor,
+    targets_RT: Tensor,
     batch_size: int,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield row numbers (n,) and decoder states (n, T, D) on the model's device, until all rows had
@@ -68,11 +68,11 @@ def decoded(
     handed over lies on the CPU.
     """
     device = model.device
-    counts = given_RL.sum(1)
+    counts = inputs_RL.sum(1)
     for count in counts.unique().tolist():
         for rows in (counts == count).nonzero()[:, 0].split(batch_size):
-            slots_RN = given_RL[rows].nonzero()[:, 1].view(len(rows), count)
-            asked = asked_RT[rows]
+            slots_RN = inputs_RL[rows].nonzero()[:, 1].view(len(rows), count)
+            targets = targets_RT[rows]
             with torch.inference_mode():
                 context = model.encode(
                     ids_RL[rows].gather(1, slots_RN).to(device),
@@ -80,7 +80,9 @@ def decoded(
                     tokens.coords_L2[slots_RN].to(device),
                 )
                 states = model.decode(
-                    context, tokens.modality_L[asked].to(device), tokens.coords_L2[asked].to(device)
+                    context,
+                    tokens.modality_L[targets].to(device),
+                    tokens.coords_L2[targets].to(device),
                 )
             yield rows, states
 
@@ -89,8 +91,8 @@ def forward_unique(
     model: FourM,
     tokens: TokenSequence,
     ids_RL: Tensor,
-    given_RL: Tensor,
-    asked_RT: Tensor,
+    inputs_RL: Tensor,
+    targets_RT: Tensor,
     batch_size: int,
 ) -> Tensor:
     """Return logits, float32 (R, T, V); rows that ask the same are asked once.
@@ -99,12 +101,12 @@ def forward_unique(
     rows that see nothing.
     """
     length = tokens.length
-    shown = torch.cat([ids_RL * given_RL, given_RL.long(), asked_RT], 1)
+    shown = torch.cat([ids_RL * inputs_RL, inputs_RL.long(), targets_RT], 1)
     rows, which_R = shown.unique(dim=0, return_inverse=True)
-    ids, given, asked = rows.split([length, length, asked_RT.shape[1]], dim=1)
-    index = int(tokens.modality_L[asked_RT[0, 0]])
-    out = torch.empty(*asked.shape, tokens.modalities[index].vocab_size)
-    for part, states in decoded(model, tokens, ids, given.bool(), asked, batch_size):
+    ids, inputs, targets = rows.split([length, length, targets_RT.shape[1]], dim=1)
+    index = int(tokens.modality_L[targets_RT[0, 0]])
+    out = torch.empty(*targets.shape, tokens.modalities[index].vocab_size)
+    for part, states in decoded(model, tokens, ids, inputs.bool(), targets, batch_size):
         with torch.inference_mode():
             out[part] = model.logits(states, index).float().cpu()
     return out[which_R]
@@ -235,12 +237,14 @@ class Guide:
         parts = len(self.sees)
         return rows_that_fit(self.model, self.tokens, slots, choices, parts, self.batch_size)
 
-    def logits(self, ids_RL: Tensor, given_RL: Tensor, asked_RT: Tensor, factor: float) -> Tensor:
+    def logits(
+        self, ids_RL: Tensor, inputs_RL: Tensor, targets_RT: Tensor, factor: float
+    ) -> Tensor:
         """Return guided logits, float32 (R, T, V); a branch of weight 0 is not computed.
 
         Args:
-            ids_RL, given_RL: int64 ids and bool, what is known; hidden ids are not read.
-            asked_RT: int64 slots of the target.
+            ids_RL, inputs_RL: int64 ids and bool, what is known; hidden ids are not read.
+            targets_RT: int64 slots of the target.
             factor: How far guidance has risen, see ``guidance_factor``.
         """
         parts = [Branch(self.sees[i], weight) for i, weight in self._weighted(factor)]
@@ -249,8 +253,8 @@ class Guide:
             self.model,
             self.tokens,
             ids_RL.repeat(len(parts), 1),
-            torch.cat([given_RL & b.sees_L for b in parts]),
-            asked_RT.repeat(len(parts), 1),
+            torch.cat([inputs_RL & b.sees_L for b in parts]),
+            targets_RT.repeat(len(parts), 1),
             self.batch_size,
         ).chunk(len(parts))
         if len(parts) == 1:
@@ -264,8 +268,8 @@ class Guide:
     def logits_there(
         self,
         ids_RL: Tensor,
-        given_RL: Tensor,
-        asked_RT: Tensor,
+        inputs_RL: Tensor,
+        targets_RT: Tensor,
         factor: float,
         shown: Sequence[int],
         count: int,
@@ -274,9 +278,9 @@ class Guide:
         """Return guided logits, float32 (R, count, W), without reading from the device.
 
         Args:
-            ids_RL, given_RL, asked_RT, factor: As for ``logits``, but on the device.
+            ids_RL, inputs_RL, targets_RT, factor: As for ``logits``, but on the device.
             shown: How many given tokens each of ``sees`` shows, the same for all rows.
-            count: Slots wanted, the first ones of ``asked_RT``; the decoder sees all.
+            count: Slots wanted, the first ones of ``targets_RT``; the decoder sees all.
             book: The codebook of all these slots, if they have one in common.
         """
         weighted = self._weighted(factor)
@@ -284,15 +288,17 @@ class Guide:
         for number in sorted({shown[i] for i, _ in weighted}):
             # Branches that show equally many tokens share a pass.
             alike = [(i, weight) for i, weight in weighted if shown[i] == number]
-            given = torch.cat([given_RL & self._sees_there[i] for i, _ in alike])
+            inputs = torch.cat([inputs_RL & self._sees_there[i] for i, _ in alike])
             # The given slots first, in their order; how many they are is known.
-            slots_RN = given.byte().argsort(dim=1, descending=True, stable=True)[:, :number]
-            ids, asked = ids_RL.repeat(len(alike), 1), asked_RT.repeat(len(alike), 1)
+            slots_RN = inputs.byte().argsort(dim=1, descending=True, stable=True)[:, :number]
+            ids, targets = ids_RL.repeat(len(alike), 1), targets_RT.repeat(len(alike), 1)
             with torch.inference_mode():
                 context = self.model.encode(
                     ids.gather(1, slots_RN), self._modality_L[slots_RN], self._coords_L2[slots_RN]
                 )
-                states = self.model.decode(context, self._modality_L[asked], self._coords_L2[asked])
+                states = self.model.decode(
+                    context, self._modality_L[targets], self._coords_L2[targets]
+                )
                 found = scores(self.model, states[:, :count], self.target, book)
                 for (_, weight), logits in zip(alike, found.chunk(len(alike)), strict=True):
                     if len(weighted) == 1:

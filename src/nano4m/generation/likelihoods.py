@@ -25,8 +25,8 @@ def log_prob_parts(
     model: FourM,
     tokens: TokenSequence,
     ids_BL: Tensor,
-    given_BL: Tensor,
-    asked_BT: Tensor,
+    inputs_BL: Tensor,
+    targets_BT: Tensor,
     batch_size: int = 64,
     count: int | None = None,
 ) -> Iterator[tuple[Tensor, int, Tensor]]:
@@ -37,16 +37,16 @@ def log_prob_parts(
         model: In evaluation mode.
         tokens: Order of the slots.
         ids_BL: int64 ids; only given slots are read.
-        given_BL: bool, what the encoder sees; rows may differ, also in number.
-        asked_BT: int64 slots (all of one modality), as many for each row. The decoder sees all T at
+        inputs_BL: bool, what the encoder sees; rows may differ, also in number.
+        targets_BT: int64 slots (all of one modality), as many for each row. The decoder sees all T at
             once, as in training.
         batch_size: Rows at once.
         count: Slots that are wanted, the first ones; None: all.
     """
-    index = int(tokens.modality_L[asked_BT[0, 0]])
-    wanted = asked_BT.shape[1] if count is None else count
+    index = int(tokens.modality_L[targets_BT[0, 0]])
+    wanted = targets_BT.shape[1] if count is None else count
     most = MOST_SCORES.get(model.device.type, MOST_SCORES["cpu"])
-    for rows, states in decoded(model, tokens, ids_BL, given_BL, asked_BT, batch_size):
+    for rows, states in decoded(model, tokens, ids_BL, inputs_BL, targets_BT, batch_size):
         size = max(1, most // (len(rows) * tokens.modalities[index].vocab_size))
         for first in range(0, wanted, size):
             part = slice(first, min(first + size, wanted))
@@ -59,20 +59,20 @@ def log_probs(
     model: FourM,
     tokens: TokenSequence,
     ids_BL: Tensor,
-    given_BL: Tensor,
-    asked_BT: Tensor,
+    inputs_BL: Tensor,
+    targets_BT: Tensor,
     wanted_BT: Tensor,
     batch_size: int = 64,
 ) -> Tensor:
     """Return log-probabilities of an id for each asked-for slot, float32 (B, T) on the CPU.
 
     Args:
-        model, tokens, ids_BL, given_BL, asked_BT, batch_size: As for ``log_prob_parts``.
+        model, tokens, ids_BL, inputs_BL, targets_BT, batch_size: As for ``log_prob_parts``.
         wanted_BT: int64 ids.
     """
     device = model.device
-    out_BT = torch.empty(asked_BT.shape, device=device)
-    parts = log_prob_parts(model, tokens, ids_BL, given_BL, asked_BT, batch_size)
+    out_BT = torch.empty(targets_BT.shape, device=device)
+    parts = log_prob_parts(model, tokens, ids_BL, inputs_BL, targets_BT, batch_size)
     for rows, first, log_p in parts:
         part = slice(first, first + log_p.shape[1])
         ids = wanted_BT[rows, part].to(device)

@@ -112,8 +112,8 @@ def _decode_codebook(state: DecodingState, part: _RowGroup) -> None:
     for step, (count, temperature) in enumerate(zip(counts, step_temperatures, strict=True)):
         factor = guidance_factor(settings.guidance_schedule, step, len(counts))
         drawable = left_RN.shape[1] if by_confidence else count
-        asked = torch.cat([left_RN, others_RT], 1)
-        logits = state.forward_logits(rows, asked, drawable, factor, shown, part.book)
+        targets = torch.cat([left_RN, others_RT], 1)
+        logits = state.forward_logits(rows, targets, drawable, factor, shown, part.book)
         drawn = random.draw(logits, temperature, settings.top_k, settings.top_p)
         certainty = confidence(logits, drawn) if by_confidence or settings.remask_rounds else None
         slots, left = left_RN[:, :count], left_RN[:, count:]
@@ -200,7 +200,7 @@ def _decode_parallel(state: DecodingState) -> None:
     state.known_BL = known_BL
 
 
-def _require_given(step: ChainStep, tokens: TokenSequence, known_BL: Tensor) -> None:
+def _require_inputs(step: ChainStep, tokens: TokenSequence, known_BL: Tensor) -> None:
     """Refuse a condition of which no row has a token."""
     sources = {s for c in step.conditions or () for s in c.sources} | {*step.negative}
     for source in sorted(sources):
@@ -215,7 +215,7 @@ def generate(
     model: FourM,
     tokens: TokenSequence,
     ids_BL: Tensor,
-    given_BL: Tensor,
+    inputs_BL: Tensor,
     targets: Sequence[str | ChainStep],
     config: GenerateConfig,
     seeds: Sequence[int],
@@ -228,7 +228,7 @@ def generate(
         model: In evaluation mode.
         tokens: Order of the slots.
         ids_BL: int64 ids of a batch; only given slots are read.
-        given_BL: bool, which slots are given. A target may be given in part, in any slots.
+        inputs_BL: bool, which slots are given. A target may be given in part, in any slots.
         targets: Modalities to fill; a name alone takes all that is given as its condition.
         config: How they are drawn. Steps above the tokens that a row lacks are cut to these.
         seeds: One seed a row.
@@ -241,7 +241,7 @@ def generate(
             See ``sampling`` for what is the same in both.
 
     Returns:
-        New (ids_BL, given_BL), where those handed over lie: every slot of every target is filled
+        New (ids_BL, inputs_BL), where those handed over lie: every slot of every target is filled
         (a text: up to its end token), every slot given before has its old id.
 
     Raises:
@@ -257,12 +257,12 @@ def generate(
         Guide(model, tokens, step, settings.guidance, config.batch_size, on_device)
         for step, settings in zip(chain, chosen, strict=True)
     ]
-    home, known_BL = ids_BL.device, given_BL.cpu()
+    home, known_BL = ids_BL.device, inputs_BL.cpu()
     there = model.device if guides and guides[0].on_device else torch.device("cpu")
-    ids_BL, given_BL = ids_BL.to(there, copy=True), given_BL.to(there, copy=True)
+    ids_BL, inputs_BL = ids_BL.to(there, copy=True), inputs_BL.to(there, copy=True)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     for step, settings, guide in zip(chain, chosen, guides, strict=True):
-        _require_given(step, tokens, known_BL)
+        _require_inputs(step, tokens, known_BL)
         modality = tokens.modalities[guide.target]
         state = DecodingState(
             guide=guide,
@@ -270,12 +270,12 @@ def generate(
             span=tokens.slices[guide.target],
             settings=settings,
             ids_BL=ids_BL,
-            given_BL=given_BL,
+            inputs_BL=inputs_BL,
             known_BL=known_BL,
             generators=generators,
             confidence_BT=torch.zeros(len(ids_BL), modality.length, device=there),
             on_step=on_step,
         )
         (decode_text if modality.is_text else _decode_parallel)(state)
-        ids_BL, given_BL, known_BL = state.ids_BL, state.given_BL, state.known_BL
-    return ids_BL.to(home), given_BL.to(home)
+        ids_BL, inputs_BL, known_BL = state.ids_BL, state.inputs_BL, state.known_BL
+    return ids_BL.to(home), inputs_BL.to(home)

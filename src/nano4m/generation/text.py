@@ -26,7 +26,7 @@ def decode_text(state: DecodingState) -> None:
     settings, length = state.settings, state.modality.length
     state.steps = length
     for slot in range(length):
-        known_BT = state.given_BL[:, state.span]
+        known_BT = state.inputs_BL[:, state.span]
         is_end_BT = known_BT & (state.ids_BL[:, state.span] == TEXT_END)
         lacking = ~known_BT[:, slot] & ~is_end_BT[:, :slot].any(1)
         state.done = slot
@@ -44,7 +44,7 @@ def decode_text(state: DecodingState) -> None:
             drawn = random.draw(logits, settings.temperature, settings.top_k, settings.top_p)
             state.write(rows, slots, drawn)
         state.step_done()
-    state.known_BL = state.given_BL.clone()
+    state.known_BL = state.inputs_BL.clone()
 
 
 def _write_there(state: DecodingState) -> None:
@@ -65,7 +65,7 @@ def _write_there(state: DecodingState) -> None:
         state.done = first
         _write_rows(state, rows, slots)
         first += len(slots)
-    state.known_BL = state.given_BL.cpu()
+    state.known_BL = state.inputs_BL.cpu()
 
 
 def _write_rows(state: DecodingState, rows: Tensor, lacking: list[int]) -> None:
@@ -96,8 +96,8 @@ def _write_rows(state: DecodingState, rows: Tensor, lacking: list[int]) -> None:
             state.step_done(*_ended(state, rows, before_BL))
         if done % CHECK == CHECK - 1 and bool(_has_end(state)[there].any(1).all()):
             break
-    state.ids_BL, state.given_BL = _ended(state, rows, before_BL)
-    made_RT = state.given_BL[there][:, state.span].cpu() & ~known_L[state.span]
+    state.ids_BL, state.inputs_BL = _ended(state, rows, before_BL)
+    made_RT = state.inputs_BL[there][:, state.span].cpu() & ~known_L[state.span]
     drawn_R = made_RT[:, : length - 1].sum(1).tolist()
     for generator, rng_state, count in zip(own, states, drawn_R, strict=True):
         generator.set_state(rng_state)
@@ -106,7 +106,7 @@ def _write_rows(state: DecodingState, rows: Tensor, lacking: list[int]) -> None:
 
 def _has_end(state: DecodingState) -> Tensor:
     """Return which slots of the text hold its end, bool (B, T)."""
-    return state.given_BL[:, state.span] & (state.ids_BL[:, state.span] == TEXT_END)
+    return state.inputs_BL[:, state.span] & (state.ids_BL[:, state.span] == TEXT_END)
 
 
 def _ended(state: DecodingState, rows: Tensor, before_BL: Tensor) -> tuple[Tensor, Tensor]:
@@ -116,7 +116,7 @@ def _ended(state: DecodingState, rows: Tensor, before_BL: Tensor) -> tuple[Tenso
     is_own_B = torch.zeros(len(state.known_BL), dtype=torch.bool)
     is_own_B[rows] = True
     undone_BT = behind_BT & state.send(is_own_B[:, None] & ~state.known_BL[:, state.span])
-    ids_BL, given_BL = state.ids_BL.clone(), state.given_BL.clone()
+    ids_BL, inputs_BL = state.ids_BL.clone(), state.inputs_BL.clone()
     ids_BL[:, state.span] = torch.where(undone_BT, before_BL[:, state.span], ids_BL[:, state.span])
-    given_BL[:, state.span] = given_BL[:, state.span] & ~undone_BT
-    return ids_BL, given_BL
+    inputs_BL[:, state.span] = inputs_BL[:, state.span] & ~undone_BT
+    return ids_BL, inputs_BL

@@ -68,9 +68,9 @@ def read_inputs(options: Options, run: OpenRun) -> list[GenerationInput]:
     return read_rows(run, rows, [*names, *(k for k in kept if k in run.by_name)])
 
 
-def given_names(inputs: Sequence[GenerationInput], run: OpenRun) -> list[str]:
+def inputs_names(inputs: Sequence[GenerationInput], run: OpenRun) -> list[str]:
     """Return the modalities of which some input has a token."""
-    some_L = torch.stack([g.given_L for g in inputs]).any(0)
+    some_L = torch.stack([g.inputs_L for g in inputs]).any(0)
     spans = zip(run.by_name, run.tokens.slices, strict=True)
     return [name for name, span in spans if bool(some_L[span].any())]
 
@@ -89,16 +89,16 @@ def seeds_of(seed: int, inputs: Sequence[GenerationInput], n: int, stream: int) 
     return found
 
 
-def _keep_only(given_BL: Tensor, plan: Plan, run: OpenRun) -> Tensor:
+def _keep_only(inputs_BL: Tensor, plan: Plan, run: OpenRun) -> Tensor:
     """Hide all of an output that is not kept."""
-    given_BL = given_BL.clone()
+    inputs_BL = inputs_BL.clone()
     for name, (first, last) in plan.keep.items():
         modality, span = run.by_name[name], run.tokens.slices[run.tokens.index(name)]
         unit = modality.length // modality.shape[0]
         is_kept = torch.zeros(modality.length, dtype=torch.bool)
         is_kept[first * unit : last * unit] = True
-        given_BL[:, span] &= is_kept
-    return given_BL
+        inputs_BL[:, span] &= is_kept
+    return inputs_BL
 
 
 def generate_media(
@@ -112,15 +112,15 @@ def generate_media(
     made: list[Made] = []
     seeds: dict[str, list[int]] = {}
     ids_BL = torch.stack([g.ids_L for g in inputs]).repeat_interleave(n, 0)
-    given_BL = torch.stack([g.given_L for g in inputs]).repeat_interleave(n, 0)
-    given_BL = _keep_only(given_BL, plan, run)
+    inputs_BL = torch.stack([g.inputs_L for g in inputs]).repeat_interleave(n, 0)
+    inputs_BL = _keep_only(inputs_BL, plan, run)
     with bar("generate", len(plan.targets), "output") as progress:
         for chain in plan.chains:
             # Outputs that are made apart have random numbers of their own.
             stream = run.tokens.index(chain[0].target)
             own = seeds_of(seed, inputs, n, stream)
             found, known = generate(
-                run.model, run.tokens, ids_BL, given_BL, chain, plan.config, own
+                run.model, run.tokens, ids_BL, inputs_BL, chain, plan.config, own
             )
             whole = torch.where(known, found, TEXT_END)
             for step in chain:
@@ -175,16 +175,16 @@ def sheet_rows(
             own = output.media[number * n : (number + 1) * n]
             title = f"{one.name}: {output.modality.title}"
             samples = [Item(media=media, value=value, sample_rate=rate) for value in own]
-            rows.append(Row(source=one.name, title=title, given=items, made=samples))
+            rows.append(Row(source=one.name, title=title, inputs=items, made=samples))
     return rows
 
 
 def _decoded(run: OpenRun, one: GenerationInput) -> dict[str, Any]:
     """Return the media of the given tokens of a clip."""
     found = {}
-    ids_L = torch.where(one.given_L, one.ids_L, TEXT_END)
+    ids_L = torch.where(one.inputs_L, one.ids_L, TEXT_END)
     for (name, modality), span in zip(run.by_name.items(), run.tokens.slices, strict=True):
-        if bool(one.given_L[span].any()):
+        if bool(one.inputs_L[span].any()):
             found[name] = decode(run.tokenizers[name], modality, ids_L[None, span])[0]
     return found
 
@@ -221,7 +221,7 @@ def run_command(options: Options, chosen: Mapping[str, Any]) -> Path:
             f"--n {options.n} of {len(inputs)} inputs are {count} samples, at most {MOST_SAMPLES}; "
             "give fewer --rows or a smaller --n"
         )
-    plan = make_plan(options, chosen, given_names(inputs, run), run)
+    plan = make_plan(options, chosen, inputs_names(inputs, run), run)
     prepare_folder(options.dir, options.overwrite)
     made, seeds = generate_media(run, plan, inputs, options.n, options.seed)
     digits = max(2, len(str(options.n - 1)))

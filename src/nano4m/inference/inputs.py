@@ -51,14 +51,14 @@ class GenerationInput:
 
     Attributes:
         name: Of the files that are made from it.
-        ids_L, given_L: int64 ids and bool marks of all slots.
+        ids_L, inputs_L: int64 ids and bool marks of all slots.
         media: Name of a modality -> media as its tokenizer takes them, one item.
         about: What it was and what was done to it, JSON.
     """
 
     name: str
     ids_L: Tensor
-    given_L: Tensor
+    inputs_L: Tensor
     media: dict[str, Any]
     about: dict[str, Any]
 
@@ -235,7 +235,7 @@ def read_files(
         cells |= {name: caption for name in texts}
         about.append({"caption": caption, "modalities": texts})
     ids_L = torch.zeros(run.tokens.length, dtype=torch.int64)
-    given_L = torch.zeros(run.tokens.length, dtype=torch.bool)
+    inputs_L = torch.zeros(run.tokens.length, dtype=torch.bool)
     media = {}
     for name, cell in cells.items():
         modality, tokenizer = run.by_name[name], run.tokenizers[name]
@@ -243,10 +243,10 @@ def read_files(
         media[name] = READERS[modality.media][1]([cell], frame)
         ids = tokenizer.encode(media[name]).flatten().cpu()
         span = run.tokens.slices[run.tokens.index(name)]
-        ids_L[span], given_L[span] = ids, True
+        ids_L[span], inputs_L[span] = ids, True
         if modality.is_text:
             length = int((ids == TEXT_END).int().argmax()) + 1
-            given_L[span.start + length : span.stop] = False
+            inputs_L[span.start + length : span.stop] = False
             unknown = getattr(tokenizer, "unknown", None)
             strange = int(unknown(ids[None, :length])[0]) if unknown else 0
             if strange:
@@ -255,7 +255,7 @@ def read_files(
     return GenerationInput(
         name=stems[0] if stems else ("caption" if cells else "nothing"),
         ids_L=ids_L,
-        given_L=given_L,
+        inputs_L=inputs_L,
         media={name: item[0] for name, item in media.items()},
         about={"given": about},
     )

@@ -112,7 +112,7 @@ def find_keep(options: Options, targets: Sequence[str], run: OpenRun) -> dict[st
 
 
 def find_conditions(
-    options: Options, given: Sequence[str], targets: Sequence[str], run: OpenRun
+    options: Options, inputs: Sequence[str], targets: Sequence[str], run: OpenRun
 ) -> list[tuple[str, float]]:
     """Return names and weights of --conditions.
 
@@ -132,14 +132,14 @@ def find_conditions(
                 f"--conditions {text}: MODALITY=WEIGHT, such as {name}=2; a negative weight leads "
                 "away"
             ) from None
-        if name not in given or name in targets:
-            raise UserError(f"--conditions {text}: {name!r} is not given; {_given(given)}")
+        if name not in inputs or name in targets:
+            raise UserError(f"--conditions {text}: {name!r} is not given; {_inputs(inputs)}")
         found.append((name, weight))
     return found
 
 
-def _given(given: Sequence[str]) -> str:
-    return f"given: {', '.join(given) or 'nothing'}"
+def _inputs(inputs: Sequence[str]) -> str:
+    return f"given: {', '.join(inputs) or 'nothing'}"
 
 
 def _check_steps(
@@ -147,9 +147,9 @@ def _check_steps(
 ) -> None:
     """Refuse more steps than tokens, if the command line asks for them."""
     modality = run.by_name[target]
-    asked = "steps" in chosen or "steps" in chosen.get("modalities", {}).get(target, {})
+    targets = "steps" in chosen or "steps" in chosen.get("modalities", {}).get(target, {})
     room = modality.length - kept
-    if asked and not modality.is_text and settings.steps > room:
+    if targets and not modality.is_text and settings.steps > room:
         raise UserError(
             f"--steps {settings.steps}: {target!r} has {room} tokens to fill, and every step fills "
             f"one or more; give {room} or less, for it alone with --modalities "
@@ -160,7 +160,7 @@ def _check_steps(
 def make_plan(
     options: Options,
     chosen: Mapping[str, Any],
-    given: Sequence[str],
+    inputs: Sequence[str],
     run: OpenRun,
 ) -> Plan:
     """Check options against a run and what is given, and return what to do.
@@ -179,18 +179,18 @@ def make_plan(
     for name in chosen.get("modalities", {}):
         _known("--modalities", name, run)
     for name in targets:
-        if name in given and name not in keep:
+        if name in inputs and name not in keep:
             raise UserError(
                 f"{name!r} is given and asked for; leave it out of one of them, or give a part of "
                 f"it: --keep {name}=FIRST:LAST"
             )
-        if name in keep and name not in given:
+        if name in keep and name not in inputs:
             raise UserError(f"--keep {name}: nothing is given of it; give its file with --in")
-    conditions = find_conditions(options, given, targets, run)
+    conditions = find_conditions(options, inputs, targets, run)
     negative = (options.negative,) if options.negative else ()
     for name in negative:
-        if _known("--negative", name, run) not in given or name in targets:
-            raise UserError(f"--negative {name}: it is not given; {_given(given)}")
+        if _known("--negative", name, run) not in inputs or name in targets:
+            raise UserError(f"--negative {name}: it is not given; {_inputs(inputs)}")
         if any(name == condition for condition, _ in conditions):
             raise UserError(f"--negative {name}: it is one of --conditions, too; choose one")
     config = merge_settings(run.config.generate, chosen)
@@ -214,7 +214,7 @@ def make_plan(
         steps.append(
             ChainStep(target=name, conditions=own, negative=negative, settings=settings[name])
         )
-    _check_unconditional(steps, keep, given, is_chain, run)
+    _check_unconditional(steps, keep, inputs, is_chain, run)
     return Plan(
         chains=[steps] if is_chain else [[step] for step in steps], keep=keep, config=config
     )
@@ -223,12 +223,12 @@ def make_plan(
 def _check_unconditional(
     steps: Sequence[ChainStep],
     keep: Mapping[str, Any],
-    given: Sequence[str],
+    inputs: Sequence[str],
     is_chain: bool,
     run: OpenRun,
 ) -> None:
     """Refuse guidance, or generation from nothing, by a model that never answered to nothing."""
-    shown = set(given) - set(keep)
+    shown = set(inputs) - set(keep)
     from_nothing, guided = [], []
     for position, step in enumerate(steps):
         if not shown and not (is_chain and position):

@@ -63,7 +63,7 @@ def read_rows(run: OpenRun, rows: np.ndarray, names: Sequence[str]) -> list[Gene
             GenerationInput(
                 name=clip,
                 ids_L=ids * (valid & shown_L),
-                given_L=valid & shown_L,
+                inputs_L=valid & shown_L,
                 media={},
                 about={"clip_id": clip, "label": str(run.table.labels[row]), "given": [*names]},
             )

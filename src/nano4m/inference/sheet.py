@@ -25,7 +25,7 @@ class Row:
 
     source: str
     title: str
-    given: list[Item]
+    inputs: list[Item]
     made: list[Item]
 
 
@@ -53,18 +53,18 @@ def write_sheet(path: Path, rows: Sequence[Row]) -> str | None:
     Returns:
         The name of the file, or None where there is nothing to show.
     """
-    shown = [row for row in rows if row.given or row.made][:MOST_ROWS]
+    shown = [row for row in rows if row.inputs or row.made][:MOST_ROWS]
     if not shown:
         return None
-    scale = shared_color_scale(item for row in shown for item in row.given or row.made)
-    columns = min(MOST_COLUMNS, max(len(row.given) + len(row.made) for row in shown))
+    scale = shared_color_scale(item for row in shown for item in row.inputs or row.made)
+    columns = min(MOST_COLUMNS, max(len(row.inputs) + len(row.made) for row in shown))
     figure = Figure(figsize=((columns + 1) * INCHES, len(shown) * INCHES), dpi=100)
     for y, row in enumerate(shown):
         title = figure.add_subplot(len(shown), columns + 1, y * (columns + 1) + 1)
         title.set_axis_off()
         title.text(0.95, 0.5, "\n".join(textwrap.wrap(row.title, 18)), ha="right", va="center",
                    fontsize=8, parse_math=False)  # fmt: skip
-        items = [(item, True) for item in row.given] + [(item, False) for item in row.made]
+        items = [(item, True) for item in row.inputs] + [(item, False) for item in row.made]
         for x, (item, is_given) in enumerate(items[:columns]):
             place = y * (columns + 1) + x + 2
             _draw(figure.add_subplot(len(shown), columns + 1, place), item, scale, is_given)
@@ -80,7 +80,7 @@ def only(rows: Sequence[Row], media: Media) -> list[Row]:
         made = [item for item in row.made if item.media == media]
         if row.source in found:
             made = found[row.source].made + made
-        given = [item for item in row.given if item.media == media]
-        if given or made:
-            found[row.source] = Row(source=row.source, title=row.source, given=given, made=made)
+        inputs = [item for item in row.inputs if item.media == media]
+        if inputs or made:
+            found[row.source] = Row(source=row.source, title=row.source, inputs=inputs, made=made)
     return list(found.values())

@@ -86,9 +86,9 @@ def draw_masks(
             parts.append(part)
             plans.append(strategies[name](counts_BC[part], sequence, config, generator))
     order = torch.cat(parts)
-    given_BL, asked_BL = place(join(plans), valid_BL[order], sequence, generator)
+    inputs_BL, targets_BL = place(join(plans), valid_BL[order], sequence, generator)
     sizes = [len(part) for part in parts]
-    yield from zip(parts, given_BL.split(sizes), asked_BL.split(sizes), strict=True)
+    yield from zip(parts, inputs_BL.split(sizes), targets_BL.split(sizes), strict=True)
 
 
 def mask(
@@ -117,4 +117,4 @@ def mask(
             for what can be refused before.
     """
     drawn = draw_masks(valid_BL, sequence, config, generator, progress)
-    return [pack(ids_BL[rows], given, asked, sequence) for rows, given, asked in drawn]
+    return [pack(ids_BL[rows], inputs, targets, sequence) for rows, inputs, targets in drawn]

@@ -28,9 +28,9 @@ def any_to_any(
     for c in sources:
         whole = chance(config.whole_input, generator)
         inputs[c] = counts[c] if whole else uniform(1, counts[c], generator)
-    asked = [c for c in rest if chance(config.target_share, generator)] or rest[:1]
+    target_indices = [c for c in rest if chance(config.target_share, generator)] or rest[:1]
     all_whole = chance(config.all_targets_whole, generator)
-    for c in asked:
+    for c in target_indices:
         whole = all_whole or chance(config.whole_target, generator)
         known = 0 if whole else known_part(counts[c], generator)
         inputs[c], targets[c] = known, counts[c] - known

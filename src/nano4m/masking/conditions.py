@@ -51,8 +51,8 @@ class _Group(NamedTuple):
     targets_BL: Tensor
     valid_BL: Tensor
     counts_BC: Tensor
-    given_BC: Tensor
-    asked_BC: Tensor
+    input_counts_BC: Tensor
+    target_counts_BC: Tensor
 
 
 def classify(
@@ -78,31 +78,37 @@ def classify(
 
 def _from_sources(group: _Group, sequence: TokenSequence, target: int) -> dict[Condition, Tensor]:
     """Return the conditions that ask for a modality from whole others."""
-    _, _, _, counts_BC, given_BC, asked_BC = group
+    _, _, _, counts_BC, input_counts_BC, target_counts_BC = group
     names = [m.name for m in sequence.modalities]
     name, is_text = names[target], sequence.modalities[target].is_text
-    given_B, asked_B, count_B = given_BC[:, target], asked_BC[:, target], counts_BC[:, target]
+    input_count_B, target_count_B, count_B = (
+        input_counts_BC[:, target],
+        target_counts_BC[:, target],
+        counts_BC[:, target],
+    )
     is_other_C = torch.arange(len(names)) != target
-    is_whole_BC = (given_BC == counts_BC) & (counts_BC > 0)
-    num_given_B = ((given_BC > 0) & is_other_C).sum(1)
+    is_whole_BC = (input_counts_BC == counts_BC) & (counts_BC > 0)
+    num_inputs_B = ((input_counts_BC > 0) & is_other_C).sum(1)
     num_others_B = ((counts_BC > 0) & is_other_C).sum(1)
-    num_asked_B = (asked_BC > 0).sum(1)
-    shown = {NOTHING: num_given_B == 0}
+    num_targets_B = (target_counts_BC > 0).sum(1)
+    sources = {NOTHING: num_inputs_B == 0}
     for source in is_other_C.nonzero()[:, 0].tolist():
-        shown[names[source]] = is_whole_BC[:, source] & (num_given_B == 1)
+        sources[names[source]] = is_whole_BC[:, source] & (num_inputs_B == 1)
     is_all_B = (is_whole_BC & is_other_C).sum(1) == num_others_B
-    shown[EVERYTHING] = is_all_B & (num_others_B > 0)
-    is_asked_whole_B = (asked_B == count_B) & (count_B > 0)
-    is_rest_B = (given_B > 0) & (asked_B > 0) & (given_B + asked_B == count_B)
+    sources[EVERYTHING] = is_all_B & (num_others_B > 0)
+    is_whole_target_B = (target_count_B == count_B) & (count_B > 0)
+    is_rest_B = (
+        (input_count_B > 0) & (target_count_B > 0) & (input_count_B + target_count_B == count_B)
+    )
     found = {}
-    for source_name, is_shown_B in shown.items():
-        whole_B = is_shown_B & is_asked_whole_B
+    for source_name, is_source_B in sources.items():
+        whole_B = is_source_B & is_whole_target_B
         found[Condition("whole", source_name, name)] = whole_B
-        found[Condition("only", source_name, name)] = whole_B & (num_asked_B == 1)
+        found[Condition("only", source_name, name)] = whole_B & (num_targets_B == 1)
         if is_text:
-            found[Condition("next token", source_name, name)] = is_shown_B & (asked_B == 1)
+            found[Condition("next token", source_name, name)] = is_source_B & (target_count_B == 1)
         else:
-            found[Condition("in part", source_name, name)] = is_shown_B & is_rest_B
+            found[Condition("in part", source_name, name)] = is_source_B & is_rest_B
     return found
 
 
@@ -110,19 +116,24 @@ def _inside(group: _Group, sequence: TokenSequence, target: int) -> dict[Conditi
     """Return the conditions that ask for one end or one gap of a modality."""
     modality, span = sequence.modalities[target], sequence.slices[target]
     size = sequence.units[target][1]
-    given_BT, asked_BT = group.inputs_BL[:, span], group.targets_BL[:, span]
+    inputs_BT, targets_BT = group.inputs_BL[:, span], group.targets_BL[:, span]
     valid_BT = group.valid_BL[:, span]
     others_BC = torch.ones_like(group.counts_BC, dtype=torch.bool)
     others_BC[:, target] = False
-    is_clear_BC = (group.given_BC == 0) | (group.given_BC == group.counts_BC)
+    is_clear_BC = (group.input_counts_BC == 0) | (group.input_counts_BC == group.counts_BC)
     is_clear_B = (is_clear_BC | ~others_BC).all(1)
-    given_B, asked_B = group.given_BC[:, target], group.asked_BC[:, target]
+    input_count_B, target_count_B = (
+        group.input_counts_BC[:, target],
+        group.target_counts_BC[:, target],
+    )
     # Everything valid is given or asked for, what is asked for is one run of whole units.
     index_T = torch.arange(modality.length)
-    first_B = torch.where(asked_BT, index_T, modality.length).amin(1)
-    last_B = torch.where(asked_BT, index_T, -1).amax(1)
-    is_run_B = ((given_BT | asked_BT) == valid_BT).all(1) & (last_B - first_B + 1 == asked_B)
-    is_run_B &= (first_B % size == 0) & (asked_B > 0) & (given_B > 0) & is_clear_B
+    first_B = torch.where(targets_BT, index_T, modality.length).amin(1)
+    last_B = torch.where(targets_BT, index_T, -1).amax(1)
+    is_run_B = ((inputs_BT | targets_BT) == valid_BT).all(1) & (
+        last_B - first_B + 1 == target_count_B
+    )
+    is_run_B &= (first_B % size == 0) & (target_count_B > 0) & (input_count_B > 0) & is_clear_B
     count_B = group.counts_BC[:, target]
     is_end_B = last_B == count_B - 1
     found = {Condition("continuation", "its start", modality.name): is_run_B & is_end_B}
@@ -135,7 +146,7 @@ def _inside(group: _Group, sequence: TokenSequence, target: int) -> dict[Conditi
 def _lengths(group: _Group) -> dict[Condition, Tensor]:
     """Return in which quarter of the longest input of generation a sample's input lies."""
     longest_B = group.counts_BC.sum(1) - group.counts_BC.amin(1)
-    share_B = group.given_BC.sum(1) / longest_B
+    share_B = group.input_counts_BC.sum(1) / longest_B
     found = {}
     for quarter in range(4):
         low, high = quarter / 4, (quarter + 1) / 4
@@ -167,8 +178,8 @@ def draw_groups(
                 length = int(torch.randint(1, most + 1, (), generator=draw))
                 valid_L[span.start + length : span.stop] = False
         valid_BL = valid_L.expand(rows, -1)
-        for part, given_BL, asked_BL in draw_masks(valid_BL, sequence, config, draw, progress):
-            yield given_BL, asked_BL, valid_BL[part]
+        for part, inputs_BL, targets_BL in draw_masks(valid_BL, sequence, config, draw, progress):
+            yield inputs_BL, targets_BL, valid_BL[part]
 
 
 def condition_shares(

@@ -16,7 +16,7 @@ def _pick(choices: Sequence[int], generator: Generator) -> int:
 def _plan(
     target: int,
     outside: int,
-    is_asked_L: Tensor | None,
+    is_target_L: Tensor | None,
     counts_BC: Tensor,
     config: MaskingConfig,
     generator: Generator,
@@ -30,11 +30,11 @@ def _plan(
     for c, count in enumerate(counts):
         if c != target and chance(config.other_input_prob, generator):
             inputs[c] = count
-    asked = counts[target] - outside
+    num_targets = counts[target] - outside
     whole = chance(config.all_targets_whole, generator) or chance(config.whole_target, generator)
-    known = 0 if whole else known_part(asked, generator)
-    inputs[target], targets[target] = outside + known, asked - known
-    priority_BL = None if is_asked_L is None else is_asked_L.long().expand(len(counts_BC), -1)
+    known = 0 if whole else known_part(num_targets, generator)
+    inputs[target], targets[target] = outside + known, num_targets - known
+    priority_BL = None if is_target_L is None else is_target_L.long().expand(len(counts_BC), -1)
     return same_for_all(inputs, targets, len(counts_BC), priority_BL)
 
 
@@ -58,9 +58,9 @@ def suffix(
     longer = [c for c, n in enumerate(units) if n > 1]
     target = _pick(longer or [c for c, n in enumerate(counts) if n], generator)
     first = uniform(1, units[target] - 1, generator) if longer else 0
-    is_asked_L = sequence.coords_L2[:, 0] >= first
+    is_target_L = sequence.coords_L2[:, 0] >= first
     outside = first * sequence.units[target][1]
-    plan = _plan(target, outside, is_asked_L, counts_BC, config, generator)
+    plan = _plan(target, outside, is_target_L, counts_BC, config, generator)
     if sequence.modalities[target].is_text and chance(config.next_token, generator):
         # What _plan knows of a text beyond the first part is its continuation: all is a prefix.
         plan.targets_BC[:, target] = 1
@@ -93,6 +93,6 @@ def infill(
     gap = uniform(1, units[target] - 2, generator)
     start = uniform(1, units[target] - 1 - gap, generator)
     unit_L = sequence.coords_L2[:, 0]
-    is_asked_L = (unit_L >= start) & (unit_L < start + gap)
+    is_target_L = (unit_L >= start) & (unit_L < start + gap)
     outside = counts[target] - gap * sequence.units[target][1]
-    return _plan(target, outside, is_asked_L, counts_BC, config, generator)
+    return _plan(target, outside, is_target_L, counts_BC, config, generator)

@@ -95,10 +95,12 @@ def span(
     priority_BL = torch.zeros(len(counts_BC), sequence.length, dtype=torch.int64)
     for c, (frames, size) in enumerate(sequence.units):
         if sequence.modalities[c].layout == "codebooks":
-            given_B, asked_B, frames_B = (
+            input_frames_B, target_frames_B, frames_B = (
                 n_BC[:, c] // size for n_BC in (inputs_BC, targets_BC, counts_BC)
             )
-            kind_BF = _scatter(given_B, asked_B, frames_B, frames, config.max_spans, generator)
+            kind_BF = _scatter(
+                input_frames_B, target_frames_B, frames_B, frames, config.max_spans, generator
+            )
             priority_BL[:, sequence.slices[c]] = kind_BF.repeat_interleave(size, 1)
     return Plan(inputs_BC, targets_BC, priority_BL)
 
@@ -165,8 +167,8 @@ def _lengths(total_B: Tensor, runs: int, generator: Generator) -> Tensor:
 
 
 def _scatter(
-    given_B: Tensor,
-    asked_B: Tensor,
+    input_frames_B: Tensor,
+    target_frames_B: Tensor,
     frames_B: Tensor,
     frames: int,
     max_spans: int,
@@ -175,7 +177,7 @@ def _scatter(
     """Lay out runs in a random order: 0 for given frames, 1 asked for, 2 neither, int64 (B, F).
 
     Args:
-        given_B, asked_B: Frames given and asked for.
+        input_frames_B, target_frames_B: Frames given and asked for.
         frames_B: Valid frames.
         frames: F.
         max_spans: Most runs of each kind; there is one gap more than both together.
@@ -185,14 +187,18 @@ def _scatter(
     gaps = 2 * max_spans + 1
     sizes = (max_spans, max_spans, gaps)
     for kind, (total_B, runs) in enumerate(
-        zip((given_B, asked_B, frames_B - given_B - asked_B), sizes, strict=True)
+        zip(
+            (input_frames_B, target_frames_B, frames_B - input_frames_B - target_frames_B),
+            sizes,
+            strict=True,
+        )
     ):
         kinds.append((torch.full((runs,), kind), _lengths(total_B, runs, generator)))
     kind_R = torch.cat([kind for kind, _ in kinds])
     length_BR = torch.cat([length for _, length in kinds], 1)
     order_BR = torch.rand(length_BR.shape, generator=generator).argsort(1)
     ends_BR = length_BR.gather(1, order_BR).cumsum(1)
-    frame_BF = torch.arange(frames).expand(len(given_B), -1).contiguous()
+    frame_BF = torch.arange(frames).expand(len(input_frames_B), -1).contiguous()
     run_BF = torch.searchsorted(ends_BR, frame_BF, right=True).clamp_max(len(kind_R) - 1)
     kind_BF = kind_R[order_BR.gather(1, run_BF)]
     return kind_BF.masked_fill(frame_BF >= frames_B[:, None], 2)

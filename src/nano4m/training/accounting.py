@@ -79,10 +79,10 @@ class Operations:
         self, modalities: Sequence[Modality], masking: MaskingConfig, train: TrainConfig
     ) -> int:
         """Return about how many operations a whole run takes."""
-        given, asked = usual_totals(modalities, masking)
+        num_inputs, num_targets = usual_totals(modalities, masking)
         slots = sum(m.length for m in modalities)
-        targets = [round(train.batch_size * asked * m.length / slots) for m in modalities]
-        return self.of_groups([(train.batch_size, given, asked)], targets) * train.steps
+        targets = [round(train.batch_size * num_targets * m.length / slots) for m in modalities]
+        return self.of_groups([(train.batch_size, num_inputs, num_targets)], targets) * train.steps
 
     def of_groups(self, groups: Sequence[tuple[int, int, int]], targets: Sequence[int]) -> int:
         """Return the operations of a step.
@@ -92,9 +92,11 @@ class Operations:
             targets: Of each modality, over all samples.
         """
         total = 0
-        for rows, given, asked in groups:
-            matrices = given * (self.encoder + self.context) + asked * self.decoder
-            attention = self.depths[0] * given**2 + self.depths[1] * asked * (asked + given)
+        for rows, num_inputs, num_targets in groups:
+            matrices = num_inputs * (self.encoder + self.context) + num_targets * self.decoder
+            attention = self.depths[0] * num_inputs**2 + self.depths[1] * num_targets * (
+                num_targets + num_inputs
+            )
             total += 2 * rows * (matrices + 2 * self.width * attention)
         scores = sum(n * v for n, v in zip(targets, self.heads, strict=True))
         return 3 * (total + 2 * self.width * scores)
@@ -141,15 +143,15 @@ def memory_needed(
     size = dtype.itemsize
     a_weight = 4 + 4 + 8 + (4 if train.ema else 0) + (2 * size if size < 4 else 4)
     fixed = model.num_parameters * a_weight
-    given, asked = usual_totals(model.modalities, masking)
+    num_inputs, num_targets = usual_totals(model.modalities, masking)
     width, ratio = model.config.dim, model.config.mlp_ratio
     # Inputs of norms, of matrices and of the nonlinearity, in widths.
     encoder = len(model.encoder) * (8 + 2 * ratio)
     decoder = len(model.decoder) * (12 + 2 * ratio)
     context = len(model.decoder) * 4
-    kept = (given * (encoder + context) + asked * decoder) * width * size
+    kept = (num_inputs * (encoder + context) + num_targets * decoder) * width * size
     # Of the largest modality of a step, which may have twice its share of the targets.
-    targets = 2 * asked * train.batch_size // passes
+    targets = 2 * num_targets * train.batch_size // passes
     slots = sum(m.length for m in model.modalities)
     most = max(targets * m.length // slots * m.vocab_size for m in model.modalities)
     scores = min(most, 1 << 28) * size * 2

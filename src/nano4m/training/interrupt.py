@@ -10,7 +10,7 @@ class Interrupt:
     """Ctrl-C or a termination asks training to stop after the running step; twice stops at once."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
 
     @contextmanager
     def watch(self) -> Iterator["Interrupt"]:
@@ -20,9 +20,9 @@ class Interrupt:
             return
 
         def ask(signum: int, frame: object) -> None:
-            if self.asked:
+            if self.requested:
                 raise KeyboardInterrupt
-            self.asked = True
+            self.requested = True
 
         old = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
         try:

@@ -125,15 +125,15 @@ class Packer:
         samples = sum(rows for rows, _, _ in sizes)
         if samples > self.batch_size:
             raise ValueError(f"{samples} samples do not fit a packed batch of {self.batch_size}")
-        given = sum(rows * (n + register) for rows, n, _ in sizes)
-        asked = sum(rows * m for rows, _, m in sizes)
+        num_inputs = sum(rows * (n + register) for rows, n, _ in sizes)
+        num_targets = sum(rows * m for rows, _, m in sizes)
         # A batch that is not full lacks whole sequences; they fill up too.
         spare = self.fillers + self.batch_size - samples
         # A sequence that fills up has an input at least: attention to nothing has no value.
-        inputs = -(-(given + spare) // self.quantum) * self.quantum
-        targets = -(-asked // self.quantum) * self.quantum
+        inputs = -(-(num_inputs + spare) // self.quantum) * self.quantum
+        targets = -(-num_targets // self.quantum) * self.quantum
         groups = [(rows, n + register, m) for rows, n, m in sizes]
-        groups += self._filling(inputs - given, targets - asked, spare)
+        groups += self._filling(inputs - num_inputs, targets - num_targets, spare)
         target_modality = np.concatenate(
             [b.target_modality_BM.numpy().reshape(-1) for b in batches]
         )
@@ -142,7 +142,7 @@ class Packer:
             weights_C = modality_weights(torch.from_numpy(counts).float())
         starts = [np.repeat([g[i] for g in groups], [g[0] for g in groups]) for i in (1, 2)]
         order = np.arange(targets, dtype=np.int32)
-        order[:asked] = np.argsort(target_modality, kind="stable")
+        order[:num_targets] = np.argsort(target_modality, kind="stable")
         parts = [
             *(self._inputs([getattr(b, f"input_{f}") for b in batches], register, inputs, fill)
               for f, fill in (("ids_BN", -1), ("modality_BN", 0), ("coords_BN2", 0))),
@@ -155,7 +155,7 @@ class Packer:
         ]  # fmt: skip
         flat = np.concatenate([np.asarray(part, dtype=np.int32).reshape(-1) for part in parts])
         shape = PackedShape(inputs, targets, len(starts[0]), self.longest)
-        tokens = given - samples * register + asked
+        tokens = num_inputs - samples * register + num_targets
         found = tuple(int(n) for n in counts)
         return PackedBatch(shape, flat, found, tuple(groups), len(batches), tokens)
 
@@ -163,12 +163,12 @@ class Packer:
         """Return the sequences that hold what fills up, none longer than a sample can be."""
         found = []
         for left in range(sequences, 0, -1):
-            given = min(self.longest[0], inputs - (left - 1))
-            asked = min(self.longest[1], targets)
-            found.append((1, given, asked))
-            inputs, targets = inputs - given, targets - asked
+            num_inputs = min(self.longest[0], inputs - (left - 1))
+            num_targets = min(self.longest[1], targets)
+            found.append((1, num_inputs, num_targets))
+            inputs, targets = inputs - num_inputs, targets - num_targets
         assert not inputs and not targets, "the sequences that fill up hold a whole quantum"
-        assert all(given > 0 for _, given, _ in found), "each has an input"
+        assert all(num_inputs > 0 for _, num_inputs, _ in found), "each has an input"
         return found
 
     def _inputs(self, parts: Sequence[Tensor], register: int, total: int, fill: int) -> np.ndarray:
@@ -240,8 +240,8 @@ def unpack(flat: Tensor, batch: PackedBatch, fused: bool) -> PackedTensors:
         order,
         weights,
         counts,
-        enc,
-        dec,
+        input_side,
+        target_side,
     ) = flat.split(sizes)
     groups = batch.groups
 
@@ -253,5 +253,5 @@ def unpack(flat: Tensor, batch: PackedBatch, fused: bool) -> PackedTensors:
     return PackedTensors(
         ids, kinds, coords.view(-1, 2), target_ids, target_kinds, target_coords.view(-1, 2), order,
         weights.view(torch.float32), counts.view(torch.float32),
-        segments(enc, enc, 1, 1), segments(dec, dec, 2, 2), segments(dec, enc, 2, 1),
+        segments(input_side, input_side, 1, 1), segments(target_side, target_side, 2, 2), segments(target_side, input_side, 2, 1),
     )  # fmt: skip

@@ -245,7 +245,7 @@ class Trainer:
                     line: dict[str, Any] = {"step": number + 1} | self.step(number, picked, packed)
                 done, last = number + 1, number + 1 == settings.steps
                 is_logged = done % every == 0 or last
-                wanted = self.world.any_rank(interrupt.asked or stop(done))
+                wanted = self.world.any_rank(interrupt.requested or stop(done))
                 is_saved = done % settings.save_every == 0 or wanted or last
                 if is_logged or is_saved:
                     self.settle(done)
@@ -282,7 +282,7 @@ class Trainer:
             val = self.validate()
         self.average.swap(self.model)
         save_model(self.model.eval(), self.table.token_spec, self.folder / "checkpoint", self.world)
-        if self.world.any_rank(interrupt.asked):
+        if self.world.any_rank(interrupt.requested):
             raise KeyboardInterrupt
         seconds = max(totals["seconds"], 1e-9)
         return {
