@@ -29,7 +29,7 @@ from reference_baseline import END, PAD, START, Baseline, Sizes, maskgit
 from torch import Tensor
 
 from nano4m.compute.malloc import tune_malloc
-from nano4m.compute.precision import prepare_matmul
+from nano4m.compute.precision import float32_math, has_exact_onednn
 from nano4m.config.presets import SIZE_FIELDS, SIZES
 from nano4m.config.run import GenerateConfig, ModelConfig
 from nano4m.generation.sampler import generate
@@ -221,6 +221,7 @@ def compare(
     return tasks, rows
 
 
+@float32_math()
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -232,7 +233,7 @@ def main() -> None:
     options = parser.parse_args()
     device = choose_device(options.device)
     report = Report("generation", options)
-    exact_matmul = prepare_matmul()
+    exact_matmul = has_exact_onednn()
     tokens = TokenSequence(reference_modalities(4 if options.quick else 1))
     draw = torch.Generator().manual_seed(options.seed)
     models = {

@@ -18,7 +18,7 @@ from measure import Report, arguments, figures, ratio, reference_modalities, sho
 from reference_baseline import Sizes
 
 from nano4m.compute.malloc import tune_malloc
-from nano4m.compute.precision import prepare_matmul
+from nano4m.compute.precision import float32_math
 from nano4m.model.fourm import FourM
 from nano4m.training.accounting import Operations, peak_memory
 
@@ -31,6 +31,7 @@ VARIANTS = {
 }
 
 
+@float32_math()
 def measure(variant: str, options: argparse.Namespace) -> int:
     """Take steps of one variant in this process; return its most memory in bytes."""
     torch.set_num_threads(options.threads)
@@ -46,7 +47,6 @@ def measure(variant: str, options: argparse.Namespace) -> int:
         engine = BaselineEngine(clips, sizes, Operations.of(model), options.steps)
         engine.steps()
     else:
-        prepare_matmul()
         tune_malloc()
         clips = Clips(
             modalities=modalities, rows=options.batch, seed=0, totals=(totals[1], totals[1])

@@ -19,14 +19,13 @@ from measure import Report, arguments, figures, ratio, reference_modalities, sho
 
 from nano4m.compute.distributed import open_distributed
 from nano4m.compute.malloc import tune_malloc
-from nano4m.compute.precision import prepare_matmul
+from nano4m.compute.precision import float32_math
 
 
+@float32_math()
 def work(threads: int, batch: int, group: int, steps: int, tiny: bool) -> None:
     """Take steps as one process of some; the first one prints seconds and tokens as JSON."""
     torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
-    prepare_matmul()
     tune_malloc()
     world = open_distributed(RECIPE, "cpu")
     modalities = reference_modalities(4 if tiny else 1)

@@ -5,6 +5,7 @@ and trains each classifier once a process.
 """
 
 import json
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 
 from nano4m.checkpoints.folder import load_model
-from nano4m.compute.precision import prepare_matmul
+from nano4m.compute.precision import float32_math
 from nano4m.config.run import Config, GenerateConfig
 from nano4m.config.stored import read_stored
 from nano4m.data.clip_table import open_clips
@@ -61,11 +62,14 @@ class RunLoader:
         return RunArtifacts(open_clips(self.run / "clips"), tokenizers, table, model)
 
 
+_process = ExitStack()
+"""Settings that last as long as the process."""
+
+
 def start_process() -> None:
     """Compute in one thread: a study runs as many processes as there are cores."""
     torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    prepare_matmul()
+    _process.enter_context(float32_math())
 
 
 @lru_cache

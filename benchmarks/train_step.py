@@ -19,7 +19,7 @@ from measure import Report, arguments, figures, interleave, ratio, reference_mod
 from reference_baseline import Sizes, modality_means, padded, token_losses
 
 from nano4m.compute.malloc import tune_malloc
-from nano4m.compute.precision import measured_peak, prepare_matmul
+from nano4m.compute.precision import float32_math, has_exact_onednn, measured_peak
 from nano4m.model.fourm import FourM
 from nano4m.training.accounting import Operations
 from nano4m.training.loss import token_cross_entropy
@@ -49,6 +49,7 @@ def same_loss(baseline: BaselineEngine, ours: OurEngine) -> dict[str, float]:
     }
 
 
+@float32_math()
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--batch", type=int, default=16, help="samples a step (%(default)s)")
@@ -59,7 +60,7 @@ def main() -> None:
     options = parser.parse_args()
     tiny = options.quick
     report = Report("train_step", options)
-    exact_matmul = prepare_matmul()
+    exact_matmul = has_exact_onednn()
     kept = tune_malloc()
 
     modalities = reference_modalities(4 if tiny else 1)

@@ -1,18 +1,73 @@
 """Shared fixtures: a tiny token_spec and token table, made here, no files needed."""
 
+import locale
+import os
+import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from nano4m.compute.precision import flushes_denormals
 from nano4m.config.run import Config, ImageVQ, MaskingConfig, MelVQ, ModelConfig, TrainConfig
 from nano4m.modalities import MODALITIES, Modality
 from nano4m.tokens.table import TokenSpec, TokenTable
 
 torch.set_num_threads(1)
+# A shell starts a job in the background with SIGINT ignored; tests of interrupts deliver it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+SET_BY_OTHERS = {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR", "KINETO_LOG_LEVEL"}
+"""Variables of the environment that pytest, and PyTorch at its first compilation, set."""
+
+
+def global_settings() -> dict[str, object]:
+    """Return what of the process a test could leave changed for those that follow."""
+    return {
+        "float32 matmul precision": torch.get_float32_matmul_precision(),
+        "denormals count as 0": flushes_denormals(),
+        "threads": torch.get_num_threads(),
+        "default dtype": torch.get_default_dtype(),
+        "gradients": torch.is_grad_enabled(),
+        "inference mode": torch.is_inference_mode_enabled(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "numpy errors": np.geterr(),
+        "environment": {k: v for k, v in os.environ.items() if k not in SET_BY_OTHERS},
+        "folder": os.getcwd(),
+        "sys.path": list(sys.path),
+        "sys.argv": list(sys.argv),
+        "signals": [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)],
+        "locale": locale.setlocale(locale.LC_ALL),
+    }
+
+
+@pytest.fixture(autouse=True)
+def process_is_left_as_found(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Refuse a test that leaves a global setting behind; start each with the same random stream.
+
+    The order of tests then plays no role: none sees what another has set or drawn.
+    """
+    torch.manual_seed(0)
+    np.random.seed(0)
+    before = global_settings()
+    yield
+    after = global_settings()
+    left = []
+    for name, now in after.items():
+        then = before[name]
+        if isinstance(now, dict) and isinstance(then, dict):
+            keys = {k for k in now.keys() | then.keys() if now.get(k) != then.get(k)}
+            then, now = ({k: d.get(k) for k in keys} for d in (then, now))
+        if now != then:
+            left.append(f"{name}: {then!r} before, {now!r} after")
+    if left:
+        pytest.fail(f"{request.node.nodeid} leaves a global setting behind: {'; '.join(left)}")
 
 
 @pytest.fixture

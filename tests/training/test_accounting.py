@@ -11,7 +11,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from conftest import small_config, tiny_table
 from nano4m.compute import precision
 from nano4m.compute.distributed import DistributedContext
-from nano4m.compute.precision import measured_peak, prepare_matmul, resolve_device, resolve_dtype
+from nano4m.compute.precision import (
+    float32_math,
+    flushes_denormals,
+    has_exact_onednn,
+    measured_peak,
+    resolve_device,
+    resolve_dtype,
+)
 from nano4m.errors import UserError
 from nano4m.model import attention
 from nano4m.model.fourm import FourM
@@ -112,11 +119,9 @@ def test_peak_memory_grows_by_what_is_allocated_and_stays():
 @pytest.fixture
 def matmul():
     """Let a test prepare products anew; put everything back afterwards."""
-    before = torch.get_float32_matmul_precision()
-    prepare_matmul.cache_clear()
+    has_exact_onednn.cache_clear()
     yield
-    torch.set_float32_matmul_precision(before)
-    prepare_matmul.cache_clear()
+    has_exact_onednn.cache_clear()
 
 
 def _error(a, b):
@@ -126,17 +131,16 @@ def _error(a, b):
 
 @pytest.mark.parametrize("shape", [(256, 256, 256), (700, 33, 129), (16, 2048, 48)])
 def test_products_of_float32_stay_exact_on_this_machine(matmul, shape):
-    granted = prepare_matmul()
-    assert (torch.get_float32_matmul_precision() == "medium") == granted
     draw = torch.Generator().manual_seed(1)
     a = torch.randn(shape[0], shape[1], generator=draw)
     b = torch.randn(shape[1], shape[2], generator=draw)
-    assert _error(a, b) < 1e-5
+    with float32_math():
+        assert (torch.get_float32_matmul_precision() == "medium") == has_exact_onednn()
+        assert _error(a, b) < 1e-5
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU keeps its own setting")
 def test_where_products_would_be_rounded_the_permission_is_withdrawn(matmul, monkeypatch):
-    torch.set_float32_matmul_precision("highest")
     plain = torch.Tensor.__matmul__
 
     def rounds(self, other):
@@ -145,10 +149,34 @@ def test_where_products_would_be_rounded_the_permission_is_withdrawn(matmul, mon
         return plain(self, other)
 
     monkeypatch.setattr(torch.Tensor, "__matmul__", rounds)
-    assert not prepare_matmul()
-    assert torch.get_float32_matmul_precision() == "highest"
+    assert not has_exact_onednn()
     draw = torch.Generator().manual_seed(1)
-    assert _error(*(torch.randn(64, 64, generator=draw) for _ in range(2))) < 1e-5
+    with float32_math():
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert _error(*(torch.randn(64, 64, generator=draw) for _ in range(2))) < 1e-5
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("flushes", [True, False])
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_float32_math_is_one_way_whatever_the_process_does_and_puts_it_back(
+    precision, flushes, fast
+):
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    torch.set_flush_denormal(flushes)
+    try:
+        with pytest.raises(KeyError), float32_math(fast):
+            assert flushes_denormals()
+            wanted = "medium" if fast and has_exact_onednn() else "highest"
+            if not torch.cuda.is_available() or not fast:
+                assert torch.get_float32_matmul_precision() == wanted
+            raise KeyError
+        assert torch.get_float32_matmul_precision() == precision
+        assert flushes_denormals() == flushes
+    finally:
+        torch.set_float32_matmul_precision(before)
+        torch.set_flush_denormal(False)
 
 
 def _resolved(name, device="cpu"):

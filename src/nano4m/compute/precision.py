@@ -86,39 +86,60 @@ def resolve_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
 
 
 @cache
-def prepare_matmul() -> bool:
-    """Send float32 matrix products through oneDNN where that is exact; return whether it is.
+def has_exact_onednn() -> bool:
+    """Return whether this CPU's float32 products through oneDNN are as exact as float32 is.
 
     PyTorch calls MKL for them, which on AMD processors does not use AVX-512: on a Zen 5 core oneDNN
     is 2.2 times as fast (docs/PERFORMANCE.md). The switch to it is the permission to round to bf16,
-    which oneDNN makes use of with AMX only. So the permission stays where a product is measured to
-    be as exact as float32 is, and is withdrawn elsewhere.
+    which oneDNN makes use of with AMX only; so a product is measured.
     """
-    if torch.cuda.is_available():
-        return False
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(256, 256, generator=generator) for _ in range(2))
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
     exact = a.double() @ b.double()
-    error = float((a @ b - exact).abs().max() / exact.abs().max())
-    if error > EXACT:
-        torch.set_float32_matmul_precision(before)
+    with _matmul_precision("medium"):
+        error = float((a @ b - exact).abs().max() / exact.abs().max())
     return error <= EXACT
 
 
 @contextmanager
-def plain_products() -> Iterator[None]:
-    """Multiply as a fresh process does, whatever ``prepare_matmul`` has allowed in this one.
+def float32_math(fast: bool = True) -> Iterator[None]:
+    """Compute float32 in one way inside, whatever ran before in this process, and put it back.
 
-    Tokenizers and ids then do not depend on what was trained or opened before them.
+    Results then depend on their inputs alone: a training, an evaluation or a fit gives the same
+    numbers first and last in a process. Denormal numbers count as 0 (they cost up to a hundred
+    times the time), in the thread that enters.
+
+    Args:
+        fast: Take oneDNN for products of a CPU where it is exact, see ``has_exact_onednn``. With a
+            GPU the process's own choice (TF32 or not) stays.
     """
+    precision = torch.get_float32_matmul_precision()
+    if not fast:
+        precision = "highest"
+    elif not torch.cuda.is_available():
+        precision = "medium" if has_exact_onednn() else "highest"
+    flushed = flushes_denormals()
+    torch.set_flush_denormal(True)
+    try:
+        with _matmul_precision(precision):
+            yield
+    finally:
+        torch.set_flush_denormal(flushed)
+
+
+@contextmanager
+def _matmul_precision(name: str) -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    torch.set_float32_matmul_precision(name)
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def flushes_denormals() -> bool:
+    """Return whether denormal numbers count as 0 in this thread; PyTorch can set it, not tell."""
+    return float(torch.tensor(1e-40) * torch.tensor(1.0)) == 0
 
 
 def measured_peak(dtype: torch.dtype, device: torch.device) -> float:

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from nano4m.compute.precision import prepare_matmul, resolve_device
+from nano4m.compute.precision import resolve_device
 from nano4m.config.run import Config
 from nano4m.data.clip_table import ClipTable
 from nano4m.errors import UserError
@@ -174,7 +174,6 @@ def open_context(config: Config, load_run: RunLoader) -> EvalContext:
         UserError: Too few clips, or tables that do not belong together.
     """
     artifacts = load_run()
-    prepare_matmul()
     model = artifacts.model.to(resolve_device(config.device)).eval()
     evaluator = build_evaluator(config, artifacts.clips, artifacts.table, model)
     return EvalContext(config, artifacts.clips, artifacts.tokenizers, artifacts.table, evaluator)

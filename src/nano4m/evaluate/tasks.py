@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from nano4m.compute.precision import float32_math
 from nano4m.compute.workers import count_workers, worker_pool
 from nano4m.config.run import Config
 from nano4m.evaluate.class_consistency import decode_batch, directions_into, predict
@@ -137,6 +138,7 @@ def _context_of_worker(config: str, load_run: RunLoader) -> EvalContext:
     return open_context(Config.model_validate_json(config), load_run)
 
 
+@float32_math()
 def _work(config: str, load_run: RunLoader, task: Task) -> Any:
     return task.work(_context_of_worker(config, load_run), task.argument)
 
@@ -162,7 +164,7 @@ def run_tasks(context: EvalContext, load_run: RunLoader, tasks: Sequence[Task]) 
     with bar("evaluate", len(tasks), "task") as progress:
         if workers < 2:
             results = []
-            with _one_thread():
+            with _one_thread(), float32_math():
                 for task in tasks:
                     results.append(task.work(context, task.argument))
                     progress.advance()

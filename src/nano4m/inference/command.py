@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nano4m.compute.precision import float32_math
 from nano4m.errors import UserError
 from nano4m.evaluate.diversity import diversity
 from nano4m.evaluate.results import Diversity
@@ -201,6 +202,7 @@ def _about(step: ChainStep) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@float32_math()
 def run_command(options: Options, chosen: Mapping[str, Any]) -> Path:
     """Carry ``nano4m generate`` out and return the folder that it wrote.
 

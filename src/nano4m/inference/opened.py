@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from nano4m.checkpoints.folder import load_model
-from nano4m.compute.precision import prepare_matmul, resolve_device
+from nano4m.compute.precision import resolve_device
 from nano4m.config.run import Config
 from nano4m.config.stored import read_stored, with_new_names
 from nano4m.errors import UserError
@@ -108,7 +108,6 @@ def open_run(folder: Path, device: str) -> OpenRun:
                 f"was trained on {expected}; make the run again with: nano4m run {config.preset} "
                 f"--out {folder} --overwrite"
             )
-    prepare_matmul()
     digests = {name: (manifest_of(folder, name) or {}).get("digest", "") for name in NEEDED}
     return OpenRun(
         folder=folder,

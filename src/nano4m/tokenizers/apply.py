@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nano4m.compute.precision import plain_products
+from nano4m.compute.precision import float32_math
 from nano4m.compute.workers import ahead, count_readers
 from nano4m.config.run import Config, MelVQ
 from nano4m.data.clip_table import ClipTable
@@ -118,7 +118,7 @@ def _together(chunks: list[Any]) -> Any:
     return chunks[0] if len(chunks) == 1 else torch.cat(chunks)
 
 
-@plain_products()
+@float32_math(fast=False)
 def build_table(
     config: Config, clips: ClipTable, tokenizers: Mapping[str, Tokenizer], folder: Path
 ) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from nano4m.compute.precision import plain_products, resolve_device
+from nano4m.compute.precision import float32_math, resolve_device
 from nano4m.compute.workers import ahead, count_readers, count_workers, worker_pool
 from nano4m.config.run import Config, TokenizerConfig
 from nano4m.config.stored import read_section
@@ -72,7 +72,7 @@ ENOUGH_CORES = 4
 """From which tokenizers are fitted side by side on a GPU."""
 
 
-@plain_products()
+@float32_math(fast=False)
 def fit_tokenizers(config: Config, clips: "ClipTable", out: Path) -> dict[str, dict[str, Any]]:
     """Fit what ``config.tokenizers`` lists into ``out/<modality>`` and return the quality of each.
 
@@ -151,6 +151,7 @@ def _fit_here(
         torch.set_num_threads(before)
 
 
+@float32_math(fast=False)
 def _fit_in_worker(folder: Path, job: Job, device: str) -> dict[str, Any]:
     from nano4m.data.clip_table import open_clips
 

@@ -121,7 +121,6 @@ def train_autoencoder(
     (not with FSQ, which has no codebook to start). The library's k-means and code replacement draw
     from the global streams: call this inside ``seeded``.
     """
-    torch.set_flush_denormal(True)
     generator = torch.Generator().manual_seed(seed)
     plain = 0 if net.quantizer.kind == "fsq" else int(steps * plain_share)
     device = next(net.parameters()).device

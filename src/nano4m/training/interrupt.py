@@ -5,6 +5,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+WATCHED = (signal.SIGINT, signal.SIGTERM)
+
 
 class Interrupt:
     """Ctrl-C or a termination asks training to stop after the running step; twice stops at once."""
@@ -19,12 +21,15 @@ class Interrupt:
             yield self
             return
 
+        # A job in the background of a shell ignores SIGINT, for Ctrl-C is for the one in front.
+        signals = [s for s in WATCHED if signal.getsignal(s) is not signal.SIG_IGN]
+
         def ask(signum: int, frame: object) -> None:
             if self.requested:
                 raise KeyboardInterrupt
             self.requested = True
 
-        old = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        old = {s: signal.signal(s, ask) for s in signals}
         try:
             yield self
         finally:

@@ -16,7 +16,7 @@ import torch
 from nano4m.checkpoints.folder import save_model, save_reproducer
 from nano4m.compute.distributed import DistributedContext, open_training
 from nano4m.compute.malloc import tune_malloc
-from nano4m.compute.precision import measured_peak, prepare_matmul, resolve_dtype
+from nano4m.compute.precision import float32_math, measured_peak, resolve_dtype
 from nano4m.config.run import Config
 from nano4m.errors import UserError
 from nano4m.masking.check import check_masking
@@ -332,12 +332,12 @@ def train_model(
         UserError: No clips to train or validate on, a batch that the processes cannot share, or a
             loss that is not finite.
     """
-    torch.set_flush_denormal(True)
-    prepare_matmul()
     tune_malloc()
-    if world is None:
-        world = open_training(config)
-    return Trainer(config, table, folder, world, table_folder).run(stop)
+    # Dropout draws from the global stream of the CPU; the graphs of a GPU own that of the card.
+    with float32_math(), torch.random.fork_rng(devices=[]):
+        if world is None:
+            world = open_training(config)
+        return Trainer(config, table, folder, world, table_folder).run(stop)
 
 
 def _means(names: list[str], sums: list[float], counts: list[float]) -> dict[str, float]:
