@@ -1,14 +1,14 @@
-"""Masking: from token ids to dense batches of given and asked-for tokens.
+"""Masking: from token ids to dense batches of inputs and targets.
 
-A strategy decides, for a group of samples, how many tokens of each modality every sample is given
-and is asked for, and in which order they are taken. All samples of a group have the same totals, so
-a batch holds real tokens only: no padding, no attention mask. A text is always given from its start
-and asked for from where that ends, because it is read from left to right.
+A strategy decides, for a group of samples, how many tokens of each modality are inputs and targets
+of every sample, and which slots are taken first. All samples of a group have the same totals, so a
+batch holds real tokens only: no padding, no attention mask. The inputs of a text are always a
+prefix and its targets follow them directly, because texts are decoded from left to right.
 
 Shapes: B samples, L all token slots of a clip, C modalities.
-Sources: 4M (arXiv:2312.06647) for budgets from a Dirichlet; MaskGIT (arXiv:2202.04200) for the
-cosine schedule. Changed: overflow is handed on and never lost, and the conditions that generation and
-the probes use are drawn on purpose.
+Sources: 4M (arXiv:2312.06647) for Dirichlet budgets; MaskGIT (arXiv:2202.04200) for the cosine
+schedule. Changed: overflow is redistributed instead of lost, and the conditions that generation
+and the probes use are sampled explicitly.
 """
 
 from collections.abc import Iterator, Mapping
@@ -34,7 +34,7 @@ STRATEGIES: dict[str, Strategy] = {
     "suffix": suffix,
     "infill": infill,
 }
-# Each sample of these has its own budgets; the others draw one set for samples of equal counts.
+# These draw budgets per sample; the others draw one set for samples with equal token counts.
 OWN_BUDGETS = {"dirichlet", "span", "reference_span"}
 
 
@@ -46,18 +46,18 @@ def draw_masks(
     progress: float = 0.0,
     strategies: Mapping[str, Strategy] = STRATEGIES,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Draw which slots are given and asked for, group by group.
+    """Yield the input and target slots of each group of samples.
 
     Args:
         valid_BL: bool, the real tokens.
         sequence: Order of the slots.
         config: Mixture, settings and ``group_size``.
-        generator: Of everything random here.
-        progress: How much of training is done, in [0, 1]; weights may follow it.
+        generator: Source of all random numbers.
+        progress: Fraction of training done, in [0, 1]; strategy weights may depend on it.
         strategies: By name, in the order of ``MaskingConfig.weights``.
 
     Yields:
-        Row numbers int64 (b,), inputs and targets bool (b, L); together every row once.
+        Row numbers int64 (b,), inputs and targets bool (b, L); every row occurs once.
     """
     if not 0.0 <= progress <= 1.0:
         raise ValueError(f"progress {progress} is not in [0, 1]")
@@ -68,7 +68,7 @@ def draw_masks(
     groups = list(torch.arange(len(valid_BL)).split(config.group_size))
     name, paired = "", False
     for number, rows in enumerate(groups):
-        if paired:  # the plan of the group before holds for this one too
+        if paired:  # the previous group's plan covers this one too
             paired = False
             continue
         name = names[pick_weighted(weights, generator)]
@@ -99,22 +99,22 @@ def mask(
     generator: Generator,
     progress: float = 0.0,
 ) -> list[MaskedBatch]:
-    """Mask a batch: groups of ``config.group_size`` samples, each with its own strategy and draw.
+    """Return dense batches of groups of ``config.group_size`` samples, each masked by its own draw.
 
     Args:
         ids_BL: int64 ids of all modalities side by side, see ``TokenTable.gather``.
-        valid_BL: Which of them are real tokens.
+        valid_BL: bool, the real tokens.
         sequence: Order of the slots.
         config: Mixture, settings and ``group_size``.
-        generator: Of everything random here.
-        progress: How much of training is done, in [0, 1]; weights may follow it.
+        generator: Source of all random numbers.
+        progress: Fraction of training done, in [0, 1]; strategy weights may depend on it.
 
     Returns:
-        Dense batches that together hold every sample once.
+        Batches that together hold every sample once.
 
     Raises:
-        UserError: A clip has fewer tokens than the configuration asks for; see ``check_masking``
-            for what can be refused before.
+        UserError: A clip has fewer tokens than the configuration requires; ``check_masking`` finds
+            what can be found before training.
     """
     drawn = draw_masks(valid_BL, sequence, config, generator, progress)
     return [pack(ids_BL[rows], inputs, targets, sequence) for rows, inputs, targets in drawn]

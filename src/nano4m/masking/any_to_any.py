@@ -10,17 +10,17 @@ from nano4m.tokens.batch import TokenSequence
 def any_to_any(
     counts_BC: Tensor, sequence: TokenSequence, config: MaskingConfig, generator: Generator
 ) -> Plan:
-    """Draw sources and targets, once for the group.
+    """Draw source and target modalities, once for the group.
 
-    A target is asked for whole, or a part of it, given by the cosine schedule of MaskGIT, is known
-    already as it is in the middle of generation. A text is asked for to its end, or only its next
-    token, which is how it is written.
+    A target is predicted whole, or a part of it, drawn by the cosine schedule of MaskGIT, is input
+    already, as in the middle of generation. Of a text either all remaining tokens or only the
+    next one are targets, as in generation.
 
     Args:
         counts_BC: Valid tokens; equal rows, see ``draw_masks``.
         sequence: Order of the slots.
         config: ``num_inputs_weights`` to ``next_token`` are used.
-        generator: Of everything random here.
+        generator: Source of all random numbers.
     """
     counts = counts_BC[0].tolist()
     sources, rest = draw_inputs(counts, config, generator)

@@ -1,4 +1,4 @@
-"""What a masking section asks of the modalities of a run, checked before the first step."""
+"""Check of the masking settings against the modalities of a run, before the first step."""
 
 from nano4m.config.run import MaskingConfig
 from nano4m.errors import UserError, nearest
@@ -8,14 +8,13 @@ BUDGETED = ("dirichlet", "span", "reference_span")
 
 
 def check_masking(config: MaskingConfig, sequence: TokenSequence) -> None:
-    """Refuse settings that these modalities cannot meet.
+    """Refuse settings that these modalities cannot satisfy.
 
-    Settings of strategies without a weight are not looked at, but names of modalities always are.
-    A text counts with its longest length where it may be long, with one token where it may be
-    short.
+    Settings of strategies without a weight are not checked, but modality names always are. A text
+    counts with its maximum length for upper limits and with one token for lower limits.
 
     Raises:
-        UserError: Field, value and what is allowed.
+        UserError: Names the field, its value and what is allowed.
     """
     _names(config, sequence)
     budgeted = [n for n in BUDGETED if config.uses(n)]
@@ -27,8 +26,8 @@ def check_masking(config: MaskingConfig, sequence: TokenSequence) -> None:
     num = len(sequence.modalities)
     if config.uses("any_to_any", "inference_aligned") and not sum(config.num_inputs_weights[:num]):
         raise UserError(
-            f"masking.num_inputs_weights {config.num_inputs_weights}: {num} modalities allow 0 to {num - 1} sources; "
-            f"give one of the first {num} numbers a weight"
+            f"masking.num_inputs_weights {config.num_inputs_weights}: {num} modalities allow 0 to "
+            f"{num - 1} sources; give one of the first {num} numbers a weight"
         )
     layouts = [m.layout for m in sequence.modalities]
     units = [number for number, _ in sequence.units]
@@ -60,7 +59,7 @@ def _names(config: MaskingConfig, sequence: TokenSequence) -> None:
 
 
 def _limits(config: MaskingConfig, sequence: TokenSequence, in_frames: bool) -> None:
-    """Check each modality's own limits."""
+    """Check the limits of each modality."""
     for modality, (_, size) in zip(sequence.modalities, sequence.units, strict=True):
         fewest = 0
         for field in ("input_limits", "target_limits"):
@@ -72,16 +71,16 @@ def _limits(config: MaskingConfig, sequence: TokenSequence, in_frames: bool) -> 
             if high > modality.length:
                 raise UserError(f"{what}: a clip holds at most {modality.length} tokens of it")
             if in_frames and modality.layout == "codebooks" and -(-low // size) > high // size:
-                raise UserError(f"{what}: spans need whole frames of {size} tokens in between")
+                raise UserError(f"{what}: whole frames of {size} tokens do not fit in between")
         if fewest > modality.length:
             raise UserError(
-                f"masking.input_limits and target_limits of {modality.name} ask for at least "
+                f"masking.input_limits and target_limits of {modality.name} need at least "
                 f"{fewest} tokens; a clip holds {modality.length}"
             )
 
 
 def _totals(config: MaskingConfig, sequence: TokenSequence, without_sound: bool) -> None:
-    """Check the totals against what a clip holds."""
+    """Check the totals against the tokens of a clip."""
     for what, limits in (("inputs", config.input_limits), ("targets", config.target_limits)):
         most = getattr(config, f"max_{what}")
         least = sum(low for low, _ in limits.values())
@@ -89,18 +88,18 @@ def _totals(config: MaskingConfig, sequence: TokenSequence, without_sound: bool)
             continue
         if most < least:
             raise UserError(
-                f"masking.max_{what} {most}: the fewest tokens of all modalities together, "
-                f"{least}, are more"
+                f"masking.max_{what} {most} is below {least}, the sum of the fewest tokens of "
+                f"all modalities"
             )
         held = sum(min(m.length, limits.get(m.name, (0, m.length))[1]) for m in sequence.modalities)
         if most > held - (what == "inputs"):
             raise UserError(
                 f"masking.max_{what} {most}: the longest clip can have "
-                f"{held - (what == 'inputs')} of them; lower it, or leave it out for all there is"
+                f"{held - (what == 'inputs')} of them; lower it, or leave it out for no limit"
             )
     shortest = _shortest(sequence, without_sound)
     if config.min_inputs + config.min_targets > shortest:
-        beside = " beside its sounds, whose remainders they take" if without_sound else ""
+        beside = " without its sounds, which take whole frames only" if without_sound else ""
         raise UserError(
             f"masking.min_inputs {config.min_inputs} and min_targets {config.min_targets}: the "
             f"shortest clip holds {shortest} tokens{beside}"
@@ -118,12 +117,12 @@ def _shortest(sequence: TokenSequence, without_sound: bool) -> int:
 
 
 def _first_frames(config: MaskingConfig, sequence: TokenSequence) -> None:
-    """Check that a frame of each sound can be given, as ``reference_span`` may force it."""
+    """Check that a frame of each sound can be input, as ``reference_span`` may force it."""
     pairs = zip(sequence.modalities, sequence.units, strict=True)
     frames = sum(size for m, (_, size) in pairs if m.layout == "codebooks")
     shortest = _shortest(sequence, without_sound=True)
     if frames + config.min_targets > shortest:
         raise UserError(
-            f"masking.min_targets {config.min_targets}: with one frame of {frames} tokens given, "
-            f"as reference_span does, the shortest clip holds {shortest} tokens beside its sounds"
+            f"masking.min_targets {config.min_targets}: reference_span may force {frames} input "
+            f"tokens of sound; the shortest clip holds {shortest} tokens without its sounds"
         )

@@ -1,6 +1,6 @@
-"""Which questions of generation and of the probes a masked sample trains, and how often.
+"""Conditions: the tasks of generation and of the probes that masked samples train, and how often.
 
-Shapes: B samples, L slots, C modalities.
+Shapes: B samples, L slots, C modalities, T slots of one modality.
 """
 
 from collections.abc import Iterator
@@ -18,22 +18,22 @@ Kind = Literal[
 ]
 
 KINDS: dict[Kind, str] = {
-    "whole": "all of the target, from the sources given whole and nothing else",
-    "only": "the same, and nothing else is asked for",
-    "in part": "the same sources and a part of the target are given, its rest is asked for",
-    "next token": "one token of a text after its beginning, from the sources given whole",
-    "continuation": "the first rows, frames or words are given, all after them are asked for; other"
-    " modalities whole or not at all",
-    "infilling": "a gap of rows or frames, both sides given; others whole or not at all",
-    "input length": "share of the most tokens that generation gives: all but one modality",
+    "whole": "targets: all tokens of a modality; inputs: all tokens of the sources, nothing else",
+    "only": "as whole, without any other target",
+    "in part": "as whole, but a part of the target modality is input, its rest is target",
+    "next token": "target: one token of a text after its prefix; inputs: all tokens of the sources",
+    "continuation": "inputs: the first rows, frames or words; targets: all after them; other"
+    " modalities are inputs whole or not at all",
+    "infilling": "targets: a gap of rows or frames between inputs; others whole or not at all",
+    "input length": "input tokens over the most that generation uses: all but one modality",
 }
-"""What the kinds mean."""
+"""Meaning of each kind."""
 
 NOTHING, EVERYTHING = "nothing", "all others"
 
 
 class Condition(NamedTuple):
-    """One question: ``source`` is a modality, "nothing", "all others" or a quarter of a length."""
+    """One task; ``source`` is a modality, "nothing", "all others" or a quarter of a length."""
 
     kind: Kind
     source: str
@@ -45,7 +45,7 @@ class Condition(NamedTuple):
 
 
 class _Group(NamedTuple):
-    """Masks of some samples with what is counted in them."""
+    """Masks of some samples with their token counts."""
 
     inputs_BL: Tensor
     targets_BL: Tensor
@@ -60,10 +60,10 @@ def classify(
 ) -> dict[Condition, Tensor]:
     """Return, by condition, which samples train it, bool (B,); a sample may train several or none.
 
-    With two modalities "all others" is the same as the one other.
+    With two modalities "all others" equals the one other.
 
     Args:
-        inputs_BL, targets_BL: bool, given and asked-for slots.
+        inputs_BL, targets_BL: bool, input and target slots.
         valid_BL: bool, real tokens.
         sequence: Order of the slots.
     """
@@ -77,7 +77,7 @@ def classify(
 
 
 def _from_sources(group: _Group, sequence: TokenSequence, target: int) -> dict[Condition, Tensor]:
-    """Return the conditions that ask for a modality from whole others."""
+    """Return the conditions whose inputs are whole other modalities."""
     _, _, _, counts_BC, input_counts_BC, target_counts_BC = group
     names = [m.name for m in sequence.modalities]
     name, is_text = names[target], sequence.modalities[target].is_text
@@ -113,7 +113,7 @@ def _from_sources(group: _Group, sequence: TokenSequence, target: int) -> dict[C
 
 
 def _inside(group: _Group, sequence: TokenSequence, target: int) -> dict[Condition, Tensor]:
-    """Return the conditions that ask for one end or one gap of a modality."""
+    """Return the conditions whose targets are the end or a gap of one modality."""
     modality, span = sequence.modalities[target], sequence.slices[target]
     size = sequence.units[target][1]
     inputs_BT, targets_BT = group.inputs_BL[:, span], group.targets_BL[:, span]
@@ -126,7 +126,7 @@ def _inside(group: _Group, sequence: TokenSequence, target: int) -> dict[Conditi
         group.input_counts_BC[:, target],
         group.target_counts_BC[:, target],
     )
-    # Everything valid is given or asked for, what is asked for is one run of whole units.
+    # All valid tokens are inputs or targets, and the targets are one run of whole units.
     index_T = torch.arange(modality.length)
     first_B = torch.where(targets_BT, index_T, modality.length).amin(1)
     last_B = torch.where(targets_BT, index_T, -1).amax(1)
@@ -144,7 +144,7 @@ def _inside(group: _Group, sequence: TokenSequence, target: int) -> dict[Conditi
 
 
 def _lengths(group: _Group) -> dict[Condition, Tensor]:
-    """Return in which quarter of the longest input of generation a sample's input lies."""
+    """Return the samples in each quarter of the longest input of generation."""
     longest_B = group.counts_BC.sum(1) - group.counts_BC.amin(1)
     share_B = group.input_counts_BC.sum(1) / longest_B
     found = {}
@@ -162,11 +162,11 @@ def _lengths(group: _Group) -> dict[Condition, Tensor]:
 def draw_groups(
     config: MaskingConfig, sequence: TokenSequence, samples: int, seed: int, progress: float
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Draw masks of made-up clips with all modalities; the lengths of texts are uniform.
+    """Yield masks of synthetic clips that have all modalities; text lengths are uniform.
 
     Yields:
-        inputs, targets and valid, bool (B, L) each; a group has one length of each text, as the
-        groups of training have.
+        inputs, targets and valid, bool (B, L) each; within a group each text has one length, as in
+        the groups of training.
     """
     draw = torch.Generator().manual_seed(seed)
     text_lengths = [m.length if m.is_text else 0 for m in sequence.modalities]
@@ -189,16 +189,16 @@ def condition_shares(
     seed: int = 0,
     progress: float = 0.0,
 ) -> dict[Condition, float]:
-    """Return the share of drawn samples that train each condition.
+    """Return the fraction of drawn samples that train each condition.
 
     Args:
         config: Mixture, settings and ``group_size``.
-        sequence: Layout of the clips; ids play no role.
-        samples: How many to draw.
-        seed: Of the draws.
-        progress: How much of training is done, in [0, 1].
+        sequence: Layout of the clips; ids do not matter.
+        samples: Number of samples to draw.
+        seed: Seed of the draws.
+        progress: Fraction of training done, in [0, 1].
     """
-    # Small groups make more draws, and the shares do not depend on their size.
+    # Small groups give more draws, and the shares do not depend on the group size.
     config = config.model_copy(update={"group_size": min(4, config.group_size)})
     groups = list(draw_groups(config, sequence, samples, seed, progress))
     inputs_BL, targets_BL, valid_BL = (torch.cat(parts) for parts in zip(*groups, strict=True))
@@ -207,10 +207,10 @@ def condition_shares(
 
 
 def used(shares: dict[Condition, float], sequence: TokenSequence) -> dict[Condition, float]:
-    """Return the shares of what generation and the probes ask.
+    """Return the shares of the conditions that generation and the probes use.
 
-    Texts are written and judged token by token, so no text is asked for whole; whether something
-    else is asked for beside a target ("only") is not asked either.
+    Texts are decoded and scored token by token, so no text is predicted whole; nor do they need a
+    target to be the only one ("only").
     """
     texts = {m.name for m in sequence.modalities if m.is_text}
     return {
@@ -222,7 +222,7 @@ def used(shares: dict[Condition, float], sequence: TokenSequence) -> dict[Condit
 
 
 def rarest(shares: dict[Condition, float]) -> dict[Kind, dict[str, str | float]]:
-    """Return, by kind, the condition that is drawn least and its share."""
+    """Return, by kind, the least frequent condition and its share."""
     found: dict[Kind, dict[str, str | float]] = {}
     for condition in sorted(shares, key=lambda c: -shares[c]):
         found[condition.kind] = {"condition": str(condition), "share": shares[condition]}

@@ -1,4 +1,4 @@
-"""Continuation and infilling: one modality, part of it given, the rest of it asked for."""
+"""Continuation and infilling: a part of one modality is input, the rest of it target."""
 
 from collections.abc import Sequence
 
@@ -21,9 +21,10 @@ def _plan(
     config: MaskingConfig,
     generator: Generator,
 ) -> Plan:
-    """Give ``outside`` tokens of the target, ask for the others; give others whole or not at all.
+    """Return a plan with ``outside`` input tokens of the target and the others as its targets.
 
-    As in ``any_to_any``, a part of what is asked for is known already in some draws.
+    Other modalities are inputs whole or not at all. As in ``any_to_any``, a part of the targets
+    becomes input in some draws.
     """
     counts = counts_BC[0].tolist()
     inputs, targets = [0] * len(counts), [0] * len(counts)
@@ -41,17 +42,17 @@ def _plan(
 def suffix(
     counts_BC: Tensor, sequence: TokenSequence, config: MaskingConfig, generator: Generator
 ) -> Plan:
-    """Give a first part of one modality (rows, whole frames, a prefix), ask for all after it.
+    """Return a plan whose input is the first part of one modality, and whose targets follow it.
 
-    One draw for the group; the part is uniform in length. A text is asked for to its end, or only
-    its next token. A modality that is one unit long is asked for whole, but only where no other is
-    longer.
+    One draw for the group; the part (rows, whole frames, a text prefix) is uniform in length. Of a
+    text all remaining tokens or only the next one are targets. If no modality has two units, all
+    tokens of one modality are targets.
 
     Args:
         counts_BC: Valid tokens; equal rows, see ``draw_masks``.
         sequence: Order of the slots.
         config: ``other_input_prob``, ``all_targets_whole``, ``whole_target`` and ``next_token``.
-        generator: Of everything random here.
+        generator: Source of all random numbers.
     """
     counts = counts_BC[0].tolist()
     units = [n // size for n, (_, size) in zip(counts, sequence.units, strict=True)]
@@ -62,7 +63,7 @@ def suffix(
     outside = first * sequence.units[target][1]
     plan = _plan(target, outside, is_target_L, counts_BC, config, generator)
     if sequence.modalities[target].is_text and chance(config.next_token, generator):
-        # What _plan knows of a text beyond the first part is its continuation: all is a prefix.
+        # The input tokens that _plan adds to a text continue its first part: all are one prefix.
         plan.targets_BC[:, target] = 1
     return plan
 
@@ -70,16 +71,16 @@ def suffix(
 def infill(
     counts_BC: Tensor, sequence: TokenSequence, config: MaskingConfig, generator: Generator
 ) -> Plan:
-    """Ask for a gap of whole rows or frames inside one modality, give what is on both sides.
+    """Return a plan whose targets are a gap of whole rows or frames, with inputs on both sides.
 
-    One draw for the group: the gap is uniform in length, then in place. Texts are never filled in.
-    A clip in which no modality has three units is continued instead (see ``suffix``).
+    One draw for the group: the gap is uniform in length, then in position. Texts are never
+    infilled. If no modality of a clip has three units, ``suffix`` is used.
 
     Args:
         counts_BC: Valid tokens; equal rows, see ``draw_masks``.
         sequence: Order of the slots.
         config: ``other_input_prob``, ``all_targets_whole`` and ``whole_target`` are used.
-        generator: Of everything random here.
+        generator: Source of all random numbers.
     """
     counts = counts_BC[0].tolist()
     units = [

@@ -1,9 +1,9 @@
-"""4M's budgets (arXiv:2312.06647, section 2.2): totals of a group, split at random by modality.
+"""4M's token budgets (arXiv:2312.06647, section 2.2): a group's totals, split by modality.
 
-Changed: no token is lost. What a modality cannot hold goes to others that can, so that every sample
-of a group has exactly the totals that were drawn, and limits by modality are kept without redraws.
+Changed: no token is lost. What does not fit into a modality goes to others, so every sample of a
+group has exactly the drawn totals, and limits by modality hold without redraws.
 
-Arrays are NumPy's, whose calls on a few numbers take a quarter of the time of torch's.
+Arrays are NumPy's, because its calls on a few numbers take a quarter of torch's time.
 
 Shapes: B samples, C modalities.
 """
@@ -22,10 +22,10 @@ from nano4m.tokens.batch import TokenSequence
 
 
 class Limits(NamedTuple):
-    """Fewest and most tokens that each modality may give and be asked for, int64 (B, C) each.
+    """Minimum and maximum of input and target tokens of each modality, int64 (B, C) each.
 
-    Given tokens leave room for the fewest targets and the other way round, so both minima can
-    always be met.
+    The input maximum leaves room for the target minimum and vice versa, so both minima can always
+    be met.
     """
 
     counts_BC: np.ndarray
@@ -35,12 +35,12 @@ class Limits(NamedTuple):
     out_high_BC: np.ndarray
 
     def without(self, is_out_C: np.ndarray) -> "Limits":
-        """Return the limits in which some modalities hold nothing."""
+        """Return the limits with no tokens for some modalities."""
         return Limits(*(limit_BC * ~is_out_C for limit_BC in self))
 
     @property
     def free_BC(self) -> np.ndarray:
-        """How many given tokens of a modality take nothing away from its targets."""
+        """How many input tokens of a modality leave the maximum of its targets reachable."""
         return np.minimum(self.in_high_BC, self.counts_BC - self.out_high_BC)
 
 
@@ -48,7 +48,7 @@ class Limits(NamedTuple):
 def _bounds(
     lengths: tuple[int, ...], pairs: tuple[tuple[int, int] | None, ...], units: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return fewest and most tokens by modality, in whole units, int64 (C,) each."""
+    """Return minimum and maximum tokens by modality, in whole units, int64 (C,) each."""
     pairs_C2 = np.array([p or (0, n) for p, n in zip(pairs, lengths, strict=True)], dtype=np.int64)
     units_C = np.array(units)
     return -(-pairs_C2[:, 0] // units_C) * units_C, pairs_C2[:, 1] // units_C * units_C
@@ -66,7 +66,7 @@ def limits(
         counts_BC: Valid tokens.
         sequence: Order of the modalities.
         config: ``input_limits`` and ``target_limits`` are used.
-        units: Tokens that a modality gives and is asked for together; None: one each.
+        units: Tokens of each modality that stay together; None: one each.
     """
     units = units or (1,) * len(sequence.modalities)
     most_BC = counts_BC.numpy() // np.array(units) * np.array(units)
@@ -75,7 +75,7 @@ def limits(
         _bounds(lengths, tuple(by_name.get(m.name) for m in sequence.modalities), units)
         for by_name in (config.input_limits, config.target_limits)
     )
-    # A clip that holds fewer tokens than both minima gives what it has, inputs first.
+    # A clip with fewer tokens than both minima uses all it has, inputs first.
     in_low_BC = np.minimum(in_low_C, most_BC)
     out_low_BC = np.minimum(out_low_C, most_BC - in_low_BC)
     return Limits(
@@ -90,13 +90,13 @@ def limits(
 def draw_totals(
     limits: Limits, config: MaskingConfig, generator: Generator, fewest: tuple[int, int] = (0, 0)
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the numbers of inputs and targets that all samples of the group can hold, int64 (B,).
+    """Return numbers of inputs and targets that all samples of the group can hold, int64 (B,) each.
 
     Uniform between ``min_inputs`` and ``max_inputs``, then between ``min_targets`` and
-    ``max_targets``; never less than ``fewest``, never more than the smallest sample can hold.
+    ``max_targets``; never below ``fewest``, never above what the smallest sample can hold.
 
-    More rows than ``group_size`` are a pair of groups: where the first has the fewest plus n, the
-    second has the most less n, so each is uniform and their sum is always the same.
+    More rows than ``group_size`` are a pair of groups: if the first has the minimum plus n, the
+    second has the maximum minus n, so each is uniform and their sum is constant.
 
     Raises:
         UserError: The smallest sample cannot hold the minima.
@@ -110,7 +110,7 @@ def draw_totals(
     if high_in >= low_in and int(room_B.min()) >= low_out:
         total_in = uniform(low_in, high_in, generator)
         totals_in = [total_in] if rows <= group else [total_in, low_in + high_in - total_in]
-        # What fits beside the inputs of each half, its own totals given.
+        # The most targets that fit beside the input total of each half.
         highs_out = []
         for total_in in totals_in:
             most_out = int((room_B - np.maximum(total_in - free_B, 0)).min())
@@ -123,7 +123,7 @@ def draw_totals(
             sizes = [rows] if rows <= group else [group, rows - group]
             return np.repeat(totals_in, sizes), np.repeat(totals_out, sizes)
     raise UserError(
-        f"a clip of {limits.counts_BC.sum(1).min()} tokens to choose from cannot give {low_in} and "
+        f"a clip with {limits.counts_BC.sum(1).min()} usable tokens cannot give {low_in} and "
         f"be asked for {low_out}; lower masking.min_inputs, min_targets, input_limits or "
         f"target_limits"
     )
@@ -132,13 +132,13 @@ def draw_totals(
 def draw_shares(
     rows: int, sequence: TokenSequence, config: MaskingConfig, generator: Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw Dirichlet shares for inputs and for targets, float64 (B, C); one alpha a sample."""
+    """Return Dirichlet shares of inputs and targets, float64 (B, C); one alpha a sample."""
     which_B = torch.randint(len(config.alphas), (rows,), generator=generator)
     alpha_B1 = torch.tensor(config.alphas, dtype=torch.float64)[which_B, None]
     shares = []
     for factors in (config.input_alphas, config.target_alphas):
         factor_C = torch.tensor([factors.get(m.name, 1.0) for m in sequence.modalities])
-        # torch.distributions.Dirichlet takes no generator; this is what it calls.
+        # torch.distributions.Dirichlet calls this, but takes no generator.
         share_BC = torch._sample_dirichlet(alpha_B1 * factor_C.double(), generator=generator)
         shares.append(share_BC.numpy())
     return shares[0], shares[1]
@@ -147,10 +147,10 @@ def draw_shares(
 def split(
     total_B: np.ndarray, share_BC: np.ndarray, room_BC: np.ndarray, generator: Generator
 ) -> np.ndarray:
-    """Split totals by shares, never above the room, int64 (B, C); the rows sum to the totals.
+    """Return totals split by shares and capped by the room, int64 (B, C); rows sum to the totals.
 
-    Fractions are rounded up or down at random so that the mean is the share itself. What does not
-    fit goes to the modalities that have room left, again by shares, until nothing is left.
+    Fractions are rounded up or down at random, so that the mean equals the share. Tokens that do
+    not fit go to the modalities with room left, again by shares, until none remain.
 
     Raises:
         ValueError: A total is above the room of its row.
@@ -160,7 +160,7 @@ def split(
     budget_BC, missing_B = np.zeros_like(room_BC), total_B
     while missing_B.any():
         left_BC = room_BC - budget_BC
-        # A tiny share for all that have room: of very small alphas some shares are exactly 0.
+        # A tiny share for all that have room: very small alphas make some shares exactly 0.
         edges_BC = ((share_BC + 1e-12) * (left_BC > 0)).cumsum(1)
         edges_BC /= np.maximum(edges_BC[:, -1:], 1e-12)
         shift_B1 = torch.rand(len(total_B), 1, generator=generator, dtype=torch.float64).numpy()
@@ -177,10 +177,10 @@ def allocate(
     limits: Limits,
     generator: Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split totals of inputs and of targets, int64 (B,) each, within limits: int64 (B, C) each.
+    """Return totals of inputs and targets, int64 (B,) each, split within limits, int64 (B, C) each.
 
-    Inputs first: minima, then the rest by shares. Where they leave less room than the targets need,
-    because targets are limited by modality, inputs move to where they take none away.
+    Inputs come first: minima, then the rest by shares. If limits on the targets leave too little
+    room for the target total, inputs move to modalities where they take none of it.
     """
     (total_in_B, total_out_B), (share_in_BC, share_out_BC) = totals, shares
     low_BC, high_BC, out_high_BC = limits.in_low_BC, limits.in_high_BC, limits.out_high_BC
@@ -200,13 +200,13 @@ def allocate(
 def dirichlet(
     counts_BC: Tensor, sequence: TokenSequence, config: MaskingConfig, generator: Generator
 ) -> Plan:
-    """Draw 4M's budgets: totals once for the group, split per sample by two Dirichlet draws.
+    """Return 4M's budgets: totals of the group, split per sample by two Dirichlet draws.
 
     Args:
         counts_BC: Valid tokens; rows may differ.
         sequence: Order of the slots.
         config: ``alphas`` to ``target_limits`` are used.
-        generator: Of everything random here.
+        generator: Source of all random numbers.
 
     Raises:
         UserError: The smallest sample cannot hold the minima.

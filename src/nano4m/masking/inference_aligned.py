@@ -1,4 +1,4 @@
-"""Masks as the sampler's own steps make them."""
+"""Masks with the distribution of the sampler's own steps."""
 
 import torch
 from torch import Generator, Tensor
@@ -14,18 +14,18 @@ from nano4m.tokens.batch import TokenSequence
 def inference_aligned(
     counts_BC: Tensor, sequence: TokenSequence, config: MaskingConfig, generator: Generator
 ) -> Plan:
-    """Draw sources, all whole, one target and a step: what is known then, ask for the rest.
+    """Return the masks of a random decoding step: whole sources, one target partly known.
 
-    One draw for the group: n steps, uniform in ``decode_steps`` and never more than the target has
-    tokens, of which i in [0, n) are done. The cosine schedule says how many tokens are known; a
-    drawn order of ``decode_orders`` says which. A text is written token by token: its next token is
-    asked for.
+    One draw for the group: n steps, uniform in ``decode_steps`` and at most the tokens of the
+    target, of which i in [0, n) are done. The cosine schedule gives the number of known tokens, an
+    order drawn from ``decode_orders`` chooses them; the unknown ones are the targets. Of a text the
+    target is the next token.
 
     Args:
         counts_BC: Valid tokens; equal rows, see ``draw_masks``.
         sequence: Order of the slots.
-        config: ``sources``, ``decode_steps`` and ``decode_orders`` are used.
-        generator: Of everything random here.
+        config: ``num_inputs_weights``, ``decode_steps`` and ``decode_orders`` are used.
+        generator: Source of all random numbers.
     """
     counts = counts_BC[0].tolist()
     sources, rest = draw_inputs(counts, config, generator)
@@ -46,9 +46,9 @@ def inference_aligned(
 
 
 def _priority(order: Order, target: int, rows: int, sequence: TokenSequence) -> Tensor | None:
-    """Return which slots of the target are filled first, int64 (B, L); None: at random.
+    """Return the decoding rank of each slot of the target, int64 (B, L); None: random.
 
-    ``coarse`` fills the first codebook of all frames, then the second; a grid has one codebook.
+    ``coarse`` decodes the first codebook of all frames, then the second; a grid has one codebook.
     ``spread`` follows the Halton order: over rows and columns of a grid, over frames of a sound.
     """
     has_codebooks = sequence.modalities[target].layout == "codebooks"

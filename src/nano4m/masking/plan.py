@@ -1,4 +1,4 @@
-"""What a strategy returns, how it becomes slots, and the draws that strategies share.
+"""The plan that a strategy returns, its conversion to slots, and draws that strategies share.
 
 Shapes: B samples, L all token slots of a clip, C modalities.
 """
@@ -17,11 +17,11 @@ from nano4m.tokens.batch import TokenSequence
 
 
 class Plan(NamedTuple):
-    """How many tokens of each modality are given and asked for, and which are taken first.
+    """Number of input and target tokens of each modality, and which slots are taken first.
 
     inputs_BC, targets_BC: int64; the rows of each sum to one total.
-    priority_BL: int64 in [0, 2 * longest modality), or None (all equal). Inside a modality the
-        slots are sorted by it, ties at random; the first ones are inputs, the next ones targets.
+    priority_BL: int64 in [0, 2 * longest modality), or None (all equal). Within a modality slots
+        are sorted by it, ties at random; the first ones are inputs, the next ones targets.
     """
 
     inputs_BC: Tensor
@@ -39,7 +39,7 @@ def same_for_all(
     rows: int,
     priority_BL: Tensor | None = None,
 ) -> Plan:
-    """Return the plan in which all samples have the same budgets."""
+    """Return a plan with the same budgets for all samples."""
     return Plan(
         torch.tensor([inputs_C]).repeat(rows, 1),
         torch.tensor([targets_C]).repeat(rows, 1),
@@ -48,7 +48,7 @@ def same_for_all(
 
 
 def join(plans: Sequence[Plan]) -> Plan:
-    """Return one plan for the samples of several, in their order."""
+    """Return the plans concatenated along the samples."""
     if len(plans) == 1:
         return plans[0]
     inputs_BC = torch.cat([plan.inputs_BC for plan in plans])
@@ -67,16 +67,16 @@ def join(plans: Sequence[Plan]) -> Plan:
 def place(
     plan: Plan, valid_BL: Tensor, sequence: TokenSequence, generator: Generator
 ) -> tuple[Tensor, Tensor]:
-    """Choose the slots: bool (B, L) for inputs and for targets, disjoint, valid slots only.
+    """Return the input and target slots, bool (B, L) each: disjoint, valid slots only.
 
     Raises:
-        ValueError: A budget that a modality cannot hold.
+        ValueError: A budget above the tokens of its modality.
     """
     if bool((plan.inputs_BC + plan.targets_BC > sequence.count(valid_BL)).any()):
         raise ValueError("a plan asks for more tokens of a modality than there are")
     shape = valid_BL.shape
     random_BL = torch.empty(shape, dtype=torch.int32).random_(generator=generator).numpy()
-    # From here on NumPy, which sorts rows of this length several times faster than torch.
+    # NumPy sorts rows of this length several times faster than torch.
     modality_L, index_L, is_text_L, valid = (
         t.numpy() for t in (sequence.modality_L, sequence.index_L, sequence.is_text_L, valid_BL)
     )
@@ -87,9 +87,9 @@ def place(
         key_BL = np.where(is_text_L, key_BL, first_L + plan.priority_BL.numpy())
     if not valid.all():
         key_BL = np.where(valid, key_BL, first_L + behind)
-    # One sort for all modalities: modality and priority, then the tie, then which slot it is.
+    # One sort for all modalities: by modality and priority, then a random tie-break, then slot.
     bits = sequence.length.bit_length()
-    # 63 bits for all three: of very long sequences ties have fewer than their 31.
+    # The three share 63 bits, so very long sequences leave fewer than 31 for the tie-break.
     ties = min(31, 63 - bits - (len(sequence.modalities) * (behind + 1)).bit_length())
     random_BL = random_BL.astype(np.int64) >> (31 - ties)
     key_BL = (key_BL << (ties + bits)) + (random_BL << bits)
@@ -107,12 +107,12 @@ def place(
 
 
 def uniform(low: int, high: int, generator: Generator) -> int:
-    """Draw an integer in [low, high]."""
+    """Return a random integer in [low, high]."""
     return int(torch.randint(low, high + 1, (), generator=generator))
 
 
 def pick_weighted(weights: Sequence[float], generator: Generator) -> int:
-    """Draw a position with probability in proportion to its weight."""
+    """Return a random position with probability proportional to its weight."""
     drawn = float(torch.rand((), generator=generator, dtype=torch.float64)) * sum(weights)
     last = 0
     for position, weight in enumerate(weights):
@@ -124,12 +124,12 @@ def pick_weighted(weights: Sequence[float], generator: Generator) -> int:
 
 
 def chance(probability: float, generator: Generator) -> bool:
-    """Draw True with this probability."""
+    """Return True with this probability."""
     return bool(torch.rand((), generator=generator) < probability)
 
 
 def known_part(total: int, generator: Generator) -> int:
-    """Draw how many of ``total`` targets are known, 0 to total - 1, by the schedule of MaskGIT.
+    """Return how many of ``total`` tokens are known, 0 to total - 1, drawn by MaskGIT's schedule.
 
     The unknown share is cos(pi / 2 * u), u uniform in [0, 1) (arXiv:2202.04200, section 3.1).
     """
@@ -140,19 +140,19 @@ def known_part(total: int, generator: Generator) -> int:
 def draw_inputs(
     counts_C: Sequence[int], config: MaskingConfig, generator: Generator
 ) -> tuple[list[int], list[int]]:
-    """Draw which modalities are sources; return them and the other present ones, both shuffled.
+    """Return randomly drawn source modalities and the other present ones, both shuffled.
 
-    ``config.num_inputs_weights`` weighs their number; at least one modality is left to ask for.
+    ``config.num_inputs_weights`` weighs the number of sources; at least one modality is no source.
 
     Raises:
-        UserError: ``config.num_inputs_weights`` has no number that is possible here.
+        UserError: All numbers of sources that are possible here have weight 0.
     """
     present = [c for c, n in enumerate(counts_C) if n]
     weights = config.num_inputs_weights[: len(present)]
     if not sum(weights):
         raise UserError(
-            f"masking.num_inputs_weights {config.num_inputs_weights}: a clip with {len(present)} modalities has at most "
-            f"{len(present) - 1} sources; give a smaller number a weight"
+            f"masking.num_inputs_weights {config.num_inputs_weights}: a clip with {len(present)} "
+            f"modalities has at most {len(present) - 1} sources; give a smaller number a weight"
         )
     number = pick_weighted(weights, generator)
     order = [present[i] for i in torch.randperm(len(present), generator=generator).tolist()]

@@ -1,6 +1,6 @@
-"""Budgets as in ``dirichlet``, but sounds are given and asked for in runs of whole frames.
+"""Budgets as in ``dirichlet``, but inputs and targets of sounds are runs of whole frames.
 
-Only modalities of layout "codebooks" are meant by "sound" here; a frame is one token of each codebook.
+"Sound" means any modality of layout "codebooks"; a frame has one token of each codebook.
 
 Shapes: B samples, L slots, C modalities, F frames of a sound, R runs.
 """
@@ -28,23 +28,23 @@ def _is_sound(sequence: TokenSequence) -> np.ndarray:
 def reference_span(
     counts_BC: Tensor, sequence: TokenSequence, config: MaskingConfig, generator: Generator
 ) -> Plan:
-    """Draw one given run of frames, anywhere, and the run right after it as targets.
+    """Return a plan with one input run of frames, anywhere, directly followed by the target run.
 
     The reference's rule: Dirichlet budgets over all modalities; a sound's budgets are rounded down
-    to whole frames; a sound with none at all gives one frame; one that would only be asked for, for
-    two frames or more, gives the first of them instead. So a sound is never asked for without a
-    part of it before, and nothing of it but the two runs is ever seen.
+    to whole frames; a sound with neither inputs nor targets gets one input frame; a sound with only
+    targets, two frames or more, has the first of them as input instead. So a sound's targets are
+    preceded by inputs, and none of its other frames are used.
 
-    Changed, because all samples of a group have the same totals and no padding: where the reference
-    loses tokens (rounding, overflow) or adds some (the forced frame), the other modalities take or
-    give them, so that the totals are the ones drawn; and totals are drawn no larger than the other
-    modalities can hold together, no smaller than one frame of inputs.
+    Changed, because all samples of a group have the same totals without padding: where the
+    reference loses tokens (rounding, overflow) or adds some (the forced frame), other modalities
+    compensate, so the drawn totals hold; totals are at most what the other modalities can hold
+    together, and at least one frame of inputs.
 
     Args:
         counts_BC: Valid tokens; rows may differ. The valid frames of a sound are its first ones.
         sequence: Order of the slots.
         config: ``alphas`` to ``target_limits`` are used.
-        generator: Of everything random here.
+        generator: Source of all random numbers.
 
     Raises:
         UserError: The smallest sample cannot hold the minima.
@@ -68,17 +68,17 @@ def reference_span(
 def span(
     counts_BC: Tensor, sequence: TokenSequence, config: MaskingConfig, generator: Generator
 ) -> Plan:
-    """Draw several runs of frames, given and asked for, in any order, with gaps between them.
+    """Return a plan with several input and target runs of frames in any order, with gaps.
 
-    Targets lie before, between or after what is given; ``no_audio_input_prob`` is the share of samples that are
-    given no sound at all. Budgets are whole frames; the other modalities take the remainders, and
-    totals are drawn no larger than those can hold together, so that the totals are exact.
+    Targets are before, between or after inputs; ``no_audio_input_prob`` is the share of samples
+    whose sounds have no inputs. Budgets are whole frames; other modalities take the remainders, and
+    totals are at most what those can hold together, so that the totals are exact.
 
     Args:
         counts_BC: Valid tokens; rows may differ. The valid frames of a sound are its first ones.
         sequence: Order of the slots.
         config: ``alphas`` to ``no_audio_input_prob`` are used.
-        generator: Of everything random here.
+        generator: Source of all random numbers.
 
     Raises:
         UserError: The smallest sample cannot hold the minima.
@@ -112,14 +112,14 @@ def _budgets(
     generator: Generator,
     forced_prefix: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Draw totals and split them, sounds in whole frames, int64 (B, C) each.
+    """Return budgets of inputs and targets, sounds in whole frames, int64 (B, C) each.
 
     Args:
         found: Limits in whole frames.
         sequence: Order of the slots.
         config: ``alphas`` to ``max_targets`` are used.
-        generator: Of everything random here.
-        forced_prefix: Let sounds begin with given frames, see ``reference_span``.
+        generator: Source of all random numbers.
+        forced_prefix: Force an input frame before a sound's targets, see ``reference_span``.
     """
     is_sound_C = _is_sound(sequence)
     size_C = np.array(_frame_sizes(sequence))
@@ -156,7 +156,7 @@ def _budgets(
 
 
 def _lengths(total_B: Tensor, runs: int, generator: Generator) -> Tensor:
-    """Cut totals into 1 to ``runs`` runs each at uniform places, int64 (B, R); some may be 0."""
+    """Return totals cut into 1 to ``runs`` runs at uniform places, int64 (B, R); some may be 0."""
     rows = len(total_B)
     number_B1 = torch.randint(1, runs + 1, (rows, 1), generator=generator)
     random_BR = torch.rand(rows, runs - 1, generator=generator, dtype=torch.float64)
@@ -174,14 +174,14 @@ def _scatter(
     max_spans: int,
     generator: Generator,
 ) -> Tensor:
-    """Lay out runs in a random order: 0 for given frames, 1 asked for, 2 neither, int64 (B, F).
+    """Return runs in random order: 0 for input frames, 1 targets, 2 neither, int64 (B, F).
 
     Args:
-        input_frames_B, target_frames_B: Frames given and asked for.
+        input_frames_B, target_frames_B: Input and target frames.
         frames_B: Valid frames.
         frames: F.
-        max_spans: Most runs of each kind; there is one gap more than both together.
-        generator: Of everything random here.
+        max_spans: Maximum runs of each kind; there is one gap more than both together.
+        generator: Source of all random numbers.
     """
     kinds = []
     gaps = 2 * max_spans + 1
