@@ -1,1 +1,1 @@
-"""From ids to ids: sampling, guidance, schedules, the order of decoding, likelihoods."""
+"""Generation, ids to ids: sampling, guidance, schedules, decoding orders, likelihoods."""

@@ -1,8 +1,8 @@
-"""Where to begin: the order in which the slots of a modality are filled when it is fixed before.
+"""Decoding orders fixed before sampling: the order in which a modality's slots are filled.
 
-``halton`` visits a grid so that the tokens of one step lie far apart and depend little on each
-other (Halton 1960; as an order of generation, arXiv:2503.17076): the points (base 2, base 3) fall
-on rows and columns, and on the frames of a sound those of base 2 (van der Corput 1935).
+``halton`` spreads the tokens of one step over a grid, so that they depend little on each other
+(Halton 1960; as an order of generation, arXiv:2503.17076): Halton points (base 2, base 3) map to
+rows and columns, those of base 2 alone (van der Corput 1935) to the frames of a sound.
 """
 
 from collections.abc import Sequence
@@ -27,10 +27,10 @@ def radical_inverse(number: int, base: int) -> float:
 
 @lru_cache
 def halton_ranks(rows: int, columns: int) -> tuple[int, ...]:
-    """Return the rank of each cell of a grid, row by row: 0 is filled first.
+    """Return the rank of each cell of a grid, row by row; rank 0 is filled first.
 
-    A cell's rank is the turn in which the first point falls on it. The points are dense, so that
-    every cell is met.
+    Cells are ranked by the first Halton point that falls on them. The points are dense, so every
+    cell gets one.
     """
     ranks: dict[int, int] = {}
     number = 0
@@ -43,7 +43,7 @@ def halton_ranks(rows: int, columns: int) -> tuple[int, ...]:
 
 
 def _halton(modality: Modality) -> Tensor:
-    """Return the rank of each slot, int64 (T,); the codebooks of a frame stand together."""
+    """Return the rank of each slot, int64 (T,); the codebooks of a frame are adjacent."""
     if modality.layout == "codebooks":
         frames, books = modality.shape
         ranks = torch.tensor(halton_ranks(frames, 1))
@@ -57,16 +57,16 @@ def slot_order(
     slots_RN: Tensor,
     generators: Sequence[torch.Generator],
 ) -> Tensor:
-    """Return ``slots_RN`` in the order in which they are to be filled, int64 (R, N).
+    """Return ``slots_RN`` in decoding order, int64 (R, N).
 
     Args:
         order: random, halton or raster.
-        modality: Whose slots they are.
-        slots_RN: int64 slots that a row lacks, ascending, counted from the modality's first.
+        modality: The modality of the slots.
+        slots_RN: int64 unknown slots of each row, ascending, counted from the modality's first.
         generators: One a row; ``random`` draws from them.
 
     Raises:
-        ValueError: confidence, which is no order that is known before.
+        ValueError: confidence, whose order depends on the drawn tokens.
     """
     if order == "raster":
         return slots_RN

@@ -1,11 +1,11 @@
-"""One modality on its way: its ids, what is known of them, and the questions about the rest.
+"""State of decoding one modality: its ids, its known slots, the forward passes for the rest.
 
-On a CPU all tensors lie there. With ``on_device`` ids and marks lie where the model is, and what is
-known between two passes over a codebook is kept on the CPU as well: it follows from counting, so
-rows are put together without asking the device.
+On a CPU all tensors are there. With ``on_device``, ids and masks are on the model's device; which
+slots are known between two codebooks is tracked on the CPU too (it follows from counts), so rows
+are grouped without reading from the device.
 
-Shapes: B batch, L all token slots of a clip, T slots of one modality, N slots that are still to be
-filled, W ids that one slot may have, R rows of the batch that are alike.
+Shapes: B batch, L all token slots of a clip, T slots of one modality, N unknown slots, W ids that
+one slot may have, R rows that are decoded together.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,16 +21,16 @@ from nano4m.modalities import Modality
 
 OnStep = Callable[[str, int, int, Tensor, Tensor], None]
 """Called after every step with the target, the number of the step, the number of steps, int64
-ids (B, L) and bool given (B, L): what there is, where the sampler keeps it; to be read only."""
+ids (B, L) and bool mask of known slots (B, L), on the sampler's device; both are read-only."""
 
 
 def num_codebooks(modality: Modality) -> int:
-    """Return the codebooks Q of a modality; those of slot t, row-major, are ids of t mod Q.
+    """Return the number of codebooks Q of a modality; slot t, row-major, uses codebook t mod Q.
 
     Codebook q has the ids q * V / Q to (q + 1) * V / Q - 1.
 
     Raises:
-        ValueError: A vocabulary that is not the same number of ids for each codebook.
+        ValueError: The vocabulary size is not a multiple of Q.
     """
     books = modality.shape[1] if modality.layout == "codebooks" else 1
     if modality.vocab_size % books:
@@ -42,17 +42,17 @@ def num_codebooks(modality: Modality) -> int:
 
 @dataclass(kw_only=True)
 class DecodingState:
-    """One modality on its way; the ids and marks of its span are written in place.
+    """State of decoding one modality; ids and mask of its span are written in place.
 
     Attributes:
-        guide, modality, span, settings: What is asked, of what, and how it is drawn.
-        ids_BL, inputs_BL: int64 and bool, where the sampler works.
-        known_BL: bool on the CPU: what is given before the present codebook or text.
+        guide, modality, span, settings: Source of logits, modality, its slots, sampling settings.
+        ids_BL, inputs_BL: int64 ids and bool mask of known slots, on the sampler's device.
+        known_BL: bool on the CPU: slots known before the current codebook or text.
         generators: One a row, on the CPU.
-        confidence_BT: float32, log-probability with which each token was drawn.
+        confidence_BT: float32, log-probability of each drawn token.
         on_step: See ``OnStep``.
-        steps: Of all that is to be done.
-        done: Steps that are taken.
+        steps: Total number of steps.
+        done: Steps done.
     """
 
     guide: Guide
@@ -69,9 +69,9 @@ class DecodingState:
     done: int = 0
 
     def send(self, values: Tensor) -> Tensor:
-        """Return a tensor of the CPU where the sampler works."""
+        """Return a CPU tensor on the sampler's device."""
         device = self.ids_BL.device
-        # From pinned memory alone it goes while the device works.
+        # Only copies from pinned memory overlap with work on the device.
         values = values.pin_memory() if device.type == "cuda" else values
         return values.to(device, non_blocking=True)
 
@@ -87,12 +87,12 @@ class DecodingState:
         """Return logits (R, count, W) of the first slots over the ids of their own codebook.
 
         Args:
-            rows: int64 (R,), where the sampler works.
-            slots_RT: int64 slots of the modality; the decoder sees all of them.
-            count: Of which logits are wanted.
-            factor: How far guidance has risen.
-            shown: Tokens that each branch of the guide shows; not read on a CPU.
-            book: The codebook of all slots that are wanted; None: of more than one.
+            rows: int64 (R,), on the sampler's device.
+            slots_RT: int64 slots of the modality; the decoder queries all of them.
+            count: Number of slots whose logits are returned.
+            factor: Fraction of the guidance in effect, see ``guidance_factor``.
+            shown: Input tokens of each branch of the guide; not read on a CPU.
+            book: The codebook of all returned slots; None: more than one.
         """
         ids, inputs, targets = self.ids_BL[rows], self.inputs_BL[rows], slots_RT + self.span.start
         if self.guide.on_device:
@@ -100,7 +100,7 @@ class DecodingState:
             if book is not None:
                 return logits
         else:
-            # The head runs for all slots: fewer would change the last bit of its products.
+            # The head runs for all slots, because fewer would change the last bit of its products.
             logits = self.guide.logits(ids, inputs, targets, factor)[:, :count]
         books = num_codebooks(self.modality)
         if books == 1:
@@ -110,7 +110,7 @@ class DecodingState:
         return apart.gather(2, own.expand(-1, -1, 1, apart.shape[3]))[:, :, 0]
 
     def write(self, rows: Tensor, slots_RN: Tensor, drawn_RN: Tensor) -> None:
-        """Keep what was drawn, as ids of the slots' own codebooks."""
+        """Store drawn tokens as ids of their slots' codebooks and mark the slots as known."""
         books = num_codebooks(self.modality)
         width = self.modality.vocab_size // books
         ids = drawn_RN + slots_RN % books * width
@@ -118,15 +118,15 @@ class DecodingState:
         self.mark(rows, slots_RN, torch.ones_like(slots_RN, dtype=torch.bool))
 
     def mark(self, rows: Tensor, slots_RN: Tensor, inputs_RN: Tensor) -> None:
-        """Say of slots whether they are given."""
+        """Set whether slots are known."""
         self.inputs_BL[rows[:, None], slots_RN + self.span.start] = inputs_RN
 
     def own(self, rows: Tensor) -> list[torch.Generator]:
-        """Return the generators of some rows, given on the CPU."""
+        """Return the generators of some rows, whose numbers are on the CPU."""
         return [self.generators[row] for row in rows.tolist()]
 
     def random(self, own: Sequence[torch.Generator], total: int) -> RandomNumbers:
-        """Return the random numbers of some rows, ``total`` each if they are drawn ahead."""
+        """Return the random numbers of some rows, ``total`` each if they are predrawn."""
         return (
             PredrawnNumbers(total, own, self.ids_BL.device)
             if self.guide.on_device
@@ -134,7 +134,7 @@ class DecodingState:
         )
 
     def step_done(self, ids_BL: Tensor | None = None, inputs_BL: Tensor | None = None) -> None:
-        """Count a step and tell of it."""
+        """Count a step and call ``on_step``."""
         if self.on_step is not None:
             ids, inputs = (self.ids_BL, self.inputs_BL) if ids_BL is None else (ids_BL, inputs_BL)
             assert inputs is not None
@@ -143,7 +143,7 @@ class DecodingState:
 
 
 def alike(*keys_B: Tensor, batch_size: int) -> list[Tensor]:
-    """Return row numbers in parts whose rows agree in all keys, at most ``batch_size`` long."""
+    """Return groups of row numbers with equal keys, at most ``batch_size`` rows each."""
     kinds, kind_B = torch.stack(keys_B, 1).unique(dim=0, return_inverse=True)
     same = [(kind_B == kind).nonzero()[:, 0] for kind in range(len(kinds))]
     return [part for rows in same for part in rows.split(batch_size)]

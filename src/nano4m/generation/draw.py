@@ -1,14 +1,14 @@
-"""Drawing one id a slot from logits, each row from its own random numbers.
+"""Drawing one id a slot from logits, each row with its own random numbers.
 
-Temperature comes first, then top-k, then top-p on what that leaves: a nucleus of the distribution
-that is drawn from (Holtzman et al. 2019, arXiv:1904.09751).
+Temperature is applied first, then top-k, then top-p to the rest (nucleus sampling, Holtzman et al.
+2019, arXiv:1904.09751).
 
-On a CPU numbers are drawn when they are needed (``FreshNumbers``). For another device they are drawn ahead
-by the same generators on the CPU and sent at once, and nothing is read back (``PredrawnNumbers``). Equal on
-both: what is drawn from, and each row's independence of the others; where ``top_p`` is 1, the
-numbers too, so that ids differ only where rounding of the logits decides. With a nucleus a CPU
-draws a second number where the first one fell outside it, the other way one for every slot, so the
-same seed gives other ids there.
+On a CPU random numbers are drawn when needed (``FreshNumbers``). For another device the same CPU
+generators draw them in advance, in one transfer, and nothing is read back (``PredrawnNumbers``).
+Both sample the same distribution, each row independently. With ``top_p`` 1 the numbers are equal
+too, so ids differ only through rounding of the logits. With a nucleus, a CPU draws a second number
+only for slots whose first id is outside it, the other way one for every slot, so the same seed
+gives other ids.
 
 Shapes: R rows, T slots, W ids that a slot may have.
 """
@@ -22,23 +22,23 @@ from torch import Tensor
 
 
 def uniform(shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
-    """Draw numbers in (0, 1), float32 (R, *shape), each row from its own generator."""
+    """Return random numbers in (0, 1), float32 (R, *shape), each row from its own generator."""
     rows = [torch.rand(*shape, generator=generator) for generator in generators]
     return torch.stack(rows).clamp_min(1e-20)
 
 
 def gumbel(shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
-    """Draw standard Gumbel noise, float32 (R, *shape), each row from its own generator."""
+    """Return standard Gumbel noise, float32 (R, *shape), each row from its own generator."""
     return -(-uniform(shape, generators).log()).log()
 
 
 def truncate(scaled_RTW: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
-    """Return logits with -inf outside the top-k and, of those, the smallest set that holds top-p.
+    """Return logits with -inf outside the top-k and, in it, outside the smallest set of top-p.
 
     Args:
         scaled_RTW: Logits over their temperature.
         top_k: Ids kept; 0: all.
-        top_p: Least probability of the ids kept, in (0, 1]. The likeliest one always stays.
+        top_p: Least probability of the ids kept, in (0, 1]. The most likely one is always kept.
     """
     is_cut = 0 < top_k < scaled_RTW.shape[-1]
     if not is_cut and top_p >= 1:
@@ -55,10 +55,10 @@ def truncate(scaled_RTW: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
 
 
 def _pick(shares_TW: Tensor, noise_T: Tensor) -> Tensor:
-    """Return the id in whose part of the cumulated shares the noise in [0, 1) falls, int64 (T,).
+    """Return the id whose part of the cumulated shares holds the noise in [0, 1), int64 (T,).
 
-    Noise is a multiple of 2 ** -24, so its product with the total stays below the total; and an
-    edge belongs to what follows it, so that a share of 0 is not drawn by a noise of 0.
+    Noise is a multiple of 2 ** -24, so its product with the total stays below the total. An edge
+    belongs to the id after it, so noise 0 never draws an id with share 0.
     """
     edges_TW = shares_TW.cumsum(-1)
     place_T1 = noise_T[..., None] * edges_TW[..., -1:]
@@ -72,16 +72,16 @@ def draw(
     top_p: float,
     generators: Sequence[torch.Generator],
 ) -> Tensor:
-    """Draw one id a slot, int64 (R, T); temperature 0 takes the likeliest.
+    """Return one drawn id a slot, int64 (R, T); temperature 0 takes the most likely.
 
-    The nucleus is drawn from without sorting: an id is drawn from all, and lies in the nucleus if
-    those that are likelier hold less than ``top_p``. Only where it does not is the nucleus made and
-    drawn from, so what comes out is distributed as the nucleus is.
+    The nucleus is sampled without sorting: an id is drawn from all, and accepted if the more likely
+    ids hold less than ``top_p``. Otherwise the slot is drawn again from its explicit nucleus, so
+    the result has the distribution of the nucleus.
 
     Args:
-        logits_RTW: Unnormalised; -inf never comes out.
+        logits_RTW: Unnormalised; -inf is never drawn.
         temperature: Divides the logits, before ``top_k`` and ``top_p``.
-        top_k: Ids drawn from, the likeliest ones; 0: all.
+        top_k: Number of most likely ids to draw from; 0: all.
         top_p: Least probability of those drawn from, in (0, 1].
         generators: One a row.
     """
@@ -105,7 +105,7 @@ def draw(
 
 
 def keep_top_k(scaled_RTW: Tensor, top_k: int) -> Tensor:
-    """Return what ``truncate`` does, without a sort of all ids; equal ones stay by their number."""
+    """Return the top-k of ``truncate`` without a full sort; ties keep the lower ids."""
     if not 0 < top_k < scaled_RTW.shape[-1]:
         return scaled_RTW
     least_RT1 = scaled_RTW.topk(top_k, -1).values[..., -1:]
@@ -116,10 +116,10 @@ def keep_top_k(scaled_RTW: Tensor, top_k: int) -> Tensor:
 
 
 def _most_outside(slots: int, top_p: float) -> int:
-    """Return how many of some slots may fall outside the nucleus.
+    """Return a bound on how many of some slots draw an id outside the nucleus.
 
-    Each does with a probability of at most 1 - top_p. More than this, ten standard deviations and
-    twenty above the mean, are less likely than 1e-14 (Bernstein's inequality).
+    Each does with probability at most 1 - top_p. More than ten standard deviations and twenty above
+    the mean have probability below 1e-14 (Bernstein's inequality).
     """
     mean = slots * (1 - top_p)
     return min(slots, math.ceil(mean + 10 * math.sqrt(mean) + 20))
@@ -133,15 +133,15 @@ def draw_there(
     first_RT: Tensor,
     second_RT: Tensor | None,
 ) -> Tensor:
-    """Draw as ``draw`` does, from numbers that are given, without reading from the device.
+    """Return what ``draw`` does, from given random numbers, without reading from the device.
 
-    Of the slots that fall outside the nucleus there are few; how few is bounded, and as many are
-    gathered, sorted and drawn again. Should there ever be more, they take their likeliest id.
+    A bounded number of slots is gathered, those outside the nucleus first, and these are drawn
+    again. Slots beyond the bound, see ``_most_outside``, take their most likely id.
 
     Args:
         logits_RTW, temperature, top_k, top_p: As for ``draw``.
-        first_RT: Numbers in (0, 1); not read where the temperature is 0.
-        second_RT: More of them, read where ``top_p`` is below 1.
+        first_RT: Numbers in (0, 1); not read if the temperature is 0.
+        second_RT: More of them, read if ``top_p`` is below 1.
     """
     if temperature == 0:
         return logits_RTW.argmax(-1)
@@ -149,7 +149,7 @@ def draw_there(
     shares_RTW = scaled_RTW.softmax(-1)
     drawn_RT = _pick(shares_RTW, first_RT)
     own_RT1 = shares_RTW.gather(-1, drawn_RT[..., None])
-    # Sums in parallel do not always rise: an edge may round past an id whose share is 0.
+    # Parallel cumulative sums are not monotonic: an edge may round past an id with share 0.
     wrong_RT = own_RT1[..., 0] <= 0
     if top_p >= 1 or second_RT is None:
         return torch.where(wrong_RT, shares_RTW.argmax(-1), drawn_RT)
@@ -167,7 +167,7 @@ def draw_there(
 
 
 def numbers(slots: int, temperature: float, top_p: float) -> int:
-    """Return how many random numbers ``draw_there`` takes for some slots of a row."""
+    """Return how many random numbers ``draw_there`` uses for some slots of a row."""
     return 0 if temperature == 0 else slots * (2 if top_p < 1 else 1)
 
 
@@ -182,7 +182,7 @@ class RandomNumbers(Protocol):
 
 
 class FreshNumbers:
-    """Numbers of each row's generator, drawn when they are needed."""
+    """Random numbers of each row's generator, drawn when needed."""
 
     def __init__(self, generators: Sequence[torch.Generator]) -> None:
         self.generators = generators
@@ -197,18 +197,18 @@ class FreshNumbers:
 
 
 class PredrawnNumbers:
-    """Numbers of each row's generator, all drawn at once and sent to a device.
+    """Random numbers of each row's generator, all drawn at once and sent to a device.
 
     Args:
-        total: Numbers that each row will take.
+        total: Numbers for each row.
         generators: One a row.
-        device: Where they are needed.
+        device: Where they are used.
     """
 
     def __init__(
         self, total: int, generators: Sequence[torch.Generator], device: torch.device
     ) -> None:
-        # Pinned memory is sent while the device works.
+        # Copies from pinned memory overlap with work on the device.
         shape, pinned = (len(generators), total), device.type == "cuda"
         drawn = torch.empty(shape, pin_memory=pinned)
         for row, generator in zip(drawn.unbind(), generators, strict=True):
@@ -234,5 +234,5 @@ class PredrawnNumbers:
 
 
 def confidence(logits_RTW: Tensor, drawn_RT: Tensor) -> Tensor:
-    """Return the log-probability of what was drawn, untempered and untruncated, float32 (R, T)."""
+    """Return the log-probability of the drawn ids, untempered and untruncated, float32 (R, T)."""
     return logits_RTW.gather(2, drawn_RT[..., None])[..., 0] - logits_RTW.logsumexp(-1)

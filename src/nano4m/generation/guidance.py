@@ -1,15 +1,15 @@
-"""What a model says of slots that are asked for, under one condition or several weighted ones.
+"""Logits of target slots under one condition or several weighted ones.
 
 Classifier-free guidance (arXiv:2207.12598) on logits, with several conditions after 4M
-(arXiv:2312.06647): l_0 + sum_i w_i (l_i - l_0), where l_i sees the tokens of condition i and l_0
-those of the negative condition, or of none. All see what is known of the target itself.
+(arXiv:2312.06647): l_0 + sum_i w_i (l_i - l_0), where l_i has the tokens of condition i as inputs
+and l_0 those of the negative condition, or none. All have the known tokens of the target as inputs.
 
-There are two ways to the same logits. On a CPU rows are compared, and those that ask the same are
-computed once. On another device nothing may be read back while it works: who is shown how many
-tokens follows from counts that the caller keeps, and the head runs for the wanted slots alone.
+Two implementations give the same logits. On a CPU identical rows are found and computed once. On
+another device nothing is read back: the caller tracks how many input tokens each branch has, and
+the head runs for the wanted slots only.
 
-Shapes: R rows, L all token slots of a clip, N given slots, T slots asked for, D width, V vocabulary
-of one modality, W ids that one slot may have.
+Shapes: R rows, L all token slots of a clip, N inputs, T targets, D width, V vocabulary of one
+modality, W ids that one slot may have.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ from nano4m.tokens.batch import TokenSequence
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """Modalities that are shown together, and how strongly they draw; below 0 they repel."""
+    """Modalities that are inputs together, and their guidance weight; negative weights repel."""
 
     sources: tuple[str, ...]
     weight: float = 1.0
@@ -37,14 +37,15 @@ class Condition:
 
 @dataclass(frozen=True, kw_only=True)
 class ChainStep:
-    """One modality to fill, in a chain in which each finished one is given to those that follow.
+    """One modality to generate, in a chain where each finished one is input of those that follow.
 
     Attributes:
         target: Name of the modality.
-        conditions: What draws it; None: all that is given, with the weight ``settings.guidance``.
-        negative: Modalities that guidance leads away from: they are shown where otherwise nothing
-            is, and to no other branch that does not name them.
-        settings: How it is drawn; None: those of the configuration.
+        conditions: Inputs with weights; None: all that is known, with the weight
+            ``settings.guidance``.
+        negative: Modalities that guidance leads away from: inputs of the negative branch, and of no
+            other branch that does not name them.
+        settings: Sampling settings; None: those of the configuration.
     """
 
     target: str
@@ -61,11 +62,10 @@ def decoded(
     targets_RT: Tensor,
     batch_size: int,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield row numbers (n,) and decoder states (n, T, D) on the model's device, until all rows had
-    theirs.
+    """Yield row numbers (n,) and decoder states (n, T, D) on the model's device, each row once.
 
-    Rows with equally many given tokens make a dense batch of at most ``batch_size``. All that is
-    handed over lies on the CPU.
+    Rows with equally many inputs form a dense batch of at most ``batch_size``. All arguments are on
+    the CPU.
     """
     device = model.device
     counts = inputs_RL.sum(1)
@@ -95,10 +95,10 @@ def forward_unique(
     targets_RT: Tensor,
     batch_size: int,
 ) -> Tensor:
-    """Return logits, float32 (R, T, V); rows that ask the same are asked once.
+    """Return logits, float32 (R, T, V); duplicate rows are computed once.
 
-    Many samples of one clip are alike until the first of their tokens are drawn, and so are all
-    rows that see nothing.
+    Samples of one clip are identical until their first tokens are drawn, and so are all rows
+    without inputs.
     """
     length = tokens.length
     shown = torch.cat([ids_RL * inputs_RL, inputs_RL.long(), targets_RT], 1)
@@ -113,14 +113,14 @@ def forward_unique(
 
 
 class Codebook(NamedTuple):
-    """One of the codebooks of a modality, by its number, and how many there are."""
+    """Number of one codebook of a modality, and how many there are."""
 
     number: int
     of: int
 
 
 def scores(model: FourM, states: Tensor, index: int, book: Codebook | None) -> Tensor:
-    """Return logits, float32 (..., W), over all ids of modality ``index`` or one codebook's alone.
+    """Return logits, float32 (..., W), over all ids of modality ``index`` or those of one codebook.
 
     Only the rows of the head that belong to the codebook are multiplied.
     """
@@ -134,26 +134,26 @@ def scores(model: FourM, states: Tensor, index: int, book: Codebook | None) -> T
 
 
 SHARE = 0.25
-"""Of a GPU's memory, what the rows of one pass may take."""
+"""Share of a GPU's memory for the rows of one forward pass."""
 SCORE_BYTES = 32
-"""Of one logit on its way to a drawn id: about eight copies of float32."""
+"""Memory of one logit until its id is drawn: about eight copies of float32."""
 STATE_BYTES = 64
-"""Of one channel of one token inside a block, without gradients."""
+"""Memory of one channel of one token inside a block, without gradients."""
 
 
 def rows_that_fit(
     model: FourM, tokens: TokenSequence, slots: int, choices: int, branches: int, batch_size: int
 ) -> int:
-    """Return how many rows go through the model at once: as many as the memory of a GPU takes.
+    """Return the rows of one forward pass: what fits a GPU's memory, elsewhere ``batch_size``.
 
-    Elsewhere it is ``batch_size``. The whole memory of the card counts, not what is free of it, so
-    that the same samples come in the same batches.
+    The card's total memory counts, not its free memory, so the same samples are always batched in
+    the same way.
 
     Args:
-        model, tokens: Their width and length.
-        slots, choices: Logits of a row: ``slots`` times ``choices``.
+        model, tokens: Define width and length.
+        slots, choices: A row has ``slots`` times ``choices`` logits.
         branches: Passes of a row that are made together.
-        batch_size: Of a CPU.
+        batch_size: Rows on a CPU.
     """
     if model.device.type != "cuda":
         return batch_size
@@ -163,25 +163,25 @@ def rows_that_fit(
 
 
 class Branch(NamedTuple):
-    """What one forward pass sees, bool (L,), and the weight of what it says."""
+    """Inputs of one forward pass, bool (L,), and the weight of its logits."""
 
     sees_L: Tensor
     weight: float
 
 
 class Guide:
-    """The logits from which one modality is drawn.
+    """Computes the guided logits of one modality.
 
     Args:
         model: In evaluation mode.
         tokens: Order of the slots.
         step: Target, conditions and negative condition.
-        guidance: Weight of the one condition of a step that names none.
+        guidance: Weight of the condition of a step that names none.
         batch_size: Rows of a forward pass on a CPU.
-        on_device: Whether ids and logits stay where the model is; None: on all but a CPU.
+        on_device: Whether ids and logits stay on the model's device; None: unless it is a CPU.
 
     Raises:
-        UserError: A modality that the model does not have, or that is the target itself.
+        UserError: A modality that the model does not have, or the target as its own condition.
     """
 
     def __init__(
@@ -216,39 +216,39 @@ class Guide:
         for source in sources:
             if source == step.target:
                 raise UserError(
-                    f"{source!r} cannot be a condition of itself: what is given of it is always "
-                    "seen; leave it out of the conditions"
+                    f"{source!r} cannot be a condition of itself: its given tokens are always "
+                    "inputs; leave it out of the conditions"
                 )
             sees_L[self.tokens.slices[known(self.tokens, source)]] = True
         return sees_L
 
     def _weighted(self, factor: float) -> list[tuple[int, float]]:
-        """Return index into ``sees`` and weight of each branch that has a weight."""
+        """Return index into ``sees`` and weight of each branch with a weight other than 0."""
         weights = condition_weights([b.weight for b in self.branches], factor)
         weights.append(1 - sum(weights))
         return [(i, weight) for i, weight in enumerate(weights) if abs(weight) > 1e-9]
 
     def shown(self, known_BL: Tensor) -> Tensor:
-        """Return how many known tokens each of ``sees`` shows, int64 (B, branches)."""
+        """Return how many known tokens are inputs of each branch, int64 (B, branches)."""
         return torch.stack([(known_BL & sees_L).sum(1) for sees_L in self.sees], 1)
 
     def rows_at_once(self, slots: int, choices: int) -> int:
-        """Return how many rows are asked together, see ``rows_that_fit``."""
+        """Return the rows of one forward pass, see ``rows_that_fit``."""
         parts = len(self.sees)
         return rows_that_fit(self.model, self.tokens, slots, choices, parts, self.batch_size)
 
     def logits(
         self, ids_RL: Tensor, inputs_RL: Tensor, targets_RT: Tensor, factor: float
     ) -> Tensor:
-        """Return guided logits, float32 (R, T, V); a branch of weight 0 is not computed.
+        """Return guided logits, float32 (R, T, V); branches of weight 0 are not computed.
 
         Args:
-            ids_RL, inputs_RL: int64 ids and bool, what is known; hidden ids are not read.
+            ids_RL, inputs_RL: int64 ids and bool mask of known slots; other ids are not read.
             targets_RT: int64 slots of the target.
-            factor: How far guidance has risen, see ``guidance_factor``.
+            factor: Fraction of the guidance in effect, see ``guidance_factor``.
         """
         parts = [Branch(self.sees[i], weight) for i, weight in self._weighted(factor)]
-        # One call: branches that show equally many tokens share a batch.
+        # One call, so that branches with equally many inputs share a batch.
         found = forward_unique(
             self.model,
             self.tokens,
@@ -258,7 +258,7 @@ class Guide:
             self.batch_size,
         ).chunk(len(parts))
         if len(parts) == 1:
-            # A single branch is a plain distribution, whatever rounding made of its weight.
+            # A single branch has weight 1, except for rounding.
             return found[0]
         total = torch.zeros_like(found[0])
         for branch, logits in zip(parts, found, strict=True):
@@ -279,17 +279,18 @@ class Guide:
 
         Args:
             ids_RL, inputs_RL, targets_RT, factor: As for ``logits``, but on the device.
-            shown: How many given tokens each of ``sees`` shows, the same for all rows.
-            count: Slots wanted, the first ones of ``targets_RT``; the decoder sees all.
+            shown: Number of inputs of each branch, the same for all rows.
+            count: Number of slots whose logits are returned, the first of ``targets_RT``; the
+                decoder queries all.
             book: The codebook of all these slots, if they have one in common.
         """
         weighted = self._weighted(factor)
         total: Tensor | None = None
         for number in sorted({shown[i] for i, _ in weighted}):
-            # Branches that show equally many tokens share a pass.
+            # Branches with equally many inputs share a pass.
             alike = [(i, weight) for i, weight in weighted if shown[i] == number]
             inputs = torch.cat([inputs_RL & self._sees_there[i] for i, _ in alike])
-            # The given slots first, in their order; how many they are is known.
+            # Input slots come first, in their order; their number is known.
             slots_RN = inputs.byte().argsort(dim=1, descending=True, stable=True)[:, :number]
             ids, targets = ids_RL.repeat(len(alike), 1), targets_RT.repeat(len(alike), 1)
             with torch.inference_mode():

@@ -1,11 +1,10 @@
-"""How likely given tokens are: log-probabilities, picked where the logits are made.
+"""Log-probabilities of tokens, gathered on the device that computes the logits.
 
 Logits of all slots over a whole vocabulary are the largest tensor of an evaluation (64 pictures of
-14 x 14 tokens of 16,384: 0.8 GB), so they are made for some slots after the other, and what is
-asked of them is taken before the next ones come.
+14 x 14 tokens of 16,384: 0.8 GB), so slots are processed in parts, and each part is reduced before
+the next is computed.
 
-Shapes: B rows, n rows of one pass, T slots asked for, t slots of one part, V vocabulary of one
-modality.
+Shapes: B rows, n rows of one pass, T targets, t targets of one part, V vocabulary of one modality.
 """
 
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from nano4m.model.fourm import FourM
 from nano4m.tokens.batch import TokenSequence
 
 MOST_SCORES = {"cpu": 1 << 26, "cuda": 1 << 28}
-"""Logits that are held at once, by the kind of device."""
+"""Maximum number of logits in memory at once, by kind of device."""
 
 
 def log_prob_parts(
@@ -30,18 +29,19 @@ def log_prob_parts(
     batch_size: int = 64,
     count: int | None = None,
 ) -> Iterator[tuple[Tensor, int, Tensor]]:
-    """Yield rows, int64 (n,), a first slot t0 and log-probabilities of slots t0 to t0 + t, float32
-    (n, t, V) on the model's device; the parts of some rows come in order, one after the other.
+    """Yield rows, int64 (n,), first slot t0, and log-probabilities of slots t0 to t0 + t.
+
+    The latter are float32 (n, t, V) on the model's device; parts of the same rows come in order.
 
     Args:
         model: In evaluation mode.
         tokens: Order of the slots.
-        ids_BL: int64 ids; only given slots are read.
-        inputs_BL: bool, what the encoder sees; rows may differ, also in number.
-        targets_BT: int64 slots (all of one modality), as many for each row. The decoder sees all T at
-            once, as in training.
-        batch_size: Rows at once.
-        count: Slots that are wanted, the first ones; None: all.
+        ids_BL: int64 ids; only inputs are read.
+        inputs_BL: bool, inputs of the encoder; their number may differ between rows.
+        targets_BT: int64 slots of one modality, equally many in each row. The decoder queries all T
+            at once, as in training.
+        batch_size: Rows of a forward pass.
+        count: Number of first slots to return; None: all.
     """
     index = int(tokens.modality_L[targets_BT[0, 0]])
     wanted = targets_BT.shape[1] if count is None else count
@@ -64,7 +64,7 @@ def log_probs(
     wanted_BT: Tensor,
     batch_size: int = 64,
 ) -> Tensor:
-    """Return log-probabilities of an id for each asked-for slot, float32 (B, T) on the CPU.
+    """Return log-probabilities of one id for each target slot, float32 (B, T) on the CPU.
 
     Args:
         model, tokens, ids_BL, inputs_BL, targets_BT, batch_size: As for ``log_prob_parts``.

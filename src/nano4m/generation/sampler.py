@@ -1,19 +1,19 @@
-"""Generation, ids to ids: fill one modality after another from whatever is given.
+"""Generation, ids to ids: decode one modality after another, conditioned on any inputs.
 
-Grids and sounds are filled in a few parallel steps. By MaskGIT (arXiv:2202.04200): predict all
-unknown tokens, draw them, keep the most confident ones, with Gumbel noise on the confidence that
-fades out. Or in an order that is known before (``orders``): choose the slots, then draw them.
-Residual codebooks are filled coarse to fine, as SoundStorm does (arXiv:2305.09636). Texts are
-written from left to right until their end token (``writing``). Given tokens are never touched.
+Grids and sounds are decoded in a few parallel steps. Either as in MaskGIT (arXiv:2202.04200):
+predict all unknown tokens, draw them, keep the most confident ones, with Gumbel noise on the
+confidence that fades out. Or in a decoding order fixed in advance (``decoding_order``): choose the
+slots, then draw them. Residual codebooks are decoded coarse to fine, as in SoundStorm
+(arXiv:2305.09636). Texts are decoded from left to right until their end token (``text``). Input
+tokens never change.
 
 Every sample has its own random generator: sample i of a batch does not depend on the others.
 
-All steps are planned before the first one: which rows are alike, and how many tokens each step
-fills, follows from what is given. So a GPU is never waited for between two steps.
+All steps are planned before the first one: which rows are decoded together and how many tokens each
+step fills follows from the inputs. So nothing waits for a GPU between two steps.
 
-Shapes: B batch, L all token slots of a clip, T slots of one modality, S slots of one codebook,
-N slots that are still to be filled, V vocabulary of one modality, R rows of the batch that are
-alike.
+Shapes: B batch, L all token slots of a clip, T slots of one modality, S slots of one codebook, N
+unknown slots, V vocabulary of one modality, R rows that are decoded together.
 """
 
 import math
@@ -44,14 +44,14 @@ from nano4m.tokens.batch import TokenSequence
 
 @dataclass(frozen=True, kw_only=True)
 class _RowGroup:
-    """Rows that lack equally many tokens, and what is to be done to them; tensors of the CPU.
+    """Rows with equally many unknown tokens, and the plan for them; tensors on the CPU.
 
     Attributes:
         rows: int64 (R,).
-        slots_RN: int64 slots that are filled, those of one codebook or all.
-        others_RT: int64 slots that stay unknown; the decoder sees them, as in training.
+        slots_RN: int64 slots to decode, those of one codebook or all.
+        others_RT: int64 slots that stay unknown; the decoder queries them, as in training.
         counts: Tokens that each step fills.
-        shown: Tokens that each branch of the guide shows at the first step.
+        shown: Inputs of each branch of the guide at the first step.
         book: The codebook of ``slots_RN``, if it is one of several.
     """
 
@@ -66,7 +66,7 @@ class _RowGroup:
 def _plan_codebook(
     state: DecodingState, known_BL: Tensor, slots_S: Tensor, steps: int, book: Codebook | None
 ) -> list[_RowGroup]:
-    """Plan to fill the slots of one codebook, or of all, when ``known_BL`` is known."""
+    """Return the plan for the slots of one codebook, or of all, if ``known_BL`` is known."""
     unknown_BT = ~known_BL[:, state.span]
     is_level_T = torch.zeros(state.modality.length, dtype=torch.bool)
     is_level_T[slots_S] = True
@@ -96,7 +96,7 @@ def _plan_codebook(
 
 
 def _decode_codebook(state: DecodingState, part: _RowGroup) -> None:
-    """DecodingState the slots of rows that lack equally many."""
+    """Decode the planned slots of a group of rows."""
     settings, counts, own = state.settings, part.counts, state.own(part.rows)
     by_confidence = settings.order == "confidence"
     left_RN = part.slots_RN
@@ -133,7 +133,7 @@ def _decode_codebook(state: DecodingState, part: _RowGroup) -> None:
 
 
 def _plan_redraws(state: DecodingState, made_BT: Tensor) -> list[_RowGroup]:
-    """Plan to draw the least certainty of the generated tokens again; ``slots_RN`` are all of these."""
+    """Return the plan for redrawing the least confident generated tokens (``slots_RN``: all)."""
     made_B, filled_BL = made_BT.sum(1), state.known_BL.clone()
     filled_BL[:, state.span] = True
     shown_BP, found = state.guide.shown(filled_BL), []
@@ -159,9 +159,9 @@ def _plan_redraws(state: DecodingState, made_BT: Tensor) -> list[_RowGroup]:
 
 
 def _redraw_least_confident(state: DecodingState, part: _RowGroup) -> None:
-    """Draw the least certainty of the generated tokens again, for some rounds; given ones stay."""
+    """Redraw the least confident generated tokens for some rounds; inputs stay."""
     settings, count, total = state.settings, part.counts[0], part.slots_RN.shape[1]
-    # As hot as when so many were left.
+    # The temperature of the step at which as many tokens were unknown.
     temperature = temperatures(settings, [total - count, count])[-1]
     each = numbers(count, temperature, settings.top_p)
     random = state.random(state.own(part.rows), each * len(part.counts))
@@ -180,7 +180,7 @@ def _redraw_least_confident(state: DecodingState, part: _RowGroup) -> None:
 
 
 def _decode_parallel(state: DecodingState) -> None:
-    """DecodingState a grid or a sound."""
+    """Decode a grid or a sound."""
     made_BT = ~state.known_BL[:, state.span]
     slots, books = torch.arange(state.modality.length), num_codebooks(state.modality)
     levels: list[tuple[Tensor, Codebook | None]] = [(slots, None)]
@@ -222,37 +222,38 @@ def generate(
     on_step: OnStep | None = None,
     on_device: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """DecodingState ``targets`` in order; each finished one is a condition of the next.
+    """Decode ``targets`` in order; each finished one is a condition of the next.
 
     Args:
         model: In evaluation mode.
         tokens: Order of the slots.
-        ids_BL: int64 ids of a batch; only given slots are read.
-        inputs_BL: bool, which slots are given. A target may be given in part, in any slots.
-        targets: Modalities to fill; a name alone takes all that is given as its condition.
-        config: How they are drawn. Steps above the tokens that a row lacks are cut to these.
+        ids_BL: int64 ids of a batch; only inputs are read.
+        inputs_BL: bool, input slots. A target may have inputs in any of its slots.
+        targets: Modalities to decode; a name alone takes all that is known as its condition.
+        config: Sampling settings. Steps above a row's unknown tokens are cut to their number.
         seeds: One seed a row.
-        on_step: Called after every step with the target, the number of the step and of all steps of
-            the target, and the ids and marks that there are, where the sampler keeps them. Rows
-            that lack other numbers of tokens take their steps one after the other; a text may end
+        on_step: Called after every step with the target, the number of the step, the number of
+            steps of the target, and ids and mask of known slots on the sampler's device. Rows with
+            different numbers of unknown tokens take their steps one after the other; a text may end
             before its last step.
-        on_device: Whether all of it stays where the model is and nothing is read back meanwhile;
-            None: on all devices but a CPU. The way of a CPU (False) computes equal questions once.
-            See ``sampling`` for what is the same in both.
+        on_device: Whether everything stays on the model's device and nothing is read back
+            meanwhile; None: unless it is a CPU. The CPU implementation (False) computes duplicate
+            rows once. See ``draw`` for what is the same in both.
 
     Returns:
-        New (ids_BL, inputs_BL), where those handed over lie: every slot of every target is filled
-        (a text: up to its end token), every slot given before has its old id.
+        New (ids_BL, inputs_BL), on the device of the arguments: every slot of every target is
+        filled (a text: up to its end token), and inputs have their old ids.
 
     Raises:
-        UserError: A target or condition that the model does not have, or of which nothing is given.
+        UserError: A target or condition that the model does not have, or a condition without
+            inputs.
         ValueError: Not one seed a row.
     """
     if len(seeds) != len(ids_BL):
         raise ValueError(f"{len(seeds)} seeds for {len(ids_BL)} rows")
     chain = [t if isinstance(t, ChainStep) else ChainStep(target=t) for t in targets]
     chosen = [step.settings or config.for_modality(step.target) for step in chain]
-    # All guides first: a mistake in the last step is told before the first one is computed.
+    # All guides first, so that an error in the last step is raised before the first one runs.
     guides = [
         Guide(model, tokens, step, settings.guidance, config.batch_size, on_device)
         for step, settings in zip(chain, chosen, strict=True)

@@ -1,8 +1,8 @@
-"""Texts, from left to right until their end token.
+"""Decoding of texts, from left to right until their end token.
 
-A gap before given words is filled to its last slot: the text does not end there.
+A gap before input tokens is filled to its last slot: the text does not end there.
 
-Shapes: B batch, T slots of the text, V its vocabulary, R rows of the batch that are alike.
+Shapes: B batch, T slots of the text, V its vocabulary, R rows that are decoded together.
 """
 
 import math
@@ -15,11 +15,11 @@ from nano4m.generation.draw import numbers
 from nano4m.modalities import TEXT_END
 
 CHECK = 8
-"""Slots after which a device is asked once whether all texts have ended."""
+"""Number of slots between two reads from the device of whether all texts have ended."""
 
 
 def decode_text(state: DecodingState) -> None:
-    """Write a text, one token a step, each row until its end token."""
+    """Decode a text, one token a step, each row until its end token."""
     if state.guide.on_device:
         _write_there(state)
         return
@@ -48,14 +48,14 @@ def decode_text(state: DecodingState) -> None:
 
 
 def _write_there(state: DecodingState) -> None:
-    """Write a text without waiting for each token.
+    """Decode a text without waiting for each token.
 
-    Which text has ended is known to the device alone, so all rows go on to the last end, and what
-    was written behind an end is taken back. So are its random numbers: a row's generator moves on
-    by those of its own text, as on a CPU.
+    Only the device knows which texts have ended, so all rows continue until the last one has, and
+    tokens behind an end are undone. So are their random numbers: a row's generator advances by
+    those of its own text, as on a CPU.
     """
     known_BT, modality = state.known_BL[:, state.span], state.modality
-    # Rows that know the same slots show equally many tokens at every step.
+    # Rows with the same known slots have equally many inputs at every step.
     kind_B = known_BT.unique(dim=0, return_inverse=True)[1]
     keys = [kind_B, *state.guide.shown(state.known_BL).unbind(1)]
     parts = alike(*keys, batch_size=state.guide.rows_at_once(1, modality.vocab_size))
@@ -69,7 +69,7 @@ def _write_there(state: DecodingState) -> None:
 
 
 def _write_rows(state: DecodingState, rows: Tensor, lacking: list[int]) -> None:
-    """Write the texts of rows that know the same slots."""
+    """Decode the texts of rows with the same known slots."""
     settings, length, device = state.settings, state.modality.length, state.ids_BL.device
     if not lacking:
         return
@@ -105,12 +105,12 @@ def _write_rows(state: DecodingState, rows: Tensor, lacking: list[int]) -> None:
 
 
 def _has_end(state: DecodingState) -> Tensor:
-    """Return which slots of the text hold its end, bool (B, T)."""
+    """Return which known slots of the text hold its end token, bool (B, T)."""
     return state.inputs_BL[:, state.span] & (state.ids_BL[:, state.span] == TEXT_END)
 
 
 def _ended(state: DecodingState, rows: Tensor, before_BL: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ids and marks (B, L) without what some rows wrote behind the end of their texts."""
+    """Return ids and mask (B, L) without the tokens that some rows have behind their text's end."""
     is_end_BT = _has_end(state)
     behind_BT = is_end_BT.cumsum(1) - is_end_BT.long() > 0
     is_own_B = torch.zeros(len(state.known_BL), dtype=torch.bool)

@@ -1,7 +1,7 @@
-"""How sampling changes from step to step: tokens filled, temperature, guidance.
+"""Schedules over the steps of sampling: tokens filled, temperature, guidance.
 
-Token schedules after MaskGIT (arXiv:2202.04200), temperature schedules after 4M (arXiv:2312.06647), rising
-guidance after Muse (arXiv:2301.00704).
+Token schedules after MaskGIT (arXiv:2202.04200), temperature schedules after 4M (arXiv:2312.06647),
+rising guidance after Muse (arXiv:2301.00704).
 """
 
 import math
@@ -10,18 +10,18 @@ from collections.abc import Sequence
 from nano4m.config.generation import GuidanceSchedule, Sampling, TokenSchedule, onex
 
 ONEX_RANGE = 100.0
-"""``onex`` follows x ** -power from x = 1 to this."""
+"""Last x of ``onex``, x ** -power from x = 1."""
 
 
 def token_counts(total: int, steps: int, schedule: TokenSchedule) -> list[int]:
-    """Return how many tokens each step fills: one or more each, ``total`` together.
+    """Return how many tokens each step fills: at least one each, ``total`` together.
 
-    cosine leaves cos(pi/2 r) of the tokens after the share r of the steps, linear fills numbers in
-    the proportion 1 : 2 : 3 ..., constant equal ones (they differ by one at most).
+    cosine: after fraction r of the steps, cos(pi r / 2) of the tokens are unknown. linear: steps
+    fill parts 1, 2, 3 ... constant: equal parts (they differ by at most one).
 
     Args:
         total: Tokens to fill, 0 or more.
-        steps: At most; never more than ``total`` are made.
+        steps: Maximum number of steps; never more than ``total`` are made.
         schedule: See ``Sampling.schedule``.
 
     Raises:
@@ -40,7 +40,7 @@ def token_counts(total: int, steps: int, schedule: TokenSchedule) -> list[int]:
     counts, left = [], total
     for i in range(1, count + 1):
         wanted = math.floor(total * shares[schedule](i) + 1e-9)
-        # A token or more now, and one or more for each step that follows.
+        # At least one token now and in each later step.
         now = min(left - 1, max(wanted, count - i))
         counts.append(left - now)
         left = now
@@ -50,9 +50,9 @@ def token_counts(total: int, steps: int, schedule: TokenSchedule) -> list[int]:
 def temperatures(settings: Sampling, counts: Sequence[int]) -> list[float]:
     """Return the temperature of each step of ``counts`` tokens.
 
-    constant: always the same. linear: in proportion to the tokens left before the step.
-    onex:MIN:POWER: MIN + (T - MIN) g(x), g falling from 1 to 0 as x ** -POWER, x going from 1 to
-    ONEX_RANGE with the tokens that are filled before the step; a MIN above T is T.
+    constant: T at every step. linear: T times the fraction of tokens unknown before the step.
+    onex:MIN:POWER: MIN + (T - MIN) g(x), where g falls from 1 to 0 as x ** -POWER and x goes from 1
+    (nothing filled before the step) to ONEX_RANGE (all filled); MIN is at most T.
     """
     total, done, found = sum(counts), 0, []
     schedule = onex(settings.temperature_schedule)
@@ -72,10 +72,10 @@ def temperatures(settings: Sampling, counts: Sequence[int]) -> list[float]:
 
 
 def guidance_factor(schedule: GuidanceSchedule, step: int, steps: int) -> float:
-    """Return how far guidance has risen at ``step`` of ``steps``, in (0, 1]; 1 at the last one.
+    """Return the fraction of the guidance at ``step`` of ``steps``, in (0, 1]; 1 at the last one.
 
     Raises:
-        ValueError: A step that is not there.
+        ValueError: ``step`` is not in [0, steps).
     """
     if not 0 <= step < steps:
         raise ValueError(f"step {step} of {steps}")
@@ -86,10 +86,10 @@ def guidance_factor(schedule: GuidanceSchedule, step: int, steps: int) -> float:
 
 
 def condition_weights(weights: Sequence[float], factor: float) -> list[float]:
-    """Return the weights of several conditions when guidance has risen to ``factor``.
+    """Return the weights of several conditions for a guidance factor.
 
-    The sum of the positive ones rises from 1, an unguided model, to what it is; one that is 1 or
-    less stays. For one condition of weight s this is 1 + (s - 1) factor.
+    The sum of the positive ones rises from 1 (unguided) to its full value; a sum of 1 or less
+    stays. For one condition of weight s this is 1 + (s - 1) factor.
     """
     total = max(1.0, sum(w for w in weights if w > 0))
     scale = factor + (1 - factor) / total
@@ -97,9 +97,9 @@ def condition_weights(weights: Sequence[float], factor: float) -> list[float]:
 
 
 def share_steps(steps: int, levels: int) -> list[int]:
-    """Return the steps of each of ``levels`` codebooks: all in all ``steps``, at least one each.
+    """Return the steps of each of ``levels`` codebooks: ``steps`` in total, at least one each.
 
-    What does not divide goes to the coarse ones, on which the others depend.
+    Coarse codebooks, on which the others depend, get the remainder.
     """
     each, more = divmod(max(steps, levels), levels)
     return [each + (level < more) for level in range(levels)]
