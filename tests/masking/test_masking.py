@@ -1,46 +1,16 @@
-"""Masking: properties over many seeds, planted faults, and parity with independent allocators."""
+"""What holds for every masking strategy: properties over many seeds, and planted faults."""
 
-import math
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
+from groups import OTHER, TOKENS, only, runs, tiny_rows
 from torch import Tensor
 
-from conftest import tiny_modalities, tiny_table
-from nano4m.config.masking import STRATEGY_NAMES
 from nano4m.config.run import MaskingConfig
-from nano4m.errors import UserError
 from nano4m.masking import STRATEGIES, draw_masks, mask, place
-from nano4m.masking.check import check_masking
 from nano4m.masking.plan import Plan, join
-from nano4m.modalities import MODALITIES
 from nano4m.tokens.batch import TokenSequence, pack
-
-TOKENS = TokenSequence(tiny_modalities())
-# Other lengths, other strides, a sound in the middle, fewer modalities.
-OTHER = TokenSequence(
-    tuple(
-        MODALITIES[name].with_tokens(*size)
-        for name, size in {
-            "rgb": ((4, 5), 11),
-            "sound": ((7, 3), 12),
-            "caption": ((9,), 13),
-        }.items()
-    )
-)
-
-
-def _batch(rows=16, seed=0):
-    table = tiny_table(seed=seed)
-    ids, valid = table.gather(np.arange(rows), None)
-    return torch.from_numpy(ids), torch.from_numpy(valid)
-
-
-def _config(name: str, **more) -> MaskingConfig:
-    return MaskingConfig(**{n: float(n == name) for n in STRATEGIES} | {"group_size": 8} | more)
 
 
 def _valid(sequence: TokenSequence, seed: int) -> Tensor:
@@ -52,13 +22,6 @@ def _valid(sequence: TokenSequence, seed: int) -> Tensor:
             row[span] &= torch.arange(m.length) < length if m.is_text else m.name != absent
         kinds.append(row)
     return torch.stack([kinds[i] for i in (seed % 4, seed % 4, seed % 3, (seed + 1) % 4)])
-
-
-def runs(slots: Tensor) -> list[tuple[int, int]]:
-    """Return first and last of each run of consecutive True."""
-    index = slots.nonzero()[:, 0].tolist()
-    firsts = [i for i in index if i - 1 not in index]
-    return list(zip(firsts, [i for i in index if i + 1 not in index], strict=True))
 
 
 def faults(given: Tensor, asked: Tensor, valid: Tensor, sequence: TokenSequence) -> set[str]:
@@ -112,7 +75,7 @@ def all_faults(name: str, seeds: int, strategies=STRATEGIES, **settings) -> set[
         draw = torch.Generator().manual_seed(seed)
         seen = torch.zeros(len(valid))
         for rows, given, asked in draw_masks(
-            valid, sequence, _config(name, **settings), draw, strategies=strategies
+            valid, sequence, only(name, **settings), draw, strategies=strategies
         ):
             seen[rows] += 1
             found |= faults(given, asked, valid[rows], sequence)
@@ -182,9 +145,9 @@ def test_a_broken_strategy_is_caught(name, change, fault):
 
 
 def test_a_leak_and_an_impossible_budget_are_caught():
-    ids, valid = _batch(4)
+    ids, valid = tiny_rows(4)
     draw = torch.Generator().manual_seed(0)
-    _, given, asked = next(iter(draw_masks(valid, TOKENS, _config("dirichlet"), draw)))
+    _, given, asked = next(iter(draw_masks(valid, TOKENS, only("dirichlet"), draw)))
     leaked = given | asked
     assert "a target is given" in faults(leaked, asked, valid, TOKENS)
     assert not faults(given, asked, valid, TOKENS)
@@ -198,11 +161,11 @@ def test_a_leak_and_an_impossible_budget_are_caught():
         pack(ids, given, torch.zeros_like(valid), TOKENS)
     strategies = _with("any_to_any", _grasping)
     with pytest.raises(ValueError, match="more tokens of a modality than there are"):
-        list(draw_masks(valid, TOKENS, _config("any_to_any"), draw, strategies=strategies))
+        list(draw_masks(valid, TOKENS, only("any_to_any"), draw, strategies=strategies))
 
 
 def test_a_batch_holds_the_tokens_of_the_chosen_slots():
-    _, valid = _batch()
+    _, valid = tiny_rows()
     # Every id is its own slot number, so that a token tells where it comes from.
     slots = torch.arange(TOKENS.length).expand_as(valid).masked_fill(~valid, 999)
     for seed in range(50):
@@ -213,7 +176,7 @@ def test_a_batch_holds_the_tokens_of_the_chosen_slots():
 
 
 def test_same_generator_same_batches():
-    ids, valid = _batch()
+    ids, valid = tiny_rows()
     runs = [
         mask(ids, valid, TOKENS, MaskingConfig(group_size=4), torch.Generator().manual_seed(3))
         for _ in range(2)
@@ -223,7 +186,7 @@ def test_same_generator_same_batches():
 
 
 def test_place_takes_every_slot_of_a_grid_equally_often():
-    _, valid = _batch(16)
+    _, valid = tiny_rows(16)
     one = torch.zeros(16, 5, dtype=torch.int64)
     one[:, 2] = 1
     plan = Plan(one, torch.zeros_like(one))
@@ -232,326 +195,6 @@ def test_place_takes_every_slot_of_a_grid_equally_often():
     share = hits[TOKENS.slices[2]] / hits.sum()
     assert hits[TOKENS.slices[2]].sum() == hits.sum()
     assert torch.allclose(share, torch.full_like(share, 1 / 6), atol=0.02)
-
-
-# -- dirichlet ---------------------------------------------------------------------------------
-
-
-def numpy_split(rng, total: int, alpha: np.ndarray, room: np.ndarray) -> np.ndarray:
-    """Split one total, one sample, one modality after another: an independent allocator."""
-    share = rng.dirichlet(alpha)
-    budget = np.zeros(len(room), dtype=int)
-    while budget.sum() < total:
-        missing = total - budget.sum()
-        is_open = budget < room
-        ideal = np.where(is_open, share + 1e-12, 0.0)
-        ideal = ideal / ideal.sum() * missing
-        extra = np.floor(ideal).astype(int)
-        # Round up as many as are missing, each with its fraction's probability.
-        order = rng.permutation(len(room))
-        edges = np.floor(np.cumsum((ideal - extra)[order]) + rng.random() + 1e-9)
-        extra[order] += np.diff(edges, prepend=0).astype(int)
-        budget += np.minimum(extra, room - budget)
-    return budget
-
-
-@pytest.mark.parametrize(
-    "alphas, factors, total_in, total_out",
-    [
-        ((1.0,), {}, 12, 5),
-        ((0.01, 0.1, 1.0, 10.0), {}, 9, 9),
-        ((1.0,), {"rgb": 6.0, "caption": 0.2}, 10, 3),
-    ],
-)
-def test_marginal_budgets_equal_those_of_an_independent_allocator(
-    alphas, factors, total_in, total_out
-):
-    draws = 5000
-    counts = torch.tensor([[4, 4, 6, 8, 3]])
-    config = _config(
-        "dirichlet", alphas=alphas, input_alphas=factors, min_inputs=total_in,
-        max_inputs=total_in, min_targets=total_out, max_targets=total_out,
-    )  # fmt: skip
-    draw = torch.Generator().manual_seed(1)
-    plan = STRATEGIES["dirichlet"](counts.expand(draws, -1), TOKENS, config, draw)
-    rng = np.random.default_rng(2)
-    names = [m.name for m in TOKENS.modalities]
-    factor = np.array([factors.get(n, 1.0) for n in names])
-    room = counts[0].numpy()
-    expected = []
-    for _ in range(draws):
-        alpha = rng.choice(alphas)
-        given = numpy_split(rng, total_in, alpha * factor, room)
-        asked = numpy_split(rng, total_out, alpha * np.ones(5), room - given)
-        expected.append((given, asked))
-    for ours, side in ((plan.inputs_BC, 0), (plan.targets_BC, 1)):
-        theirs = np.array([pair[side] for pair in expected])
-        for c in range(5):
-            cdf = [np.cumsum(np.bincount(x[:, c], minlength=9)) for x in (ours.numpy(), theirs)]
-            assert np.abs(cdf[0] - cdf[1]).max() / draws < 0.04, (names[c], side)
-
-
-def test_without_overflow_the_mean_budget_is_the_share_of_alpha():
-    counts = torch.full((20_000, 5), 1000)
-    config = _config(
-        "dirichlet", alphas=(2.0,), input_alphas={"sound": 4.0}, min_inputs=40, max_inputs=40
-    )
-    draw = torch.Generator().manual_seed(0)
-    plan = STRATEGIES["dirichlet"](counts, _long(1000), config, draw)
-    mean = plan.inputs_BC.double().mean(0)
-    assert torch.allclose(mean, torch.tensor([5.0, 5, 5, 20, 5]).double(), atol=0.15)
-
-
-def _long(length: int) -> TokenSequence:
-    return TokenSequence(
-        tuple(
-            m.with_tokens((length,) if m.is_text else (length, 1), m.vocab_size)
-            for m in TOKENS.modalities
-        )
-    )
-
-
-def test_limits_by_modality_hold_in_every_draw():
-    limits = {"rgb": (2, 3), "sound": (0, 0)}
-    asked_limits = {"caption": (1, 2), "rgb": (0, 0), "normals": (0, 2), "depth": (0, 1)}
-    config = _config(
-        "dirichlet", input_limits=limits, target_limits=asked_limits, min_targets=3, alphas=(0.05,)
-    )
-    check_masking(config, TOKENS)
-    totals = set()
-    for seed in range(300):
-        counts = torch.tensor([[4, 4, 6, 8, n] for n in (2, 3, 6, 6)])
-        draw = torch.Generator().manual_seed(seed)
-        inputs, targets, _ = STRATEGIES["dirichlet"](counts, TOKENS, config, draw)
-        assert (inputs + targets <= counts).all()
-        for found, by_name in ((inputs, limits), (targets, asked_limits)):
-            assert len(set(found.sum(1).tolist())) == 1
-            for name, (low, high) in by_name.items():
-                column = found[:, TOKENS.index(name)]
-                assert low <= column.min() and column.max() <= high
-        totals.add(int(inputs.sum(1)[0]))
-    assert min(totals) == 2 and max(totals) >= 12
-
-
-def test_a_clip_that_is_too_short_is_refused_with_the_numbers():
-    _, valid = _batch(4)
-    config = _config("dirichlet", min_inputs=40)
-    with pytest.raises(UserError, match=r"cannot give 40 and be asked for 1; lower masking"):
-        list(draw_masks(valid, TOKENS, config, torch.Generator()))
-
-
-# -- spans -------------------------------------------------------------------------------------
-
-
-def test_spans_lie_before_between_and_after_and_need_no_sound():
-    c = OTHER.index("sound")
-    span = OTHER.slices[c]
-    valid = torch.ones(8, OTHER.length, dtype=torch.bool)
-    seen = {"before": 0, "after": 0, "between": 0, "alone": 0, "several": 0}
-    config = _config("span", input_limits={"sound": (6, 12)}, target_limits={"sound": (3, 9)})
-    for seed in range(200):
-        draw = torch.Generator().manual_seed(seed)
-        for _, given, asked in draw_masks(valid, OTHER, config, draw):
-            for a, b in zip(given[:, span], asked[:, span], strict=True):
-                if not b.any():
-                    continue
-                first, last = runs(b)[0][0], runs(b)[-1][1]
-                heard = a.nonzero()[:, 0].tolist()
-                seen["alone"] += not heard
-                seen["several"] += len(runs(b)) > 1
-                if heard:
-                    seen["before"] += last < heard[0]
-                    seen["after"] += first > heard[-1]
-                    seen["between"] += heard[0] < first and last < heard[-1]
-    assert min(seen.values()) > 30, seen
-
-
-def test_the_reference_span_starts_anywhere():
-    c = OTHER.index("sound")
-    valid = torch.ones(8, OTHER.length, dtype=torch.bool)
-    starts = torch.zeros(7)
-    for seed in range(300):
-        draw = torch.Generator().manual_seed(seed)
-        config = _config("reference_span", input_limits={"sound": (3, 3)},
-                         target_limits={"sound": (3, 3)})  # fmt: skip
-        for _, given, asked in draw_masks(valid, OTHER, config, draw):
-            sound = (given | asked)[:, OTHER.slices[c]]
-            starts += torch.bincount(sound.long().argmax(1) // 3, minlength=7)
-    assert starts[6] == 0
-    assert torch.allclose(starts[:6] / starts.sum(), torch.full((6,), 1 / 6), atol=0.03)
-
-
-# -- what the sampler sees ---------------------------------------------------------------------
-
-
-def sampler_counts(total: int, steps: int) -> list[int]:
-    """Follow the sampler's own loop: unknown tokens before each of its steps."""
-    unknown, seen = total, []
-    for step in range(steps):
-        seen.append(unknown)
-        left = int(total * math.cos(math.pi / 2 * (step + 1) / steps))
-        unknown -= max(1, unknown - left)
-    assert unknown == 0
-    return seen
-
-
-def test_inference_aligned_masks_are_those_of_sampling_steps():
-    valid = torch.ones(4, OTHER.length, dtype=torch.bool)
-    counts = OTHER.count(valid)[0].tolist()
-    config = _config("inference_aligned", decode_steps=(3, 5))
-    allowed = {c: {n for k in (3, 4, 5) for n in sampler_counts(counts[c], k)} for c in (0, 1)}
-    seen: dict[int, set[int]] = {0: set(), 1: set()}
-    for seed in range(400):
-        draw = torch.Generator().manual_seed(seed)
-        plan = STRATEGIES["inference_aligned"](OTHER.count(valid), OTHER, config, draw)
-        (target,) = plan.targets_BC[0].nonzero()[:, 0].tolist()
-        others = [int(n) for c, n in enumerate(plan.inputs_BC[0]) if c != target]
-        assert all(n in (0, counts[c]) for n, c in zip(others, {0, 1, 2} - {target}, strict=True))
-        if OTHER.modalities[target].is_text:
-            assert plan.targets_BC[0, target] == 1
-        else:
-            assert (plan.inputs_BC + plan.targets_BC)[0, target] == counts[target]
-            seen[target].add(int(plan.targets_BC[0, target]))
-    assert seen == allowed
-
-
-@pytest.mark.parametrize("order", ["spread", "coarse"])
-def test_orders_of_decoding(order):
-    config = _config("inference_aligned", decode_orders=(order,))
-    valid = torch.ones(4, OTHER.length, dtype=torch.bool)
-    span, sound = OTHER.slices[1], OTHER.coords_L2[OTHER.slices[1]]
-    checked = 0
-    for seed in range(200):
-        draw = torch.Generator().manual_seed(seed)
-        for _, given, asked in draw_masks(valid, OTHER, config, draw):
-            for a, b in zip(given[:, span], asked[:, span], strict=True):
-                if not b.any() or not a.any():
-                    continue
-                checked += 1
-                if order == "coarse":
-                    assert sound[a, 1].max() <= sound[b, 1].min()
-                else:
-                    # Whole frames, but for the last one.
-                    split = set(sound[a, 0].tolist()) & set(sound[b, 0].tolist())
-                    assert len(split) <= 1
-                    for frame in split:
-                        inside = sound[:, 0] == frame
-                        assert sound[a & inside, 1].max() < sound[b & inside, 1].min()
-    assert checked > 50
-
-
-# -- continuation ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["suffix", "infill"])
-def test_the_part_that_is_asked_for_is_whole_rows_and_frames(name):
-    config = _config(name, all_targets_whole=1.0, next_token=0.0)
-    valid = torch.ones(4, TOKENS.length, dtype=torch.bool)
-    targets: set[str] = set()
-    for seed in range(300):
-        draw = torch.Generator().manual_seed(seed)
-        for _, given, asked in draw_masks(valid, TOKENS, config, draw):
-            (c,) = asked[0][:, None].logical_and(
-                TOKENS.modality_L[:, None] == torch.arange(5)
-            ).any(0).nonzero()[:, 0].tolist()  # fmt: skip
-            span, size = TOKENS.slices[c], TOKENS.units[c][1]
-            ((first, last),) = runs(asked[0, span])
-            assert (given[:, span] | asked[:, span]).all() and first > 0
-            assert first % size == 0 and (last + 1) % size == 0
-            is_end = last == TOKENS.modalities[c].length - 1
-            assert is_end == (name == "suffix")
-            targets.add(TOKENS.modalities[c].name)
-            for other, total in enumerate(TOKENS.count(given)[0].tolist()):
-                assert other == c or total in (0, TOKENS.modalities[other].length)
-    assert len(targets) == (5 if name == "suffix" else 1)
-
-
-# -- configuration -----------------------------------------------------------------------------
-
-
-def test_weights_follow_progress_and_the_strategies_have_the_names_of_their_weights():
-    assert tuple(STRATEGIES) == STRATEGY_NAMES
-    config = _config("dirichlet", end_weights={"suffix": 3.0, "dirichlet": 0.0})
-    weights = dict(zip(STRATEGY_NAMES, config.weights(0.25), strict=True))
-    assert weights["dirichlet"] == 0.75 and weights["suffix"] == 0.75
-    assert config.uses("suffix") and config.uses("dirichlet") and not config.uses("infill")
-    _, valid = _batch()
-
-    def plans(progress):
-        names = []
-
-        def noted(name):
-            return lambda *a: names.append(name) or STRATEGIES[name](*a)
-
-        noting = {name: noted(name) for name in STRATEGIES}
-        for seed in range(60):
-            draw = torch.Generator().manual_seed(seed)
-            list(draw_masks(valid, TOKENS, config, draw, progress, noting))
-        return set(names)
-
-    assert plans(0.0) == {"dirichlet"} and plans(1.0) == {"suffix"}
-    assert plans(0.5) == {"dirichlet", "suffix"}
-    with pytest.raises(ValueError, match="progress 1.5"):
-        plans(1.5)
-
-
-@pytest.mark.parametrize(
-    "settings, said",
-    [
-        (dict.fromkeys(STRATEGY_NAMES, 0.0), "every strategy has weight 0; give one of any_to_any"),
-        ({"end_weights": dict.fromkeys(STRATEGY_NAMES, 0.0)}, "weight 0 at the end"),
-        ({"end_weights": {"dirichlett": 1.0}}, "did you mean 'dirichlet'"),
-        ({"any_to_any": -1.0}, "greater than or equal to 0"),
-        ({"alphas": ()}, "alphas is empty"),
-        ({"alphas": (1.0, 0.0)}, "must be positive numbers"),
-        ({"input_alphas": {"sound": -1.0}}, "input_alphas"),
-        ({"min_inputs": 9, "max_inputs": 8}, "min_inputs 9 is above max_inputs 8"),
-        ({"min_targets": 9, "max_targets": 8}, "min_targets 9 is above max_targets 8"),
-        ({"input_limits": {"sound": (4, 3)}}, "input_limits.sound 4 3"),
-        ({"decode_steps": (0, 3)}, "decode_steps 0 3"),
-        ({"decode_orders": ()}, "decode_orders is empty"),
-        ({"num_inputs_weights": (0.0, 0.0)}, "every number of sources has weight 0"),
-        ({"group_size": 0}, "greater than 0"),
-    ],
-)
-def test_impossible_settings_are_refused(settings, said):
-    with pytest.raises(ValidationError, match=said):
-        MaskingConfig(**settings)
-
-
-@pytest.mark.parametrize(
-    "settings, said",
-    [
-        ({"input_alphas": {"sond": 2.0}}, r"input_alphas.sond: no such .* did you mean 'sound'"),
-        ({"target_limits": {"audio": (0, 2)}}, "masking.target_limits.audio"),
-        ({"max_inputs": 28}, r"max_inputs 28: .* can have 27"),
-        ({"max_targets": 29}, r"max_targets 29: .* can have 28"),
-        ({"input_limits": {"sound": (0, 9)}}, "at most 8 tokens"),
-        ({"input_limits": {"rgb": (3, 4)}, "target_limits": {"rgb": (2, 4)}}, "at least 5"),
-        ({"input_limits": {"rgb": (4, 4)}, "max_inputs": 3}, "max_inputs 3"),
-        ({"min_inputs": 20, "min_targets": 4}, "shortest clip holds 23"),
-        ({"min_inputs": 14, "min_targets": 4, "span": 1.0}, "holds 15 tokens beside its sounds"),
-        ({"reference_span": 1.0, "min_targets": 14}, "holds 15 tokens beside its sounds"),
-        ({"input_limits": {"sound": (1, 1)}, "span": 1.0}, "whole frames of 2"),
-        ({"num_inputs_weights": (0.0,) * 5 + (1.0,)}, "5 modalities allow 0 to 4 sources"),
-    ],
-)
-def test_settings_that_the_modalities_cannot_meet_are_refused(settings, said):
-    with pytest.raises(UserError, match=said):
-        check_masking(MaskingConfig(**settings), TOKENS)
-
-
-def test_strategies_that_need_what_is_not_there_are_refused():
-    grid, text = (TOKENS.modalities[i] for i in (0, 4))
-    with pytest.raises(UserError, match="masking.span 1.0: needs a modality of layout codes"):
-        check_masking(_config("span"), TokenSequence((grid, text)))
-    with pytest.raises(UserError, match="masking.infill 1.0: no modality has three rows"):
-        check_masking(_config("infill"), TokenSequence((grid, text)))
-    one = (text.with_tokens((1,), 5), grid.with_tokens((1, 4), 5))
-    with pytest.raises(UserError, match="masking.suffix 1.0: no modality has two rows"):
-        check_masking(_config("suffix"), TokenSequence(one))
-    for name in STRATEGIES:
-        check_masking(_config(name), TOKENS)
 
 
 def test_joined_plans_keep_their_own_priorities():
