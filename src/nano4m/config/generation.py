@@ -1,6 +1,6 @@
-"""How ids are drawn: the section ``generate`` of a configuration.
+"""Sampling settings: the section ``generate`` of a configuration.
 
-The fields of ``Sampling`` hold for every modality; ``modalities`` changes some of them for one.
+The fields of ``Sampling`` apply to every modality; ``modalities`` overrides some of them for one.
 """
 
 import re
@@ -23,16 +23,16 @@ _ONEX = re.compile(r"onex:(\d+(?:\.\d*)?):(\d+(?:\.\d*)?)")
 
 
 def onex(text: str) -> tuple[float, float] | None:
-    """Return (lowest temperature, power) of ``onex:MIN:POWER``, or None if it is not of this form.
+    """Return (lowest temperature, power) of ``onex:MIN:POWER``, or None for any other text.
 
-    A power of 0 is no schedule at all, and not of this form either.
+    A power of 0, which would be no schedule, gives None too.
     """
     match = _ONEX.fullmatch(text)
     return (float(match[1]), float(match[2])) if match and float(match[2]) > 0 else None
 
 
 class Sampling(BaseModel):
-    """How the tokens of one modality are drawn. A text is always written from left to right."""
+    """Sampling settings of one modality. A text is always decoded from left to right."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
@@ -40,50 +40,50 @@ class Sampling(BaseModel):
 
     steps: Annotated[int, Field(gt=0)] = Field(
         8,
-        description="Forward passes a modality, cut to the tokens that it lacks. Codebooks share "
+        description="Forward passes a modality, at most one a token to generate. Codebooks share "
         "them, the coarse ones first, at least one each.",
     )
     order: Order = Field(
         "confidence",
-        description="Which tokens come first: the surest (MaskGIT), a random order (ROAR), far "
-        "from one another (halton), or line by line (raster).",
+        description="Decoding order: most confident tokens first (MaskGIT), random (ROAR), spread "
+        "over the grid (halton), or line by line (raster).",
     )
     schedule: TokenSchedule = Field(
-        "cosine", description="Tokens a step: few first (cosine, linear), or equally many."
+        "cosine", description="Tokens a step: few first (cosine, linear), or constant."
     )
     temperature: Annotated[float, Field(ge=0)] = Field(
-        0.6, description="Of the tokens drawn; 0 takes the likeliest."
+        0.6, description="Sampling temperature; 0 takes the most likely ids."
     )
     temperature_schedule: str = Field(
         "constant",
-        description="constant, linear (in the tokens left), or onex:MIN:POWER, which falls to MIN "
-        "as one over a power of the tokens filled.",
+        description="constant, linear (in the unknown tokens), or onex:MIN:POWER, which falls to "
+        "MIN as one over a power of the tokens filled.",
     )
     noise: Annotated[float, Field(ge=0)] = Field(
         8.0, description="Gumbel noise on the confidence at the first step, annealed to 0."
     )
     top_k: Annotated[int, Field(ge=0)] = Field(
-        0, description="Draw among the k likeliest ids; 0: all."
+        0, description="Draw from the k most likely ids; 0: all."
     )
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.95, description="Nucleus, after temperature."
+        0.95, description="Nucleus sampling, after temperature."
     )
     guidance: float = Field(
         1.0,
         description="Classifier-free guidance s: l_u + s (l_c - l_u). 1: none, 0: the conditions "
-        "are not looked at.",
+        "are ignored.",
     )
     guidance_schedule: GuidanceSchedule = Field(
-        "constant", description="Guidance from the first step on, or rising from 1."
+        "constant", description="Full guidance at all steps, or rising from 1."
     )
     codebooks: Literal["levels", "all_sources"] = Field(
         "levels", description="Residual codebooks coarse to fine, or all at once."
     )
     remask_rounds: Annotated[int, Field(ge=0)] = Field(
-        0, description="Further passes that draw the least sure of the generated tokens again."
+        0, description="Further passes that redraw the least confident generated tokens."
     )
     remask_share: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.25, description="Share of the generated tokens that such a pass draws again."
+        0.25, description="Share of the generated tokens that such a pass redraws."
     )
 
     @field_validator("temperature_schedule")
@@ -98,7 +98,7 @@ class Sampling(BaseModel):
 
 
 def check_setting(name: str, value: Any) -> Setting:
-    """Return a value of one field of ``Sampling``, converted to its type.
+    """Return a value for one field of ``Sampling``, converted to its type.
 
     Raises:
         ValueError: An unknown setting, or a value that it cannot have.
@@ -113,7 +113,7 @@ def check_setting(name: str, value: Any) -> Setting:
 
 
 def parse_overrides(words: Sequence[str]) -> Overrides:
-    """Read ``MODALITY.SETTING=VALUE`` words, as the command line gives them.
+    """Return the settings in ``MODALITY.SETTING=VALUE`` words of the command line.
 
     Raises:
         ValueError: A word of another form; names and values are not checked here.
@@ -141,7 +141,7 @@ _WORDS: Any = PrimitiveConstructorSpec(
 
 
 def _checked(own: Any) -> Any:
-    """Check the settings of one modality; what is no mapping is left to the type."""
+    """Return the settings of one modality, checked; anything but a mapping is returned as is."""
     if not isinstance(own, Mapping):
         return own
     named = {str(name).replace("-", "_"): value for name, value in own.items()}
@@ -149,15 +149,15 @@ def _checked(own: Any) -> Any:
 
 
 class GenerateConfig(Sampling):
-    """MaskGIT sampling (arXiv:2202.04200) and its relatives, with exceptions by modality."""
+    """MaskGIT sampling (arXiv:2202.04200) and variants, with overrides by modality."""
 
     batch_size: Annotated[int, Field(gt=0)] = Field(
-        64, description="Samples at once on a CPU; a GPU takes as many as fit."
+        64, description="Samples a forward pass on a CPU; on a GPU as many as fit."
     )
     modalities: Annotated[Overrides, _WORDS] = Field(
         default_factory=dict,
         description="Settings of single modalities, such as sound.noise=2 sound.temperature=1; "
-        "one that a run lacks is of no effect. On the command line they replace the preset's.",
+        "modalities that a run lacks are ignored. The command line replaces the preset's.",
     )
 
     @field_validator("modalities", mode="before")
@@ -171,6 +171,6 @@ class GenerateConfig(Sampling):
         return {name: _checked(own) for name, own in value.items()}
 
     def for_modality(self, name: str) -> Sampling:
-        """Return the settings of one modality, its exceptions applied."""
+        """Return the settings of one modality, with its overrides."""
         shared = {field: getattr(self, field) for field in Sampling.model_fields}
         return Sampling(**(shared | self.modalities.get(name, {})))

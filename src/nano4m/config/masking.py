@@ -24,34 +24,36 @@ STRATEGY_NAMES = (
 
 
 class MaskingConfig(Section):
-    """Which tokens are given and which are asked for, as a mixture of strategies."""
+    """Which tokens are inputs and which are targets, as a mixture of strategies."""
 
     any_to_any: Weight = Field(
-        0.75, description="Weight of: each modality is given, asked for, split or left out."
+        0.75, description="Weight of: each modality is input, target, split or left out."
     )
     dirichlet: Weight = Field(
         0.05, description="Weight of: 4M's random budgets over all modalities."
     )
     span: Weight = Field(
-        0.0, description="Weight of: budgets as dirichlet, sounds in runs of frames in any order."
+        0.0, description="Weight of: dirichlet budgets, sounds in runs of frames in any order."
     )
     reference_span: Weight = Field(
-        0.0, description="Weight of: budgets as dirichlet, one given run of frames, then one asked."
+        0.0, description="Weight of: dirichlet budgets, one input run of frames, then a target run."
     )
     inference_aligned: Weight = Field(
-        0.1, description="Weight of: what the sampler knows in the middle of one target."
+        0.1, description="Weight of: inputs and targets of a random step of the sampler."
     )
-    suffix: Weight = Field(0.06, description="Weight of: a first part is given, the rest asked.")
-    infill: Weight = Field(0.04, description="Weight of: a gap is asked for, both sides given.")
+    suffix: Weight = Field(0.06, description="Weight of: a first part is input, the rest target.")
+    infill: Weight = Field(0.04, description="Weight of: a gap is target, both sides are input.")
     end_weights: dict[str, Weight] = Field(
         default_factory=dict,
-        description="Weights at the last step, by strategy; linear in between, others stay.",
+        description="Weights at the last step, by strategy; linear in between, others constant.",
     )
-    group_size: Positive = Field(16, description="Samples that share one draw of roles and totals.")
+    group_size: Positive = Field(
+        16, description="Samples that share one strategy and its token totals."
+    )
     paired_totals: bool = Field(
         False,
-        description="Groups of dirichlet and the spans come in pairs whose totals add up to the "
-        "fewest plus the most: each is drawn as without, and all steps are equally long.",
+        description="Groups of dirichlet and the spans come in pairs whose totals sum to minimum "
+        "plus maximum: each total stays uniform, and all steps have equally many tokens.",
     )
 
     alphas: tuple[float, ...] = Field(
@@ -67,11 +69,11 @@ class MaskingConfig(Section):
         1, description="Fewest input tokens of dirichlet and the spans."
     )
     max_inputs: Positive | None = Field(
-        None, description="Most input tokens of dirichlet and the spans; none: what there is."
+        None, description="Most input tokens of dirichlet and the spans; none: no limit."
     )
     min_targets: Positive = Field(1, description="Fewest target tokens of dirichlet and the spans.")
     max_targets: Positive | None = Field(
-        None, description="Most target tokens of dirichlet and the spans; none: what there is."
+        None, description="Most target tokens of dirichlet and the spans; none: no limit."
     )
     input_limits: dict[str, tuple[int, int]] = Field(
         default_factory=dict, description="Fewest and most input tokens by modality, as above."
@@ -79,34 +81,38 @@ class MaskingConfig(Section):
     target_limits: dict[str, tuple[int, int]] = Field(
         default_factory=dict, description="Fewest and most target tokens by modality, as above."
     )
-    max_spans: Positive = Field(3, description="Most runs given and most runs asked for, of span.")
+    max_spans: Positive = Field(3, description="Most input runs and most target runs, of span.")
     no_audio_input_prob: Share = Field(
-        0.3, description="Share of samples of span that are given no sound."
+        0.3, description="Share of samples of span without sound inputs."
     )
 
     num_inputs_weights: tuple[Weight, ...] = Field(
         (0.08, 0.52, 0.2, 0.1, 0.1),
         description="How often 0, 1, 2, ... modalities are sources (any_to_any, "
-        "inference_aligned); numbers that leave nothing to ask for are not drawn.",
+        "inference_aligned); numbers that leave no target are not drawn.",
     )
-    whole_input: Share = Field(0.85, description="Share of sources given whole, of any_to_any.")
-    target_share: Share = Field(0.7, description="How often what is no source is asked for.")
-    all_targets_whole: Share = Field(0.35, description="Share of groups that ask for all of it.")
+    whole_input: Share = Field(
+        0.85, description="Share of sources whose tokens are all inputs, of any_to_any."
+    )
+    target_share: Share = Field(0.7, description="Share of the other modalities that are targets.")
+    all_targets_whole: Share = Field(
+        0.35, description="Share of groups whose targets are all whole."
+    )
     whole_target: Share = Field(
-        0.3, description="Share of the other targets asked for whole; of the rest a part is known."
+        0.3, description="Share of the other targets that are whole; the rest are partly input."
     )
-    next_token: Share = Field(0.5, description="Share of text targets that ask for one token.")
+    next_token: Share = Field(0.5, description="Share of text targets that are one token.")
 
     decode_steps: tuple[int, int] = Field(
-        (4, 16), description="Fewest and most steps of the sampler, of inference_aligned."
+        (4, 16), description="Fewest and most sampling steps, of inference_aligned."
     )
     decode_orders: tuple[Order, ...] = Field(
         ("random",),
-        description="Orders in which inference_aligned fills: random, spread (Halton), coarse "
+        description="Decoding orders of inference_aligned: random, spread (Halton), coarse "
         "(first codebooks first); each group draws one.",
     )
     other_input_prob: Share = Field(
-        0.5, description="How often suffix and infill give each other modality."
+        0.5, description="How often each other modality is input, of suffix and infill."
     )
 
     def weights(self, progress: float) -> list[float]:
@@ -130,7 +136,7 @@ class MaskingConfig(Section):
 
     @property
     def drops_all(self) -> bool:
-        """Whether some samples are given nothing, which guidance compares with."""
+        """Whether some samples have no inputs; classifier-free guidance needs them."""
         return self.num_inputs_weights[0] > 0 and self.uses("any_to_any", "inference_aligned")
 
     @model_validator(mode="after")
@@ -158,7 +164,8 @@ class MaskingConfig(Section):
             raise ValueError(f"{field} is empty; give at least one")
         if sum(self.num_inputs_weights) <= 0:
             raise ValueError(
-                f"sources {self.num_inputs_weights}: every number of sources has weight 0"
+                f"num_inputs_weights {self.num_inputs_weights}: "
+                "every number of sources has weight 0"
             )
         for field in ("input_limits", "target_limits"):
             for name, (low, high) in getattr(self, field).items():

@@ -1,4 +1,4 @@
-"""Size and choices of the transformer. What each choice is for: docs/ARCHITECTURE.md."""
+"""Size and variants of the transformer, explained in docs/ARCHITECTURE.md."""
 
 from typing import Annotated, Literal
 
@@ -8,7 +8,7 @@ from nano4m.config.section import Positive, Section
 
 
 class ModelConfig(Section):
-    """Encoder-decoder transformer: its size and its choices."""
+    """Size and variants of the encoder-decoder transformer."""
 
     encoder_depth: Positive = Field(3, description="Encoder blocks.")
     decoder_depth: Positive = Field(3, description="Decoder blocks.")
@@ -17,40 +17,42 @@ class ModelConfig(Section):
     mlp_ratio: Annotated[float, Field(gt=0)] = Field(4.0, description="Hidden width over dim.")
     positions: Literal["sincos1d", "sincos2d", "rope1d", "rope2d"] = Field(
         "sincos2d",
-        description="Fixed sines added to tokens, or rotations of queries and keys (RoPE), of the "
-        "running index in a modality (1d) or of two coordinates (2d).",
+        description="Sinusoidal embeddings added to tokens, or rotations of queries and keys "
+        "(RoPE), by index in the modality (1d) or by two coordinates (2d).",
     )
     mlp: Literal["gelu", "swiglu"] = Field(
         "gelu",
-        description="Two layers, or three of two thirds the width (a multiple of 8): about as "
-        "many parameters.",
+        description="GELU MLP, or SwiGLU with 2/3 of its hidden width (a multiple of 8) for about "
+        "as many parameters.",
     )
     qk_norm: bool = Field(False, description="LayerNorm on each head of queries and keys.")
     tables: Literal["modality", "shared"] = Field(
-        "modality", description="A table and a head for each modality, or one of all ids for all."
+        "modality",
+        description="Embedding table and head for each modality, or one shared vocabulary.",
     )
-    tied: bool = Field(False, description="The head is the rows of the table.")
+    tied: bool = Field(False, description="Embedding tables are the output heads.")
     logit_soft_cap: Annotated[float, Field(ge=0)] = Field(
         0.0, description="Logits are cap * tanh(logits / cap); 0: no cap."
     )
     register_token: bool = Field(
-        True, description="A learnt token that is always in the encoder, to attend to if no other."
+        True,
+        description="A learned token that is always input, so that the encoder is never empty.",
     )
     context: Literal["plain", "positioned"] = Field(
         "plain",
-        description="The projection between encoder and decoder: without bias, or with a bias and "
-        "the positions added once more.",
+        description="Projection between encoder and decoder: without bias, or with bias and with "
+        "positions added again.",
     )
     init: Literal["scaled", "normal"] = Field(
-        "scaled", description="Weights by fan-in and tables N(0, 1), or all N(0, 0.02)."
+        "scaled", description="Matrices by fan-in and tables N(0, 1), or all N(0, 0.02)."
     )
     checkpointing: bool = Field(
-        False, description="Compute blocks twice and keep less in memory; the results are the same."
+        False, description="Activation checkpointing: less memory, more time, the same results."
     )
 
     @property
     def rotary(self) -> bool:
-        """Whether positions turn queries and keys."""
+        """Whether positions are rotations of queries and keys."""
         return self.positions in ("rope1d", "rope2d")
 
     @model_validator(mode="after")

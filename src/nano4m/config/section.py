@@ -1,4 +1,4 @@
-"""What every section of the configuration is: frozen, closed, checked."""
+"""Base class of the configuration's sections: frozen, closed, validated."""
 
 from typing import Annotated
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Section(BaseModel):
-    """Base of all sections: immutable, no unknown fields, defaults checked too."""
+    """Base of all sections: immutable, no unknown fields, defaults validated too."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 

@@ -1,6 +1,6 @@
-"""Configurations of before: old names are read as the new ones, unknown fields are ignored.
+"""Configurations of earlier versions: old names are read as new ones, unknown fields are ignored.
 
-On the command line an old name is refused with its new one; in the JSON of a run it is read.
+An old name is refused on the command line, with its new one, and accepted in the JSON of a run.
 """
 
 from collections.abc import Sequence
@@ -22,13 +22,13 @@ RENAMED: dict[str, str] = {
     "train.codes": "train.init_from_codebook",
     "evaluate.judge_steps": "evaluate.classifier_steps",
 }
-"""Path of a field of before -> its path now; ``*`` is any modality."""
+"""Old path of a field -> new path; ``*`` is any modality."""
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
 def with_new_names(stored: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration, or some of its sections, with the fields' names of now."""
+    """Return a configuration, or some of its sections, with old field names replaced."""
     found = _copy(stored)
     for old, new in RENAMED.items():
         _move(found, old.split("."), new.split("."))
@@ -36,7 +36,7 @@ def with_new_names(stored: dict[str, Any]) -> dict[str, Any]:
 
 
 def renamed_option(option: str) -> str | None:
-    """Return the name now of an option of before, such as ``--train.no-codes``, or None."""
+    """Return the new name of an old option, such as ``--train.no-codes``, or None."""
     given = option.removeprefix("--").replace("-", "_").split(".")
     is_off = given[-1].startswith("no_")
     named = [*given[:-1], given[-1].removeprefix("no_")] if is_off else given
@@ -53,10 +53,10 @@ def renamed_option(option: str) -> str | None:
 
 
 def refuse_old_options(args: Sequence[str]) -> None:
-    """Refuse options of before.
+    """Refuse options of earlier versions.
 
     Raises:
-        UserError: With the option's name now.
+        UserError: Names the new option.
     """
     for word in args:
         option = word.split("=")[0]
@@ -66,7 +66,7 @@ def refuse_old_options(args: Sequence[str]) -> None:
 
 
 def read_stored(model: type[_Model], stored: dict[str, Any]) -> _Model:
-    """Validate what was stored by this version, an earlier or a later one of the same format.
+    """Return the validated configuration of this version, or of another one of the same format.
 
     Raises:
         ValidationError: A value that is not allowed.
@@ -84,7 +84,7 @@ def read_stored(model: type[_Model], stored: dict[str, Any]) -> _Model:
 
 
 def read_section(model: type[_Model], stored: dict[str, Any]) -> _Model:
-    """Validate the settings of a tokenizer that was stored, see ``read_stored``."""
+    """Return the validated settings of a stored tokenizer, see ``read_stored``."""
     return read_stored(model, with_new_names({"tokenizers": {"": stored}})["tokenizers"][""])
 
 
@@ -93,7 +93,7 @@ def _copy(value: Any) -> Any:
 
 
 def _match(words: Sequence[str], pattern: Sequence[str]) -> Any:
-    """Return what the stars of ``pattern`` stand for if ``words`` begin with it, else None."""
+    """Return what the stars of ``pattern`` match if ``words`` begin with it, else None."""
     pairs = list(zip(words, pattern, strict=False))
     if len(words) < len(pattern) or any(p not in (w, "*") for w, p in pairs):
         return None
@@ -101,7 +101,7 @@ def _match(words: Sequence[str], pattern: Sequence[str]) -> Any:
 
 
 def _move(tree: dict[str, Any], old: Sequence[str], new: Sequence[str]) -> None:
-    """Move a field inside ``tree``; nothing happens where it is not, or the new one is there."""
+    """Move a field inside ``tree``; do nothing if it is missing or the new one exists."""
     first = old[0]
     if first == "*":
         for branch in tree.values():
@@ -122,7 +122,7 @@ def _move(tree: dict[str, Any], old: Sequence[str], new: Sequence[str]) -> None:
 
 
 def _drop(tree: Any, path: Sequence[int | str]) -> None:
-    # The path of an error names the kind of a union too, which is no key.
+    # The path of an error also names members of unions, which are no keys.
     for part in path[:-1]:
         if isinstance(tree, dict) and part in tree:
             tree = tree[part]
