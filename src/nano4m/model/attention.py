@@ -1,6 +1,6 @@
-"""Attention by the way that is fast on the device, for dense batches and for packed ones.
+"""Attention of dense and of packed batches, with the implementation that is fast on the device.
 
-Shapes: B batch, H heads, M queries, N keys, K head width; packed: S sequences laid end to end in T
+Shapes: B batch, H heads, M queries, N keys, K head width; packed: S sequences concatenated into T
 queries and U keys.
 """
 
@@ -12,19 +12,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MOST_KEYS = 1024
-"""Keys up to which attention on a CPU keeps its scores."""
+"""Keys up to which attention on a CPU materializes its scores."""
 MOST_SCORES = 1 << 15
-"""Scores of a head up to which they are kept for the backward pass, and not made anew in it."""
+"""Scores of a head up to which they are kept for the backward pass instead of recomputed."""
 
 
 @cache
 def _has_tiles() -> bool:
-    """Return whether this CPU has AMX, on which fused attention is fast in its forward pass."""
+    """Return whether this CPU has AMX, which makes the forward pass of fused attention fast."""
     return torch.cpu._is_amx_tile_supported()
 
 
 class _Attend(torch.autograd.Function):
-    """Attention that keeps queries, keys and values alone and makes the scores anew."""
+    """Attention that saves only queries, keys and values, and recomputes the scores."""
 
     @staticmethod
     def forward(ctx: Any, q_BHMK: Tensor, k_BHNK: Tensor, v_BHNK: Tensor) -> Tensor:
@@ -55,13 +55,13 @@ def _plain(q_BHMK: Tensor, k_BHNK: Tensor, v_BHNK: Tensor) -> Tensor:
 
 
 def attention(q_BHMK: Tensor, k_BHNK: Tensor, v_BHNK: Tensor) -> Tensor:
-    """Return softmax(q k' / sqrt(K)) v, (B, H, M, K), by the way that is fast on the device.
+    """Return softmax(q k' / sqrt(K)) v, (B, H, M, K), with the implementation fast on the device.
 
     PyTorch's fused attention for CPUs multiplies in tiles too small for these lengths: backward in
-    half precision takes 4 to 9 times as long as plain steps (docs/PERFORMANCE.md). It is used
-    where AMX makes its forward pass the faster one and no such backward pass follows. Plain steps
-    keep the (M, N) scores if they are few and make them anew for the backward pass if they are
-    many; very long ones go the fused way.
+    half precision takes 4 to 9 times as long as plain operations (docs/PERFORMANCE.md). It is used
+    where AMX makes its forward pass faster and no such backward pass follows, and for very long
+    sequences. Plain operations keep the (M, N) scores for the backward pass if they are few, and
+    recompute them otherwise.
     """
     fused = F.scaled_dot_product_attention
     length, keys = q_BHMK.shape[2], k_BHNK.shape[2]
@@ -78,15 +78,15 @@ def attention(q_BHMK: Tensor, k_BHNK: Tensor, v_BHNK: Tensor) -> Tensor:
 
 
 class Segments(NamedTuple):
-    """Where the sequences of a packed batch begin.
+    """Boundaries of the sequences of a packed batch.
 
     Attributes:
         query_starts_S, key_starts_S: int32 (S + 1,) on the device; sequence s has the queries
-            query_starts[s] to query_starts[s + 1] - 1 and the keys in the same way.
-        most_queries, most_keys: Of one sequence.
-        groups: (sequences, queries, keys) of neighbours of equal lengths, where no kernel takes
-            sequences of different lengths; empty where one does, so that what is compiled or
-            captured does not depend on the lengths.
+            query_starts[s] to query_starts[s + 1] - 1, and its keys likewise.
+        most_queries, most_keys: Maximum length of a sequence.
+        groups: (sequences, queries, keys) of adjacent sequences of equal lengths, if no kernel
+            supports sequences of different lengths; otherwise empty, so that compiled or captured
+            code does not depend on the lengths.
     """
 
     query_starts_S: Tensor
@@ -97,10 +97,10 @@ class Segments(NamedTuple):
 
 
 def has_varlen_kernel(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
-    """Return whether one call attends inside sequences of different lengths.
+    """Return whether one kernel attends within sequences of different lengths.
 
-    That is FlashAttention (arXiv:2307.08691) as PyTorch 2.10 and newer have it: on CUDA cards from
-    Ampere on, in half precision, for heads of a multiple of 8 channels up to 256.
+    This is FlashAttention (arXiv:2307.08691) in PyTorch 2.10 and newer: CUDA cards from Ampere on,
+    half precision, head widths that are a multiple of 8 up to 256.
     """
     if device.type != "cuda" or dtype.itemsize > 2 or head_dim % 8 or head_dim > 256:
         return False
@@ -112,7 +112,7 @@ def has_varlen_kernel(device: torch.device, dtype: torch.dtype, head_dim: int) -
 
 
 def packed_attention(q_1HTK: Tensor, k_1HUK: Tensor, v_1HUK: Tensor, segments: Segments) -> Tensor:
-    """Return softmax(q k' / sqrt(K)) v inside each sequence of a packed batch, (1, H, T, K)."""
+    """Return softmax(q k' / sqrt(K)) v within each sequence of a packed batch, (1, H, T, K)."""
     if not segments.groups:
         from torch.nn.attention.varlen import varlen_attn
 

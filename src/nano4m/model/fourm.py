@@ -1,9 +1,8 @@
-"""The transformer: given tokens in, a prediction for every asked-for position out.
+"""The transformer: input tokens in, a prediction for every target position out.
 
 A masked encoder-decoder after 4M (arXiv:2312.06647). Changed: coordinates instead of a running
-index, and, unless the configuration says otherwise, one table and one head per modality over that
-modality's own ids, and one register token that is always in the encoder, so that generation from
-nothing has something to attend to.
+index and, by default, one embedding table and one head per modality over its own ids, and one
+register token that is always an input of the encoder, for unconditional generation.
 
 Shapes: B batch, N encoder tokens, M decoder tokens, D width, V vocabulary of one modality.
 """
@@ -26,11 +25,11 @@ from nano4m.tokens.batch import MaskedBatch
 
 
 class Context(NamedTuple):
-    """What the encoder hands to the decoder: one state for each given token, the register first.
+    """Output of the encoder for the decoder: one state for each input token, the register first.
 
     Attributes:
         states_BND: float (B, N, D).
-        modality_BN, coords_BN2: int64, where each state stands; the register is at the origin.
+        modality_BN, coords_BN2: int64, position of each state; the register is at the origin.
     """
 
     states_BND: Tensor
@@ -39,18 +38,18 @@ class Context(NamedTuple):
 
 
 class PackedTensors(NamedTuple):
-    """A packed batch on the device: samples of any lengths, laid end to end without padding.
+    """A packed batch on the device: samples of any lengths, concatenated without padding.
 
     Made by ``nano4m.training.packed``. T inputs and U targets of all samples together; int32.
 
     Attributes:
         input_ids_T: An id of -1 is a register token.
         input_modality_T, input_coords_T2: As in ``MaskedBatch``.
-        target_ids_U, target_modality_U, target_coords_U2: What is asked for.
-        order_U: Targets sorted by modality; behind them those that only fill the batch up.
-        weights_C: float32, weight of a target of each modality in the loss.
+        target_ids_U, target_modality_U, target_coords_U2: The targets.
+        order_U: Targets sorted by modality, followed by the filler slots.
+        weights_C: float32, loss weight of a target of each modality.
         counts_C: float32, number of targets of each modality.
-        encoder, decoder, across: Where the samples begin.
+        encoder, decoder, across: Boundaries of the samples.
     """
 
     input_ids_T: Tensor
@@ -78,7 +77,7 @@ class FourM(nn.Module):
         dim = config.dim
         sizes = [m.vocab_size for m in modalities]
         shared = config.tables == "shared"
-        # One matrix holds all tables. Offsets keep the rows of modalities apart, or are all 0.
+        # One matrix holds all tables. Row offsets separate the modalities; shared tables have none.
         rows = max(sizes) if shared else sum(sizes)
         self.starts = tuple(0 if shared else sum(sizes[:i]) for i in range(len(sizes)))
         self.table = nn.Embedding(rows, dim)
@@ -102,12 +101,12 @@ class FourM(nn.Module):
         """Draw all weights; heads start at 0, so that an untrained model predicts uniformly.
 
         ``scaled``: tables are N(0, 1) and matrices N(0, 1 / fan_in), the projections back into the
-        stream divided by the root of their number: what a token says is then as loud as where it
-        stands. With ``normal``, the common N(0, 0.02) of tables and matrices, the fixed positions
-        drown it: measured on spoken digits, the first 200 steps learn nothing.
+        residual stream divided by the root of their number, so tokens and positions start at the
+        same scale. With ``normal``, the common N(0, 0.02) of tables and matrices, the fixed
+        positions dominate: measured on spoken digits, the first 200 steps learn nothing.
 
         Raises:
-            ValueError: ``codebooks`` for a table that the modalities share.
+            ValueError: ``codes`` for a table that the modalities share.
         """
         if codes and self.config.tables == "shared":
             raise ValueError("codes start tables of single modalities; this one is shared")
@@ -130,23 +129,23 @@ class FourM(nn.Module):
                     vectors = (vectors - vectors.mean(0)) / vectors.std().clamp_min(1e-6)
                     projection = torch.empty(vectors.shape[1], self.config.dim)
                     projection.normal_(0.0, vectors.shape[1] ** -0.5, generator=generator)
-                    # Shares 0.36 and 0.64 of the variance leave the scale of the table as it was.
+                    # Shares 0.36 and 0.64 of the variance preserve the scale of the table.
                     rows = self._rows(self.table.weight, index)
                     rows.mul_(0.6).add_(vectors @ projection, alpha=0.8 * (normal or 1.0))
 
     @property
     def num_parameters(self) -> int:
-        """Number of trained numbers."""
+        """Number of trained parameters."""
         return sum(p.numel() for p in self.parameters())
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.table.weight.device
 
     @property
     def trunk_parameters(self) -> int:
-        """Number of them in blocks, norms and context: what does not grow with a vocabulary."""
+        """Number of parameters in blocks, norms and context, independent of vocabularies."""
         parts = (self.encoder, self.encoder_norm, self.context, self.decoder, self.decoder_norm)
         return sum(p.numel() for part in parts for p in part.parameters())
 
@@ -155,18 +154,17 @@ class FourM(nn.Module):
         return table[self.starts[index] : self.starts[index] + self.modalities[index].vocab_size]
 
     def _block(self, block: nn.Module, *inputs: Any) -> Tensor:
-        """Call a block; with checkpointing, keep its inputs alone and compute it again for the
-        gradient."""
+        """Return the output of a block; with checkpointing, recompute it in the backward pass."""
         if self.config.checkpointing and torch.is_grad_enabled():
-            # Without dropout nothing is drawn, and no state of random numbers need be kept.
+            # Without dropout the state of the random numbers need not be saved.
             kept = self.dropout > 0
             return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=kept)
         return block(*inputs)
 
     def encode(self, ids_BN: Tensor, modality_BN: Tensor, coords_BN2: Tensor) -> Context:
-        """Return the context of the given tokens.
+        """Return the context of the input tokens.
 
-        With RoPE nothing is added to a token: queries and keys turn by where they stand.
+        With RoPE nothing is added to a token: queries and keys are rotated by position.
         """
         x_BND = self._embed(ids_BN, modality_BN, coords_BN2)
         if self.register is not None:
@@ -204,10 +202,10 @@ class FourM(nn.Module):
         modality_BM: Tensor,
         coords_BM2: Tensor,
     ) -> Tensor:
-        """Return the state of every asked-for position, (B, M, D), see ``logits``.
+        """Return the state of every target position, (B, M, D), see ``logits``.
 
-        A query is nothing but its modality and its position, which is therefore added with RoPE
-        too: without it all queries of a modality would be equal.
+        Positions are added to queries with RoPE too: RoPE only rotates q and k, so without them all
+        queries of a modality would be equal.
         """
         x_BMD = self.decoder_modality(modality_BM)
         x_BMD = x_BMD + self.positions.added(modality_BM, coords_BM2, x_BMD.dtype)
@@ -229,28 +227,27 @@ class FourM(nn.Module):
         return self.decoder_norm(x_BMD)
 
     def head(self, index: int, full: bool = False) -> tuple[Tensor, float]:
-        """Return the rows (V, D) that score the ids of modality ``index``, and what states are
-        multiplied by before.
+        """Return the head (V, D) for the ids of modality ``index``, and a factor on its states.
 
-        A tied head scores by the rows of the table, divided by the root of the width: rows of
-        N(0, 1) then start with scores of about 1 (T5, arXiv:1910.10683).
+        A tied head uses the rows of the table, divided by the root of the width: rows of N(0, 1)
+        then start with logits of about 1 (T5, arXiv:1910.10683).
 
         Args:
             full: With a shared table, return the rows of the whole shared vocabulary, over which
                 the reference trains.
 
         Raises:
-            ValueError: ``full`` where every modality has a head of its own.
+            ValueError: ``full`` with a head for each modality.
         """
         weight, rows = self.head_rows(index, full)
         scale = self.config.dim**-0.5 if self.config.tied else 1.0
         return weight[rows], scale
 
     def head_rows(self, index: int, full: bool = False) -> tuple[nn.Parameter, slice]:
-        """Return the parameter that ``head`` is a part of, and which rows of it.
+        """Return the parameter that contains ``head``, and its rows there.
 
         Raises:
-            ValueError: ``full`` where every modality has a head of its own.
+            ValueError: ``full`` with a head for each modality.
         """
         shared = self.config.tables == "shared"
         if full and not shared:
@@ -263,9 +260,9 @@ class FourM(nn.Module):
         return whole.get_parameter("weight"), rows
 
     def logits(self, states: Tensor, index: int, full: bool = False) -> Tensor:
-        """Return scores (..., V) over the ids of modality ``index`` from states (..., D).
+        """Return logits (..., V) over the ids of modality ``index`` from states (..., D).
 
-        A soft cap is computed in float32 at least. ``full`` is that of ``head``.
+        A soft cap is computed in float32 at least. See ``head`` for ``full``.
         """
         weight, scale = self.head(index, full)
         scores = F.linear(states if scale == 1 else states * scale, weight)
@@ -276,12 +273,12 @@ class FourM(nn.Module):
         return scores
 
     def forward(self, batch: MaskedBatch) -> Tensor:
-        """Return the decoder states (B, M, D) of a batch; the loss asks for their logits."""
+        """Return the decoder states (B, M, D) of a batch; the loss computes their logits."""
         context = self.encode(batch.input_ids_BN, batch.input_modality_BN, batch.input_coords_BN2)
         return self.decode(context, batch.target_modality_BM, batch.target_coords_BM2)
 
     def packed_states(self, batch: PackedTensors) -> Tensor:
-        """Return the decoder states (U, D) of a packed batch: those of ``forward``, end to end."""
+        """Return the decoder states (U, D) of a packed batch, those of ``forward`` concatenated."""
         ids_1T, modality_1T = batch.input_ids_T[None], batch.input_modality_T[None]
         coords_1T2 = batch.input_coords_T2[None]
         rows_1T = ids_1T.clamp_min(0) + self.starts_C[modality_1T]  # type: ignore[index]
@@ -298,10 +295,10 @@ class FourM(nn.Module):
         return x_1UD[0]
 
     def _of_modality(self, table: nn.Embedding, modality_BN: Tensor) -> Tensor:
-        """Return rows of a table of few rows; as a product, whose gradient is one too.
+        """Return rows of a table with few rows, as a matrix product, whose gradient is one too.
 
-        A gradient that is added up row by row waits at each of the few rows. Rows are filled up to
-        a multiple of 8, which matrix units ask for.
+        The gradient of a look-up would be accumulated serially into the few rows. Rows are padded
+        to a multiple of 8 for the matrix units.
         """
         fill = -len(self.modalities) % 8
         kinds = torch.arange(len(self.modalities) + fill, device=modality_BN.device)

@@ -15,7 +15,7 @@ from nano4m.model.attention import Segments, attention, packed_attention
 from nano4m.model.positions import Rotation, rotate
 
 MOST_HIDDEN = 1 << 22
-"""Numbers inside an MLP up to which its GELU is kept for the backward pass."""
+"""Hidden activations of an MLP up to which its GELU is kept for the backward pass."""
 
 
 def _norm(dim: int) -> nn.LayerNorm:
@@ -23,7 +23,7 @@ def _norm(dim: int) -> nn.LayerNorm:
 
 
 class _Attention(nn.Module):
-    """What self- and cross-attention share: heads, norms of queries and keys, rotations."""
+    """Common parts of self- and cross-attention: heads, norms of queries and keys, rotations."""
 
     def __init__(self, dim: int, head_dim: int, qk_norm: bool) -> None:
         super().__init__()
@@ -41,9 +41,9 @@ class _Attention(nn.Module):
         key: Rotation | None,
         segments: Segments | None = None,
     ) -> Tensor:
-        """Return the values that each query gathers, heads side by side, (B, M, D).
+        """Return the attention output of each query, heads concatenated, (B, M, D).
 
-        With ``segments`` B is 1 and sequences lie end to end, see ``packed_attention``.
+        With ``segments`` B is 1 and sequences are concatenated, see ``packed_attention``.
         """
         q, k, v = (self._heads(t) for t in (q_BMD, k_BND, v_BND))
         q, k = self.norm_q(q), self.norm_k(k)
@@ -60,7 +60,7 @@ class _Attention(nn.Module):
 
 
 class SelfAttention(_Attention):
-    """Full attention of a set on itself."""
+    """Full self-attention."""
 
     def __init__(self, dim: int, head_dim: int, qk_norm: bool = False) -> None:
         super().__init__(dim, head_dim, qk_norm)
@@ -79,7 +79,7 @@ class SelfAttention(_Attention):
 
 
 class CrossAttention(_Attention):
-    """Attention of decoder queries on the context."""
+    """Attention of decoder queries to the context."""
 
     def __init__(self, dim: int, head_dim: int, qk_norm: bool = False) -> None:
         super().__init__(dim, head_dim, qk_norm)
@@ -95,13 +95,13 @@ class CrossAttention(_Attention):
         source: Rotation | None = None,
         segments: Segments | None = None,
     ) -> Tensor:
-        """Return (B, M, D); queries turn by where they stand, keys by where the context stands."""
+        """Return (B, M, D); ``target`` rotates queries, ``source`` rotates keys."""
         k, v = self.kv(context_BND).chunk(2, dim=-1)
         return self.out(self.attend(self.q(x_BMD), k, v, target, source, segments))
 
 
 class _DownOfGelu(torch.autograd.Function):
-    """gelu(up) @ weight', with the GELU made anew for the backward pass and not kept."""
+    """gelu(up) @ weight', with the GELU recomputed in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, up_BNE: Tensor, weight_DE: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ class _DownOfGelu(torch.autograd.Function):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with a GELU between."""
+    """Two linear layers with a GELU in between."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -136,8 +136,8 @@ class Mlp(nn.Module):
 class SwiGlu(nn.Module):
     """down(silu(gate) * value). Source: GLU Variants (arXiv:2002.05202).
 
-    It has three matrices where ``Mlp`` has two, so it is two thirds as wide, rounded up to a
-    multiple of 8: about as many parameters.
+    The hidden width is 2/3 of that of ``Mlp``, rounded up to a multiple of 8, so that the parameter
+    count is about equal.
     """
 
     def __init__(self, dim: int, hidden: int) -> None:
@@ -179,7 +179,7 @@ class EncoderBlock(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Self-attention among all queries, cross-attention on the context, MLP."""
+    """Self-attention among all queries, cross-attention to the context, MLP."""
 
     def __init__(self, config: ModelConfig, dropout: float) -> None:
         super().__init__()
@@ -205,7 +205,7 @@ class DecoderBlock(nn.Module):
         """Return (B, M, D); ``target`` and ``source`` as in ``CrossAttention``.
 
         Args:
-            among, across: Of a packed batch: queries among themselves, and queries on the context.
+            among, across: Of a packed batch: segments of self-attention and of cross-attention.
         """
         x_BMD = x_BMD + self.drop(self.attention(self.norm1(x_BMD), target, among))
         context = self.norm_context(context_BND)

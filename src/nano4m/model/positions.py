@@ -1,4 +1,4 @@
-"""Fixed positions from coordinates: added to the stream, or as rotations of queries and keys.
+"""Fixed positions from coordinates: embeddings added to tokens, or rotations of queries and keys.
 
 Angles are computed in float32 and cast afterwards: in half precision neighbours at the end of a
 long sequence would share a position.
@@ -32,7 +32,7 @@ def _angles(value: Tensor, count: int) -> Tensor:
 
 
 def sincos1d(position: Tensor, dim: int) -> Tensor:
-    """Sine-cosine embedding of a position, float32 (..., D): all sines, then all cosines.
+    """Return the sinusoidal embedding of a position, float32 (..., D): all sines, then all cosines.
 
     Source: Attention Is All You Need (arXiv:1706.03762), section 3.5, not interleaved.
 
@@ -46,7 +46,7 @@ def sincos1d(position: Tensor, dim: int) -> Tensor:
 
 
 def sincos2d(coords_BN2: Tensor, dim: int) -> Tensor:
-    """Sine-cosine embedding of two coordinates, float32 (B, N, D).
+    """Return the sinusoidal embedding of two coordinates, float32 (B, N, D).
 
     Half of the width encodes the first coordinate, half the second; each half is sines, then
     cosines at frequencies 10000^(-k / (dim / 4)). Source: 4M (arXiv:2312.06647), after MAE
@@ -62,7 +62,7 @@ def sincos2d(coords_BN2: Tensor, dim: int) -> Tensor:
 
 
 def rope1d(position_BN: Tensor, head_dim: int) -> Rotation:
-    """Rotation by one position: pair k turns by position * 10000^(-k / (K / 2)).
+    """Return the rotation by one position: pair k turns by position * 10000^(-k / (K / 2)).
 
     Source: RoFormer (arXiv:2104.09864); pairs are channels k and k + K / 2.
 
@@ -76,7 +76,7 @@ def rope1d(position_BN: Tensor, head_dim: int) -> Rotation:
 
 
 def rope2d(coords_BN2: Tensor, head_dim: int) -> Rotation:
-    """Rotation by two coordinates: the first half of the pairs by the first, the rest by the other.
+    """Return the rotation by two coordinates, one for each half of the pairs.
 
     Source: RoPE for vision transformers, axial form (arXiv:2403.13298).
 
@@ -90,18 +90,18 @@ def rope2d(coords_BN2: Tensor, head_dim: int) -> Rotation:
 
 
 def rotate(x_BHNK: Tensor, rotation: Rotation) -> Tensor:
-    """Turn each pair of channels (k, k + K / 2) of (B, H, N, K) by its angle."""
+    """Return each pair of channels (k, k + K / 2) of (B, H, N, K), rotated by its angle."""
     cos, sin = (t.to(x_BHNK.dtype) for t in rotation)
     first, second = x_BHNK.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
 class Positions(nn.Module):
-    """Where a token stands, in the way that ``ModelConfig.positions`` names.
+    """Positions of tokens, encoded as ``ModelConfig.positions`` says.
 
-    In one dimension a token stands at row * columns + column of its modality (text: at its index),
-    and what is added is a row of ``table``. The table is a part of the checkpoint: the sines of
-    another machine differ in the last bit of float32, and weights trained with one table keep it.
+    The 1-D position of a token is row * columns + column within its modality (text: its index), and
+    the added embedding is a row of ``table``. The table is saved with the checkpoint, because sin
+    and cos differ between machines in the last bit of float32.
     """
 
     def __init__(self, config: ModelConfig, modalities: tuple[Modality, ...]) -> None:
@@ -120,14 +120,14 @@ class Positions(nn.Module):
         return row_BN * self.columns_C[modality_BN] + column_BN  # type: ignore[index]
 
     def added(self, modality_BN: Tensor, coords_BN2: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return the embedding that is added to the stream, ``dtype`` (B, N, D)."""
+        """Return the embedding added to the tokens, ``dtype`` (B, N, D)."""
         if self.table is None:
             return sincos2d(coords_BN2, self.config.dim).to(dtype)
         return self.table[self._index(modality_BN, coords_BN2)].to(dtype)  # type: ignore[index]
 
     @cached_property
     def _rows(self) -> tuple[Tensor, Tensor]:
-        """What is added at every position of every modality, and where each modality begins."""
+        """Embeddings of all positions of all modalities, and the first row of each modality."""
         device = self.get_buffer("columns_C").device
         starts = [0]
         for m in self.modalities:
@@ -138,14 +138,14 @@ class Positions(nn.Module):
         return table, torch.tensor(starts[:-1], dtype=torch.int32, device=device)
 
     def looked_up(self, modality_BN: Tensor, coords_BN2: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return what ``added`` does, from a table: no sine is computed twice."""
+        """Return what ``added`` does, from a precomputed table."""
         table, starts_C = self._rows
         row_BN, column_BN = coords_BN2.unbind(-1)
         columns_BN = self.columns_C[modality_BN]  # type: ignore[index]
         return table.to(dtype)[starts_C[modality_BN] + row_BN * columns_BN + column_BN]
 
     def rotation(self, modality_BN: Tensor, coords_BN2: Tensor) -> Rotation | None:
-        """Return the rotation of queries or keys that stand there; None without RoPE."""
+        """Return the rotation of queries or keys at these positions; None without RoPE."""
         if self.config.positions == "rope1d":
             return rope1d(self._index(modality_BN, coords_BN2), self.config.head_dim)
         if self.config.positions == "rope2d":
