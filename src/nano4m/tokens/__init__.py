@@ -1,1 +1,1 @@
-"""The token table on disk and the form of a batch of tokens."""
+"""The token table on disk, and dense batches of tokens."""

@@ -1,4 +1,4 @@
-"""The form of a batch: which tokens are given and which are asked for, all of them real.
+"""Dense batches of input and target tokens.
 
 Shapes: B samples, L all token slots of a clip, C modalities, N inputs, M targets.
 """
@@ -18,7 +18,7 @@ class MaskedBatch(NamedTuple):
     """One dense batch; every entry is a real token.
 
     input_ids_BN, input_modality_BN: int64; input_coords_BN2: int64 (row, column), see ``Modality``.
-    target_ids_BM (the targets), target_modality_BM, target_coords_BM2: the same for what is asked for.
+    target_ids_BM, target_modality_BM, target_coords_BM2: the same for the targets.
     """
 
     input_ids_BN: Tensor
@@ -34,7 +34,7 @@ class MaskedBatch(NamedTuple):
 
 
 class _Slots(NamedTuple):
-    """What a tuple of modalities says about each slot, int64 and bool (L,), and coords (L, 2)."""
+    """Properties of each slot, int64 and bool (L,), and coords (L, 2)."""
 
     modality_L: Tensor
     coords_L2: Tensor
@@ -44,7 +44,7 @@ class _Slots(NamedTuple):
 
 @lru_cache(maxsize=32)
 def _slots(modalities: tuple[Modality, ...]) -> _Slots:
-    """Compute the slots once: a sequence is made anew for every step of training."""
+    """Return the slots of these modalities, cached: every training step makes a sequence."""
     indices = [torch.full((m.length,), i) for i, m in enumerate(modalities)]
     return _Slots(
         torch.cat(indices),
@@ -56,7 +56,7 @@ def _slots(modalities: tuple[Modality, ...]) -> _Slots:
 
 @dataclass(frozen=True)
 class TokenSequence:
-    """The token slots of a clip, modality after modality (``TokenTable.gather`` has this order).
+    """The token slots of a clip, modality after modality (the order of ``TokenTable.gather``).
 
     Its tensors are shared by all sequences of the same modalities: do not write into them.
     """
@@ -76,7 +76,7 @@ class TokenSequence:
 
     @cached_property
     def units(self) -> tuple[tuple[int, int], ...]:
-        """Number and size in tokens of the units of each modality: rows, frames, text tokens."""
+        """Number of units (rows, frames, text tokens) of each modality, and tokens of a unit."""
         return tuple((m.shape[0], m.length // m.shape[0]) for m in self.modalities)
 
     @cached_property
@@ -112,10 +112,10 @@ class TokenSequence:
 def pack(
     ids_BL: Tensor, input_BL: Tensor, target_BL: Tensor, sequence: TokenSequence
 ) -> MaskedBatch:
-    """Gather marked slots into a dense batch.
+    """Return the input and target slots as a dense batch.
 
     Raises:
-        ValueError: Rows with different totals, a slot that is given and asked for, or no target.
+        ValueError: Rows with different totals, a slot that is both input and target, or no target.
     """
     if bool((input_BL & target_BL).any()):
         raise ValueError("a token is given and asked for at once")

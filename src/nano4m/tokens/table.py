@@ -1,11 +1,11 @@
-"""The token table: the seam on disk between media and training.
+"""The token table: the interface on disk between media and training.
 
-``tokens.parquet`` is the exchange form: one row a clip; ``clip_id``, ``label``, ``split``, one
+``tokens.parquet`` is the exchange form, with one row a clip: ``clip_id``, ``label``, ``split``, one
 fixed-size uint16 list a modality ([views * length], row-major) and, for text, ``<name>_length``,
-the true length with its end token. The file's metadata carry the modalities and the fingerprint of
-each tokenizer; ``codes.safetensors`` holds their codebooks. Training maps ``tokens.arrow`` (Arrow
-IPC, the same rows) into memory. A table larger than one shard goes on in further files, see
-``table_shards``.
+the true length including the end token. The file's metadata has the token spec: modalities and
+fingerprint of each tokenizer; ``codes.safetensors`` has the codebooks. Training maps
+``tokens.arrow`` (Arrow IPC, the same rows) into memory. A table larger than one shard continues in
+further files, see ``table_shards``.
 """
 
 import hashlib
@@ -43,14 +43,14 @@ _MAKE_AGAIN = "run: nano4m table PRESET --out OUT --overwrite"
 class TokenSpec:
     """What ids mean: the modalities of a run and the fingerprint of each one's tokenizer.
 
-    A table and a checkpoint belong together when their vocabularies are equal.
+    A table and a checkpoint match if their token specs are equal.
     """
 
     modalities: tuple[Modality, ...]
     tokenizers: Mapping[str, str]
 
     def to_json(self) -> dict[str, object]:
-        """Return a plain dictionary; ``from_json`` is its inverse."""
+        """Return a JSON object; ``from_json`` is the inverse."""
         return {
             "modalities": [m.to_json() for m in self.modalities],
             "tokenizers": dict(self.tokenizers),
@@ -58,15 +58,15 @@ class TokenSpec:
 
     @classmethod
     def from_json(cls, entry: dict) -> "TokenSpec":
-        """Read what ``to_json`` wrote."""
+        """Return the token spec that ``to_json`` wrote."""
         return cls(tuple(Modality.from_json(m) for m in entry["modalities"]), entry["tokenizers"])
 
     @property
     def fingerprint(self) -> str:
-        """Twelve hex digits: equal means that ids mean the same.
+        """Twelve hex digits, equal if ids have the same meaning.
 
-        Name, layout, shape and vocabulary of each modality and its tokenizer's fingerprint decide;
-        how a modality is called and shown does not.
+        They depend on name, layout, shape, vocabulary size and tokenizer fingerprint of each
+        modality, not on how it is displayed.
         """
         parts = [
             [m.name, m.layout, list(m.shape), m.vocab_size, self.tokenizers.get(m.name)]
@@ -75,10 +75,10 @@ class TokenSpec:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
     def require_same(self, other: "TokenSpec", mine: str, theirs: str) -> None:
-        """Refuse to go on when the ids of ``other`` mean something else.
+        """Raise an error if the ids of ``other`` have another meaning.
 
         Raises:
-            UserError: With both fingerprints, the modalities that differ, and what to run.
+            UserError: Names both fingerprints, the modalities that differ, and what to run.
         """
         if self.fingerprint == other.fingerprint:
             return
@@ -101,14 +101,14 @@ class TokenTable:
     """A token table in memory or mapped from disk.
 
     Attributes:
-        vocabulary: Modalities and tokenizer fingerprints.
+        token_spec: Modalities and tokenizer fingerprints.
         clip_ids, labels, splits: String arrays (n,).
-        ids: Modality name -> uint16 (n, views, length); of a table of several shards a
-            ``Sharded``, which is asked by rows like an array.
-        lengths: Name of a text modality -> int64 (n, views), true lengths with the end token.
-        codebooks: Name -> float32 (vocab_size, width), the vector that each id stands for, where its
-            tokenizer has one: what a model's table may start from.
-        highest: Modality name -> highest id, where it is known; None: all ids are looked at.
+        ids: Modality name -> uint16 (n, views, length); for several shards a ``Sharded``, which is
+            indexed by rows like an array.
+        lengths: Name of a text modality -> int64 (n, views), true lengths including the end token.
+        codebooks: Name -> float32 (vocab_size, width), the vector of each id, if its tokenizer has
+            one; the model's embedding table may start from it.
+        highest: Modality name -> highest id, if known; None: all ids are checked.
     """
 
     token_spec: TokenSpec
@@ -156,7 +156,7 @@ class TokenTable:
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """The modalities, in the order of the model's sequence."""
+        """The modalities, in the order of the token sequence."""
         return self.token_spec.modalities
 
     @property
@@ -169,7 +169,7 @@ class TokenTable:
         return np.flatnonzero(self.splits == split)
 
     def text_lengths(self, rows: np.ndarray) -> np.ndarray:
-        """Length of the first view of the caption of each row; zeros without a text modality."""
+        """Return the first view's caption length of each row; zeros without a text modality."""
         for lengths in self.lengths.values():
             return lengths[rows, 0]
         return np.zeros(len(rows), dtype=np.int64)
@@ -177,7 +177,7 @@ class TokenTable:
     def gather(
         self, rows: np.ndarray, rng: np.random.Generator | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the tokens of ``rows``, all modalities side by side.
+        """Return the tokens of ``rows``, all modalities concatenated.
 
         Args:
             rows: Row numbers (B,).
@@ -206,13 +206,13 @@ class TokenTable:
 
 
 def write_table(table: TokenTable, folder: Path, shard_rows: int | None = None) -> None:
-    """Write the shards of a table in both forms, and their index last.
+    """Write the shards of a table in both forms, then their index.
 
-    Beside the table itself one shard is in memory at a time.
+    Besides the table one shard is in memory at a time.
 
     Args:
-        table: What to write.
-        folder: Where to; made if missing.
+        table: The table to write.
+        folder: Target folder; created if missing.
         shard_rows: Clips a shard; None: as many as SHARD_BYTES of ids.
 
     Raises:
@@ -254,14 +254,14 @@ def _columns(table: TokenTable, own: slice) -> dict[str, pa.Array]:
 
 
 def open_table(folder: Path) -> TokenTable:
-    """Map the shards of ``folder`` into memory; ids are read when they are asked for.
+    """Return a table whose shards are mapped into memory; ids are read when accessed.
 
-    Whether ids are inside their vocabularies was seen when they were written, and the index says
-    the highest ones; of a table of before, without an index, all ids are looked at.
+    The index has the highest id of each modality, found when the ids were written; in an older
+    table without an index, all ids are checked.
 
     Raises:
-        UserError: No table there, a shard that is missing or damaged, or a table that contradicts
-            itself (an id out of range, a caption without an end); the message names the clip.
+        UserError: No table, a missing or damaged shard, or an inconsistent table (an id out of
+            range, a caption without an end); the message names the clip.
     """
     index = _index(folder)
     mapped = [_map_shard(folder / f"{shard['name']}.arrow", shard) for shard in index["shards"]]
@@ -280,7 +280,7 @@ def open_table(folder: Path) -> TokenTable:
         ]
         if len(parts) == 1:
             return parts[0]
-        # It is asked like an array, and joining what may be larger than memory is no way.
+        # It is indexed like an array; joining the shards might exceed the memory.
         return cast(np.ndarray, Sharded(parts or [np.zeros((0, *shape), np.uint16)]))
 
     ids = {m.name: column(m.name, meta["views"][m.name], m.length) for m in token_spec.modalities}

@@ -1,9 +1,8 @@
-"""Shards of a token table on disk: their names and index, and ids that lie in several files.
+"""Shards of a token table on disk: names, index, and arrays over several files.
 
-A table of up to SHARD_BYTES is one shard, ``tokens.arrow``; of a longer one the next are
-``tokens-00001.arrow``, ... Each has its exchange form beside it, ``.parquet``. ``tokens.json`` is
-the index: written last, it says which shards there are, their rows, and the highest id of each
-modality, so that opening has nothing to search.
+A table of up to SHARD_BYTES is one shard, ``tokens.arrow``; further shards are
+``tokens-00001.arrow``, ... Each has its exchange form, ``.parquet``, next to it. ``tokens.json`` is
+the index: written last, it lists the shards, their rows, and the highest id of each modality.
 """
 
 import os
@@ -20,7 +19,7 @@ from nano4m.json_files import read_json, write_json
 
 INDEX = "tokens.json"
 SHARD_BYTES = 256 * 2**20
-"""Of ids; one shard is what writing holds in memory beside the table itself."""
+"""Bytes of ids of a shard; writing holds one shard in memory besides the table."""
 GROUP_ROWS = 16384
 """Rows of a row group of the exchange form."""
 
@@ -33,9 +32,9 @@ def shard_name(number: int) -> str:
 class Sharded:
     """Arrays of several shards, stacked on their first axis but never joined: (n, ...).
 
-    It is asked like the joined array: by row, slice, mask or rows, and behind them whatever the
-    parts take; an array behind the rows goes with them, as in ``ids[rows, views]``. What comes back
-    is a copy. ``np.asarray`` joins all.
+    It is indexed like the joined array: by row, slice, mask or row numbers, then by anything that
+    the parts accept; an array after the rows is paired with them, as in ``ids[rows, views]``. The
+    result is a copy. ``np.asarray`` joins all.
     """
 
     def __init__(self, parts: Sequence[np.ndarray]) -> None:
@@ -53,7 +52,7 @@ class Sharded:
         return sum(part.size for part in self.parts)
 
     def max(self) -> Any:
-        """Return the highest element, one shard after the other."""
+        """Return the highest element, reading one shard at a time."""
         return max(part.max() for part in self.parts if part.size)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -62,7 +61,7 @@ class Sharded:
 
     def __getitem__(self, key: Any) -> np.ndarray:
         first, *rest = key if isinstance(key, tuple) else (key,)
-        rows = np.arange(len(self))[first]  # negative rows, slices and masks, and IndexError
+        rows = np.arange(len(self))[first]  # negative rows, slices, masks, IndexError: as in NumPy
         shard = np.searchsorted(self.starts, rows, side="right") - 1
         if rows.ndim == 0:
             return self.parts[int(shard)][(int(rows - self.starts[shard]), *rest)]
@@ -79,17 +78,17 @@ class Sharded:
 
 
 def strings(column: pa.ChunkedArray) -> np.ndarray:
-    """Return a column of strings as a NumPy array of fixed width, without a Python string a row.
+    """Return a column of strings as a fixed-width NumPy array, without a Python string a row.
 
-    Few different ones, such as labels, are converted once each.
+    Repeated strings, such as labels, are converted once each.
     """
     coded = column.combine_chunks().dictionary_encode()
-    if isinstance(coded, pa.ChunkedArray):  # of an empty column, or of a newer pyarrow
+    if isinstance(coded, pa.ChunkedArray):  # for an empty column, or in a newer pyarrow
         coded = coded.combine_chunks()
     words, places = coded.dictionary, coded.indices.to_numpy(zero_copy_only=False)
     if len(words) < 1024 or not pc.all(pc.string_is_ascii(words)).as_py():
         return np.array(words.to_pylist(), dtype=str)[places] if len(words) else np.zeros(0, str)
-    # ASCII: bytes laid out at a fixed width are what NumPy widens in one go.
+    # ASCII bytes in fixed-width cells, which NumPy widens in one operation.
     _, offsets, data = words.buffers()
     ends = np.frombuffer(offsets, np.int32)[words.offset : words.offset + len(words) + 1]
     lengths = np.diff(ends)
@@ -100,7 +99,7 @@ def strings(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def write_shard(folder: Path, number: int, columns: Mapping[str, pa.Array], meta: bytes) -> None:
-    """Write both forms of a shard as ``.part``; ``finish`` puts them in place.
+    """Write both forms of a shard as ``.part``; ``finish`` renames them.
 
     Raises:
         OSError: The folder cannot be written.
@@ -113,8 +112,8 @@ def write_shard(folder: Path, number: int, columns: Mapping[str, pa.Array], meta
 
 
 def finish(folder: Path, index: Mapping[str, Any]) -> None:
-    """Put the shards that ``index`` lists in place, then the index; older shards go."""
-    (folder / INDEX).unlink(missing_ok=True)  # it must never speak of shards of two tables
+    """Rename the shards that ``index`` lists, delete older ones, and write the index."""
+    (folder / INDEX).unlink(missing_ok=True)  # it must never list shards of two tables
     names = [f"{shard['name']}{end}" for shard in index["shards"] for end in (".parquet", ".arrow")]
     for old in [*folder.glob("tokens*.parquet"), *folder.glob("tokens*.arrow")]:
         if old.name not in names:
@@ -125,7 +124,7 @@ def finish(folder: Path, index: Mapping[str, Any]) -> None:
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """Return the index; of a table of before, which has none, its one shard and no highest id."""
+    """Return the index; for an older table without one, its single shard and no highest ids."""
     try:
         return read_json(folder / INDEX)
     except FileNotFoundError:
