@@ -1,7 +1,7 @@
-"""JSON files: written whole, with a format number; a newer format is refused by name.
+"""JSON files: written atomically, with a format number; newer formats are refused.
 
-A reader ignores keys that it does not know, so a later version may add some without a new number.
-Standard library only.
+Readers ignore unknown keys, so a later version may add some without a new number. Standard library
+only.
 """
 
 import json
@@ -12,11 +12,11 @@ from typing import Any
 from nano4m.errors import UserError
 
 FORMAT = 1
-"""Of every JSON object that is written: raised when a file of before would be read wrongly."""
+"""Format number of every JSON object; incremented if older files would be misread."""
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all; an object gets the key ``format``."""
+    """Write JSON atomically; an object gets the key ``format``."""
     if isinstance(value, dict):
         value = {"format": FORMAT} | value
     part = path.with_name(path.name + ".part")
@@ -29,14 +29,14 @@ def read_json(path: Path) -> Any:
 
     Raises:
         UserError: A newer format.
-        json.JSONDecodeError: It is damaged.
-        OSError: It cannot be read.
+        json.JSONDecodeError: The file is damaged.
+        OSError: The file cannot be read.
     """
     return without_format(json.loads(path.read_text()), path)
 
 
 def without_format(value: Any, place: object) -> Any:
-    """Return an object that was read from ``place`` without its format.
+    """Return an object read from ``place``, without its format.
 
     Raises:
         UserError: A newer format.

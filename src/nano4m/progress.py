@@ -1,4 +1,4 @@
-"""Progress with rate and time left, on a terminal; silence anywhere else."""
+"""Progress bars with rate and time left on a terminal, and log lines."""
 
 import multiprocessing
 import sys
@@ -39,14 +39,14 @@ class Bar:
         self._progress, self._task = progress, task
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
-        """Move on by ``count`` and show ``note`` behind the bar."""
+        """Advance by ``count`` and show ``note`` after the bar."""
         fields = {} if note is None else {"note": note}
         self._progress.update(self._task, advance=count, **fields)  # type: ignore[arg-type]
 
 
 @contextmanager
 def bar(title: str, total: int, unit: str = "it", done: int = 0) -> Iterator[Bar]:
-    """Show a bar for ``total`` units of work, ``done`` of them finished before."""
+    """Show a bar for ``total`` units of work, ``done`` of them already finished."""
     progress = Progress(
         TextColumn("{task.description:<28}"),
         BarColumn(bar_width=28),
@@ -57,7 +57,7 @@ def bar(title: str, total: int, unit: str = "it", done: int = 0) -> Iterator[Bar
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
         console=console,
-        # Two processes cannot draw on one terminal: only the one that the user started does.
+        # Only the process that the user started may draw on the terminal.
         disable=not sys.stderr.isatty()
         or multiprocessing.parent_process() is not None
         or rank_of_process() > 0,
@@ -68,7 +68,7 @@ def bar(title: str, total: int, unit: str = "it", done: int = 0) -> Iterator[Bar
 
 
 def track(items: Iterable[_T], title: str, total: int, unit: str = "it") -> Iterator[_T]:
-    """Yield ``items`` behind a bar."""
+    """Yield ``items`` while showing a bar."""
     with bar(title, total, unit) as handle:
         for item in items:
             yield item

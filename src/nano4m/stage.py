@@ -1,7 +1,7 @@
-"""A stage of a run: reads folders, writes one folder with a manifest, can be run again.
+"""A stage of a run: it reads folders, writes one folder with a manifest, and can be run again.
 
-``settings.json`` is written first and says what the folder belongs to; ``manifest.json`` is written
-last and says that the folder is complete. A folder without a manifest is unfinished, never used.
+``settings.json`` is written first and identifies the configuration; ``manifest.json`` is written
+last and marks the folder as complete. A folder without a manifest is unfinished and never used.
 """
 
 import errno
@@ -33,7 +33,7 @@ PACKAGES = ("nano4m-audio", "torch", "numpy", "pyarrow", "tokenizers", "vector-q
 
 @cache
 def provenance() -> dict[str, Any]:
-    """Return versions, commit and machine of this process."""
+    """Return package versions, commit, machine and command of this process."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -95,7 +95,7 @@ def manifest_of(out: Path, name: str) -> dict[str, Any] | None:
 
 
 def settings_there(folder: Path) -> Any:
-    """Return what ``settings.json`` of a stage's folder says.
+    """Return the content of a stage folder's ``settings.json``.
 
     Raises:
         UserError: It is damaged.
@@ -104,14 +104,14 @@ def settings_there(folder: Path) -> Any:
         return read_json(folder / "settings.json")
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{folder}/settings.json is damaged ({error}), so what {folder} holds is not known; "
+            f"{folder}/settings.json is damaged ({error}), so the content of {folder} is unknown; "
             f"delete that folder and run again"
         ) from error
 
 
 @contextmanager
 def writable(folder: Path) -> Iterator[None]:
-    """Turn a full disk or a missing permission into a sentence.
+    """Turn write errors, such as a full disk or a missing permission, into a UserError.
 
     Raises:
         UserError: ``folder`` cannot be written to.
@@ -119,7 +119,7 @@ def writable(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        # safetensors has errors of its own for a full disk, with the number in the text alone.
+        # safetensors has its own error for a full disk, with the number in its text only.
         is_ours = "os error" in str(error)
         if isinstance(error, OSError):
             is_ours = error.errno in CANNOT_WRITE
@@ -128,7 +128,7 @@ def writable(folder: Path) -> Iterator[None]:
         said = getattr(error, "strerror", None) or error
         raise UserError(
             f"cannot write to {folder}: {said}; free some space or choose a "
-            f"folder that you may write to with --out, then run the same command: it goes on here"
+            f"folder that you may write to with --out, then run the same command to resume"
         ) from error
 
 
@@ -140,18 +140,18 @@ def run_stage(
     work: Callable[[Path], dict[str, Any]],
     as_now: Callable[[dict[str, Any]], dict[str, Any]] = lambda settings: settings,
 ) -> dict[str, Any]:
-    """Run ``work(folder)`` unless ``folder`` is complete, of ``settings`` and made from ``inputs``.
+    """Run ``work(folder)`` unless ``folder`` is complete, with these ``settings`` and ``inputs``.
 
-    What was made from other inputs (an earlier stage was made again and came out otherwise) is
-    removed and made again.
+    Results made from other inputs (an earlier stage was repeated with another result) are deleted
+    and made again.
 
     Args:
         out: Folder of the run.
         name: Name of the stage and of its folder.
         settings: JSON of everything that the result depends on.
-        inputs: Earlier stage -> digest of what it made.
+        inputs: Earlier stage -> digest of its result.
         work: Writes into the folder, resumes what it finds there, returns a JSON summary.
-        as_now: Turns settings that an earlier version wrote into what it would write now.
+        as_now: Converts settings written by an earlier version into their present form.
 
     Returns:
         The manifest: settings, summary, provenance, seconds.
@@ -169,7 +169,7 @@ def run_stage(
                 f"cannot make the folder {folder}: {error.strerror}; choose another --out"
             ) from error
         owner = folder / "settings.json"
-        # Settings alone are of an attempt that got nowhere, such as one without its --data.
+        # Settings alone are left by an attempt that failed early, such as one without its --data.
         begun = {path.name for path in folder.iterdir()} - {"settings.json", "inputs.json"}
         if owner.exists() and begun:
             changed = differences(as_now(settings_there(folder)), settings)
@@ -177,12 +177,12 @@ def run_stage(
                 shown = "\n  ".join(changed[:8])
                 raise UserError(
                     f"{folder} belongs to another configuration:\n  {shown}\n"
-                    f"choose another --out, or add --overwrite to replace it and what follows "
-                    f"from it"
+                    f"choose another --out, or add --overwrite to replace it and the stages "
+                    f"after it"
                 )
             made_from = folder / "inputs.json"
             if made_from.exists() and read_json(made_from) != inputs:
-                log_info(f"{name}: what it was made from has changed, so it is made again")
+                log_info(f"{name}: its inputs have changed, so it is made again")
                 remove(out, name)
                 folder.mkdir()
         manifest = manifest_of(out, name)
@@ -203,10 +203,10 @@ def run_stage(
 
 
 def digest(folder: Path) -> str:
-    """Return twelve hex digits of what a stage made: its tables, weights and arrays."""
+    """Return twelve hex digits of a stage's result: its tables, weights and arrays."""
     whole = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.suffix in MADE):
-        # States to resume from are a means, not a result.
+        # Training states are not part of the result.
         if not any(part.startswith("step-") for part in path.parts):
             whole.update(str(path.relative_to(folder)).encode())
             with path.open("rb") as file:
@@ -216,7 +216,7 @@ def digest(folder: Path) -> str:
 
 def remove(out: Path, name: str) -> None:
     """Delete the folder of a stage."""
-    # First what says that it is complete: a deletion may be stopped too.
+    # First the manifest, because the deletion may be interrupted.
     with writable(out / name):
         (out / name / "manifest.json").unlink(missing_ok=True)
     shutil.rmtree(out / name, ignore_errors=True)

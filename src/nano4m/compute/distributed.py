@@ -1,7 +1,7 @@
-"""Where training runs: alone on one device, or as one of several processes started by torchrun.
+"""Distributed training: one process on one device, or several processes started by torchrun.
 
-Alone, nothing is imported and nothing launched. Under torchrun, Lightning Fabric sets up the
-process group, picks the device and moves data between processes.
+A single process imports and launches nothing. Under torchrun, Lightning Fabric sets up the process
+group, picks the device and communicates between processes.
 """
 
 import atexit
@@ -18,7 +18,7 @@ from nano4m.config.run import Config, TrainConfig
 from nano4m.errors import UserError
 
 LARGE = 1 << 16
-"""Numbers from which a tensor is exchanged by itself."""
+"""Number of elements from which a tensor is all-reduced by itself."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class DistributedContext:
     """The processes that train one model together.
 
     Attributes:
-        device: Of this process.
-        rank: Number of this process; 0 writes files and talks.
+        device: Device of this process.
+        rank: Rank of this process; rank 0 writes files and logs.
         size: Number of processes.
-        sharded: Whether weights are split over processes (FSDP2) instead of repeated.
+        sharded: Whether weights are sharded over processes (FSDP2) instead of replicated.
     """
 
     device: torch.device
@@ -39,13 +39,14 @@ class DistributedContext:
     _fabric: Any = field(default=None, repr=False)
 
     def shard(self, items: list[Any]) -> list[Any]:
-        """Return this process's part of ``items``: every ``size``-th, from its rank on."""
+        """Return this rank's part of ``items``: every ``size``-th, starting at its rank."""
         return items[self.rank :: self.size]
 
     def all_reduce_sum(self, tensors: list[Tensor]) -> None:
         """Replace ``tensors`` in place by their sums over all processes.
 
-        Large ones are exchanged as they lie, all at once; small ones side by side in one exchange.
+        Large ones are all-reduced in place, all at once; small ones are concatenated into one
+        all-reduce.
         """
         if self.size == 1 or not tensors:
             return
@@ -68,23 +69,23 @@ class DistributedContext:
         return bool(total > 0)
 
     def all_max(self, number: int) -> int:
-        """Return the largest ``number`` of all processes."""
+        """Return the maximum of ``number`` over all processes."""
         if self.size == 1:
             return number
         found = self._fabric.all_gather(torch.tensor(number, device=self.device))
         return int(found.max())
 
     def barrier(self) -> None:
-        """Go on when all processes have come here."""
+        """Wait until all processes have reached this call."""
         if self.size > 1:
             self._fabric.barrier()
 
     def fsdp_shard(self, module: nn.Module) -> nn.Module:
-        """Split the weights of ``module`` over the processes (FSDP2)."""
+        """Return ``module`` with its weights sharded over the processes (FSDP2)."""
         return self._fabric.setup_module(module, move_to_device=False)
 
     def release(self, module: nn.Module) -> None:
-        """Let go of the whole weights that a pass has gathered; shards are what is updated."""
+        """Free the full weights that a forward pass has gathered; updates use the shards."""
         if self.sharded:
             from torch.distributed.fsdp import FSDPModule
 
@@ -96,15 +97,15 @@ class DistributedContext:
 def open_distributed(
     config: TrainConfig, device: str = "auto", dtype: torch.dtype | None = None
 ) -> DistributedContext:
-    """Join the processes that torchrun started, or be alone.
+    """Return the context of the processes that torchrun started, or of a single process.
 
     Args:
         config: ``strategy`` is used.
-        device: Of the configuration, see ``resolve_device``.
-        dtype: Type to compute in, for sharded weights.
+        device: From the configuration, see ``resolve_device``.
+        dtype: Compute type, for sharded weights.
 
     Raises:
-        UserError: Several processes without the packages or the devices for it, or sharding without
+        UserError: Several processes without the required packages or devices, or sharding without
             torchrun.
     """
     size = size_of_world()
@@ -149,15 +150,15 @@ def open_distributed(
 
 
 def open_training(config: Config) -> DistributedContext:
-    """Join the processes that torchrun started to train ``config``, or be alone."""
+    """Return the context in which to train ``config``, see ``open_distributed``."""
     dtype = resolve_dtype(config.train, resolve_device(config.device))
     return open_distributed(config.train, config.device, dtype)
 
 
 def _leave() -> None:
-    """Leave the process group while there is an interpreter: its threads may still call back.
+    """Destroy the process group while the interpreter runs; its threads may still call back.
 
-    Fabric does so for NCCL alone; a thread of Gloo that comes back to an interpreter that is gone
+    Fabric does so for NCCL only; a Gloo thread that calls back after the interpreter's shutdown
     aborts a process whose work is done.
     """
     if torch.distributed.is_initialized():
@@ -166,7 +167,7 @@ def _leave() -> None:
 
 @dataclass(frozen=True)
 class _Sharding:
-    """Shards the blocks of a module that lists them, then the rest."""
+    """Shards the blocks in a module's lists, then the rest."""
 
     dtype: torch.dtype
 

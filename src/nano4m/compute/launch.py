@@ -1,13 +1,13 @@
-"""What torchrun tells a process about itself; nothing is imported."""
+"""Rank and number of processes from torchrun's environment, without imports."""
 
 import os
 
 
 def rank_of_process() -> int:
-    """Return the number of this process among those of torchrun; 0 when alone."""
+    """Return the rank of this process under torchrun; 0 for a single process."""
     return int(os.environ.get("RANK", 0))
 
 
 def size_of_world() -> int:
-    """Return the number of processes that torchrun started; 1 when alone."""
+    """Return the number of processes that torchrun started; 1 for a single process."""
     return int(os.environ.get("WORLD_SIZE", 1))

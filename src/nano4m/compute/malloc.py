@@ -1,7 +1,7 @@
-"""Memory that stays with the process: what a step frees, the next step uses.
+"""Malloc tuning: freed memory stays with the process for the next step.
 
-The C library gives large blocks back to the system at once, and the system clears each page that it
-hands out again. A training step makes gigabytes of intermediate results, so that takes up to a
+The C library returns large blocks to the system at once, and the system clears each page that it
+hands out again. A training step allocates gigabytes of intermediate results, so that takes up to a
 seventh of its time (docs/PERFORMANCE.md).
 """
 
@@ -11,11 +11,11 @@ import sys
 # malloc.h of the GNU C library.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 TOP_PAD = 64 << 20
-"""Bytes by which the heap grows beyond what is asked for."""
+"""Bytes by which the heap grows beyond what is requested."""
 
 
 def tune_malloc() -> bool:
-    """Tell the C library to keep what is freed; return whether it is one that can be told."""
+    """Make the C library keep freed memory; return whether it supports this."""
     if not sys.platform.startswith("linux"):
         return False
     library = ctypes.CDLL(None)

@@ -1,7 +1,7 @@
-"""What numbers are computed in, and how fast this machine multiplies matrices.
+"""Devices, numeric types, and the matrix product speed of this machine.
 
-Weights, their averages, optimizer states, gradient sums and losses are float32 whatever is chosen
-here: the choice is that of activations and of the copy of the weights that computes.
+Weights, their averages, optimizer states, gradient sums and losses are always float32; the choice
+of type applies to activations and to the compute copy of the weights.
 """
 
 import os
@@ -20,13 +20,12 @@ EXACT = 1e-5
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device to compute on: ``cpu``, ``cuda``, ``cuda:N``, ``mps``, or ``auto`` for the
-    GPU if there is one.
+    """Return the device ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; ``auto`` prefers a CUDA GPU.
 
-    Processes of torchrun are given their own card by ``open_distributed``.
+    Under torchrun ``open_distributed`` assigns each process its card.
 
     Raises:
-        UserError: A device that is not there; the message says why, and what is.
+        UserError: The device does not exist; the message has the reason and the alternatives.
     """
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
@@ -55,7 +54,7 @@ def _why_no_cuda() -> str:
         )
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return f"CUDA_VISIBLE_DEVICES is {visible!r} and leaves no CUDA device to be seen"
+        return f"CUDA_VISIBLE_DEVICES is {visible!r} and leaves no CUDA device visible"
     try:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:
@@ -65,7 +64,7 @@ def _why_no_cuda() -> str:
 
 
 def multiplies_bf16(device: torch.device) -> bool:
-    """Return whether products of bf16 matrices are native to the device, and so the faster ones."""
+    """Return whether the device multiplies bf16 matrices natively, and therefore faster."""
     if device.type == "cuda":
         # T4 and V100 emulate it, which is slower than float32.
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -75,9 +74,7 @@ def multiplies_bf16(device: torch.device) -> bool:
 
 
 def resolve_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
-    """Return the type to compute in; ``auto`` is bf16 where the machine multiplies it natively,
-    fp16 on an older CUDA card, else fp32.
-    """
+    """Return the compute type; ``auto``: bf16 where native, fp16 on older CUDA cards, else fp32."""
     if config.precision != "auto":
         return DTYPES[config.precision]
     if multiplies_bf16(device):
@@ -87,11 +84,11 @@ def resolve_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
 
 @cache
 def has_exact_onednn() -> bool:
-    """Return whether this CPU's float32 products through oneDNN are as exact as float32 is.
+    """Return whether this CPU's float32 products through oneDNN have float32 accuracy.
 
-    PyTorch calls MKL for them, which on AMD processors does not use AVX-512: on a Zen 5 core oneDNN
-    is 2.2 times as fast (docs/PERFORMANCE.md). The switch to it is the permission to round to bf16,
-    which oneDNN makes use of with AMX only; so a product is measured.
+    PyTorch calls MKL for them, which does not use AVX-512 on AMD processors: on a Zen 5 core oneDNN
+    is 2.2 times as fast (docs/PERFORMANCE.md). The setting that enables it also permits rounding to
+    bf16, which oneDNN does only with AMX; so the error of a product is measured.
     """
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(256, 256, generator=generator) for _ in range(2))
@@ -103,15 +100,15 @@ def has_exact_onednn() -> bool:
 
 @contextmanager
 def float32_math(fast: bool = True) -> Iterator[None]:
-    """Compute float32 in one way inside, whatever ran before in this process, and put it back.
+    """Set up float32 math inside the context, whatever ran before, and restore it afterwards.
 
-    Results then depend on their inputs alone: a training, an evaluation or a fit gives the same
+    So results depend on their inputs only: a training, an evaluation or a fit gives the same
     numbers first and last in a process. Denormal numbers count as 0 (they cost up to a hundred
     times the time), in the thread that enters.
 
     Args:
-        fast: Take oneDNN for products of a CPU where it is exact, see ``has_exact_onednn``. With a
-            GPU the process's own choice (TF32 or not) stays.
+        fast: Use oneDNN for matrix products on a CPU if it is exact, see ``has_exact_onednn``. With
+            a GPU the process's own setting (TF32 or not) is kept.
     """
     precision = torch.get_float32_matmul_precision()
     if not fast:
@@ -138,25 +135,26 @@ def _matmul_precision(name: str) -> Iterator[None]:
 
 
 def flushes_denormals() -> bool:
-    """Return whether denormal numbers count as 0 in this thread; PyTorch can set it, not tell."""
+    """Return whether denormals count as 0 in this thread; PyTorch has no getter for it."""
     return float(torch.tensor(1e-40) * torch.tensor(1.0)) == 0
 
 
 def measured_peak(dtype: torch.dtype, device: torch.device) -> float:
-    """Return the fastest matrix product seen in a fraction of a second, in FLOP a second.
+    """Return the fastest matrix product measured in a fraction of a second, in FLOP a second.
 
     Square matrices of 256, 1,024 and 2,048, or of 4,096 and 8,192 on a GPU; the best of several
-    tries, because a busy machine only ever makes a product slower. With AMX the larger ones are up
-    to twice as fast on two threads. A type that the machine does not multiply is so slow that the
-    small ones use the time up. A GPU is warmed up before: its first product loads libraries.
+    tries, because a busy machine only makes a product slower. With AMX the larger ones are up to
+    twice as fast on two threads. A type that the machine does not support natively is so slow that
+    small matrices use up the time. A GPU is warmed up first, because its first product loads
+    libraries.
 
-    float32 on a GPU is the peak of what training uses: TF32 only where the process allows it.
+    float32 on a GPU is the peak of what training uses: TF32 only if the process allows it.
     """
     if device.type == "cuda":
         return _peak_of_gpu(dtype, device)
     best, deadline = 0.0, time.perf_counter() + 0.2
     for size in (256, 1024, 2048):
-        # Small products may be slow where a thread wakes up late: a larger one is tried once.
+        # Small products may be slow because a thread wakes up late: a larger one is tried once.
         if best and 2 * size**3 / best > 1:
             break
         draw = torch.Generator(device).manual_seed(0)

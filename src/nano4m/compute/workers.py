@@ -1,5 +1,4 @@
-"""How many work side by side: processes of one thread each, which end with the one that started
-them, and threads that read ahead."""
+"""Worker processes of one thread each, which end with their parent, and threads that read ahead."""
 
 import multiprocessing
 import os
@@ -18,21 +17,22 @@ from nano4m.errors import UserError
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 MOST_WORKERS = 16
-"""Of a machine that is asked for ``auto``: more wait for each other's disk and start for long."""
+"""Maximum workers for ``auto``: more compete for the disk and take long to start."""
 
 MOST_READERS = 8
-"""Threads that decode media: each holds some hundred clips, and more wait for the interpreter."""
+"""Threads that decode media: each holds some hundred clips; more compete for the interpreter."""
 
 MEMORY_A_WORKER = 1 << 30
-"""Bytes: what PyTorch and the media in work take in one process, at the sizes of the presets."""
+"""Bytes of PyTorch and of the media in work in one process, at the sizes of the presets."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
 def count_workers(requested: int | str) -> int:
-    """Return the number of processes: ``auto`` is one a core that this process may use, at most
-    MOST_WORKERS and no more than there is memory for.
+    """Return the number of processes; ``auto``: one a core, at most MOST_WORKERS, as memory allows.
+
+    Only the cores that this process may use count.
     """
     if isinstance(requested, int):
         return requested
@@ -49,7 +49,7 @@ def count_readers() -> int:
 
 
 def _memory() -> int:
-    """Return the bytes of memory of this machine, or of the container that it is seen through."""
+    """Return the bytes of memory of this machine, or of the container that it runs in."""
     found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")
     text = limit.read_text().strip() if limit.is_file() else ""
@@ -59,10 +59,10 @@ def _memory() -> int:
 def ahead(
     work: Callable[[_Item], _Result], items: Iterable[_Item], threads: int
 ) -> Iterator[_Result]:
-    """Yield ``work(item)`` of all items in order, at most ``threads`` of them worked on in advance.
+    """Yield ``work(item)`` of all items in order, at most ``threads`` of them computed in advance.
 
-    For what leaves the interpreter alone, such as decoding media. With 0 threads nothing is done
-    before it is asked for.
+    It is for work that releases the interpreter, such as decoding media. With 0 threads each item
+    is computed when it is requested.
     """
     if not threads:
         yield from map(work, items)
@@ -81,7 +81,7 @@ def ahead(
 
 
 def start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it even where it was killed."""
+    """Ignore Ctrl-C, which the parent handles, and exit when the parent has ended or was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -95,32 +95,32 @@ def start_worker() -> None:
 
 @contextmanager
 def worker_pool(workers: int, option: str = "--clips.workers") -> Iterator[ProcessPoolExecutor]:
-    """Start a pool of processes; all of them have ended when the context has.
+    """Start a pool of processes, all of which have ended when the context exits.
 
     Args:
-        workers: Processes.
-        option: Of the command line that sets their number.
+        workers: Number of processes.
+        option: Command-line option that sets it.
 
     Raises:
         UserError: A worker was killed.
     """
     before = {name: os.environ.get(name) for name in THREADS}
     os.environ |= dict.fromkeys(THREADS, "1")
-    # Spawned, not forked: a fork of a process with threads may inherit a lock that nobody frees.
+    # Spawned, not forked: a fork of a process with threads may inherit a lock held forever.
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
     try:
         yield pool
     except BrokenProcessPool as error:
         raise UserError(
-            "a worker was killed, most often for want of memory; run the same command again with "
+            "a worker was killed, most often for lack of memory; run the same command again with "
             f"fewer processes: {option} {workers // 2}"
         ) from error
     except BaseException:
-        # What is in work may take a minute; nothing half made is ever used, so it may end here.
+        # Running work may take a minute; unfinished results are never used, so it is terminated.
         for child in multiprocessing.active_children():
             child.terminate()
-        # One that ends while it hands a result over leaves the reader waiting for the rest, for as
-        # long as this process itself holds the other end of the pipe.
+        # A worker that ends while it sends a result leaves the reader waiting for the rest, as long
+        # as this process holds the other end of the pipe.
         results: Any = pool._result_queue
         results._writer.close()
         raise
