@@ -1,1 +1,1 @@
-"""Checkpoints: the folder of a model, the published form, and the way between them."""
+"""Checkpoints: the folder of a model, the published format, and conversion between them."""

@@ -1,12 +1,12 @@
-"""Published nano4M checkpoints to our checkpoint folders and back.
+"""Conversion of published nano4M checkpoints to our checkpoint folders and back.
 
-Tensors carry over bit by bit; only names change, and the all-zero buffers that stand where a
-LayerNorm might have a bias are checked, left out, and written again.
+Tensors are copied bit by bit; only names change. The all-zero buffers in the place of LayerNorm
+biases are checked, left out, and written again.
 
-The table of positions is one of the tensors: the sines and cosines of large angles differ between
-float32 and float64 by up to 3.4e-5, and in the last bits between machines, so the model keeps the
-table that its weights were trained with (see ``Positions``). Here it is compared with the formula,
-only to refuse a file whose positions are something else.
+The position table is one of the tensors: sin and cos of large angles differ between float32 and
+float64 by up to 3.4e-5, and between machines in the last bits, so the model keeps the table that it
+was trained with (see ``Positions``). Here it is only compared with the formula, to refuse a file
+with other positions.
 """
 
 import os
@@ -34,12 +34,12 @@ from nano4m.tokens.table import TokenSpec
 
 
 def read_published(path: Path) -> tuple[FourM, TokenSpec]:
-    """Read a published nano4M checkpoint as a model in evaluation mode, and its token_spec.
+    """Return the model of a published nano4M checkpoint, in evaluation mode, and its token spec.
 
     Raises:
         UserError: Not such a file, a modality that is not in the registry, names, shapes or types
-            of tensors that differ from what the metadata describe, a LayerNorm bias that is not
-            zero, positions that are not the sines and cosines of the published model.
+            of tensors that differ from the metadata, a LayerNorm bias that is not zero, positions
+            that are not the sines and cosines of the published model.
     """
     where = str(path)
     try:
@@ -50,7 +50,7 @@ def read_published(path: Path) -> tuple[FourM, TokenSpec]:
         raise UserError(f"{where} cannot be read as safetensors: {error}") from error
     told = PublishedMetadata.read(metadata, where)
     token_spec = told.token_spec(where)
-    # Before a model of a depth that was made up is built.
+    # Checked before building a model of a depth that the file may claim falsely.
     if told.enc_depth + told.dec_depth > len(tensors):
         raise UserError(
             f"{where}: {len(tensors)} tensors are too few for enc_depth {told.enc_depth} and "
@@ -90,7 +90,7 @@ def read_published(path: Path) -> tuple[FourM, TokenSpec]:
 
 
 def write_published(model: FourM, path: Path) -> None:
-    """Write a model as a published file, whole or not at all.
+    """Write a model as a published file, atomically.
 
     Raises:
         UserError: See ``published_metadata``.
@@ -103,18 +103,18 @@ def write_published(model: FourM, path: Path) -> None:
 
 
 def convert(source: Path, out: Path) -> dict[str, Any]:
-    """Turn a published file into a checkpoint folder, or a checkpoint folder into such a file.
+    """Convert a published file to a checkpoint folder, or a checkpoint folder to a published file.
 
     Args:
         source: A file, or the folder of a checkpoint or of a run that has one.
-        out: What to write; nothing may be there.
+        out: Path to write; it must not exist.
 
     Returns:
-        What was written and what it holds.
+        Summary: paths, parameters and modalities.
 
     Raises:
-        UserError: See ``read_published`` and ``published_metadata``; or nothing is at ``source``,
-            or something at ``out``.
+        UserError: See ``read_published`` and ``published_metadata``; ``source`` does not exist, or
+            ``out`` does.
     """
     if out.exists():
         raise UserError(f"{out} is there already; choose another --out")

@@ -1,8 +1,7 @@
 """Checkpoints: a folder of safetensors and JSON, never a pickle.
 
-``model.safetensors`` (averaged weights), ``config.json`` (architecture), ``modalities.json``
-(vocabulary: modalities and tokenizer fingerprints). What training needs to go on is written by
-``state.py``.
+``model.safetensors`` (averaged weights), ``config.json`` (architecture), ``modalities.json`` (token
+spec: modalities and tokenizer fingerprints). ``training.state`` writes what resuming needs.
 """
 
 import os
@@ -29,9 +28,9 @@ from nano4m.tokens.table import TokenSpec
 def save_model(
     model: FourM, token_spec: TokenSpec, folder: Path, world: DistributedContext | None = None
 ) -> None:
-    """Write a model that ``load_model`` reads; an earlier one of the folder is replaced whole.
+    """Write a model for ``load_model``, replacing the folder as a whole.
 
-    With a ``world``, every process calls this: shards are gathered, and the first one writes.
+    With a ``world``, every rank calls this: shards are gathered, and rank 0 writes.
     """
     weights = {}
     for name, weight in model.state_dict().items():
@@ -43,7 +42,7 @@ def save_model(
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     save_file(weights, part / "model.safetensors")
-    # How blocks were computed is no part of what they are.
+    # Activation checkpointing is not part of the architecture.
     write_json(part / "config.json", model.config.model_dump(exclude={"checkpointing"}))
     write_json(part / "modalities.json", token_spec.to_json())
     shutil.rmtree(folder, ignore_errors=True)
@@ -51,7 +50,7 @@ def save_model(
 
 
 def different_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
-    """Return which tensors differ in name or shape, the first of them in full; "" if none do."""
+    """Return which tensors differ in name or shape, with the first ones in full; "" if none do."""
     wanted = {k: tuple(v.shape) for k, v in expected.items()}
     there = {k: tuple(v.shape) for k, v in found.items()}
     names = sorted(k for k in wanted.keys() | there.keys() if wanted.get(k) != there.get(k))
@@ -62,10 +61,10 @@ def different_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor
 
 
 def load_model(folder: Path) -> tuple[FourM, TokenSpec]:
-    """Read a model in evaluation mode, and the vocabulary that it speaks.
+    """Return a model in evaluation mode, and its token spec.
 
     Raises:
-        UserError: A file is missing or damaged, or the weights are of another architecture.
+        UserError: A file is missing or damaged, or the weights have another architecture.
     """
     try:
         config = read_stored(ModelConfig, read_json(folder / "config.json"))
@@ -101,11 +100,11 @@ def save_reproducer(
     dtype: torch.dtype,
     world: DistributedContext | None = None,
 ) -> None:
-    """Write what a step was computed from: weights, batches, and the clips they came from.
+    """Write what a step was computed from: weights, batches, and their clips.
 
-    ``load_model(folder)`` and ``load_batches(folder)`` give it back; to see the step again, take
+    ``load_model(folder)`` and ``load_batches(folder)`` read it; to reproduce the step, compute
     ``token_cross_entropy`` of each batch with the model in the ``dtype`` of ``step.json``. With a
-    ``world``, every process calls this.
+    ``world``, every rank calls this.
     """
     save_model(model, token_spec, folder, world)
     if world is not None and world.rank:
@@ -120,7 +119,7 @@ def save_reproducer(
 
 
 def load_batches(folder: Path) -> list[MaskedBatch]:
-    """Read the batches that ``save_reproducer`` wrote."""
+    """Return the batches that ``save_reproducer`` wrote."""
     found: dict[str, dict[str, Tensor]] = {}
     for name, tensor in load_file(folder / "batches.safetensors").items():
         number, entry = name.split(".")

@@ -1,7 +1,7 @@
 """The format of published nano4M checkpoints: one safetensors file with metadata.
 
 The file holds every tensor of the published model in float32, buffers included, and its
-configuration as metadata: the ``str()`` of each value. Of the metadata, what describes the model is
+configuration as metadata: the ``str()`` of each value. Only metadata that describe the model are
 read. The names of batch entries and the mean of the loss belong to the published training code:
 they are not read, and are written as published.
 """
@@ -55,11 +55,11 @@ DECODER_BLOCK = {
 }
 READ_KEYS = ("tokens", "modalities", "positions", "pad_mask")
 CODEBOOKS = 2
-"""Codebooks of EnCodec at 1.5 kbit/s, whose codes a published sound interleaves."""
+"""Codebooks of EnCodec at 1.5 kbit/s, whose tokens a published sound interleaves."""
 
 
 def published_name(name: str) -> str:
-    """Return the published name of a tensor of a model of that architecture."""
+    """Return the published name of a tensor of that architecture."""
     if name in OUTSIDE:
         return OUTSIDE[name]
     module, kind = name.rsplit(".", 1)
@@ -81,7 +81,7 @@ def published_tensors(model: FourM) -> dict[str, Tensor]:
 
 
 def _shape(layout: Layout, length: int) -> tuple[int, ...] | None:
-    """Return the shape that a published length stands for; None if it stands for none."""
+    """Return the shape for a published length; None if there is none."""
     if layout == "text":
         return (length,)
     if layout == "codebooks":
@@ -91,7 +91,7 @@ def _shape(layout: Layout, length: int) -> tuple[int, ...] | None:
 
 
 def _title(name: str, layout: Layout, length: int) -> str:
-    """Return a modality as the metadata name it: a text, whose length varies, without length."""
+    """Return a modality's name in the metadata: texts, whose length varies, are without length."""
     return name if layout == "text" else f"{name}@{length}"
 
 
@@ -99,7 +99,7 @@ _Number = Annotated[int, Field(gt=0, le=2**20)]
 
 
 class PublishedMetadata(BaseModel):
-    """What the metadata of a published file say about the model; other keys are not read."""
+    """Metadata of a published file that describe the model; other keys are not read."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -114,10 +114,10 @@ class PublishedMetadata(BaseModel):
 
     @classmethod
     def read(cls, metadata: Mapping[str, str], where: str) -> "PublishedMetadata":
-        """Read literals; nothing is evaluated, and what is no literal stays text.
+        """Return the metadata parsed as literals; nothing is evaluated, and other values stay text.
 
         Raises:
-            UserError: A key is missing, or a value is not what it should be.
+            UserError: A key is missing, or a value is invalid.
         """
         values: dict[str, Any] = {}
         for key in cls.model_fields.keys() & metadata.keys():
@@ -134,7 +134,7 @@ class PublishedMetadata(BaseModel):
             raise UserError(f"{where}: its metadata describe no nano4M model: {wrong}") from error
 
     def config(self) -> ModelConfig:
-        """Return the architecture, in this size."""
+        """Return the published architecture in this size."""
         size = {
             "encoder_depth": self.enc_depth,
             "decoder_depth": self.dec_depth,
@@ -145,12 +145,13 @@ class PublishedMetadata(BaseModel):
         return ModelConfig(**(PUBLISHED_MODEL.model_dump() | size))
 
     def token_spec(self, where: str) -> TokenSpec:
-        """Return the modalities under our names.
+        """Return the token spec with our modality names.
 
-        The tokenizers are not in the file: that ids are theirs is all that is known.
+        The tokenizers are not in the file; their fingerprints only say that they are the published
+        ones.
 
         Raises:
-            UserError: An unknown modality, or sizes that do not belong together.
+            UserError: An unknown modality, or inconsistent sizes.
         """
         columns = self.modalities, self.vocab_sizes, self.max_seq_lens
         if len({len(column) for column in columns}) > 1:
