@@ -1,1 +1,1 @@
-"""Probes."""
+"""Probes of a trained model, and their results."""

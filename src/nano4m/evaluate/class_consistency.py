@@ -1,7 +1,8 @@
-"""The any-to-any matrix: is what the model makes from one modality of the clip's class?
+"""The any-to-any matrix: class consistency of what the model generates from one modality of a clip.
 
-Each target is generated from the whole of one source alone, and once from all of them together,
-decoded by its tokenizer and shown to a classifier that was trained on real media.
+Each target is generated from all tokens of one source, and once from all sources together, decoded
+by its tokenizer and classified by a classifier trained on real media. Class consistency is the
+share of clips whose class it predicts (cross-modal coherence in the literature).
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,13 +24,13 @@ from nano4m.modalities import TEXT_END, Modality
 from nano4m.tokenizers.base import Tokenizer
 
 DECODE_BATCH = 16
-"""Sounds at once: what phase reconstruction holds of them then fits the cache of a core."""
+"""Sounds decoded at once: their phase reconstruction then fits the cache of a core."""
 DECODE_BATCH_GPU = 256
-"""Media at once on a GPU, which many keep busy."""
+"""Media decoded at once on a GPU."""
 
 
 def decode_batch(tokenizer: Tokenizer) -> int:
-    """Return how many media a tokenizer makes at once where it is."""
+    """Return how many media a tokenizer decodes at once on its device."""
     device = getattr(tokenizer, "device", None)
     return DECODE_BATCH if device is None or device.type == "cpu" else DECODE_BATCH_GPU
 
@@ -37,7 +38,7 @@ def decode_batch(tokenizer: Tokenizer) -> int:
 def decode(tokenizer: Tokenizer, modality: Modality, ids: Tensor) -> list[Any]:
     """Return the media of ids (n, length) on the tokenizer's device, in parts of ``decode_batch``.
 
-    A tokenizer that says where it is gets the ids there, in one transfer.
+    A tokenizer with a ``device`` gets the ids in one transfer.
     """
     device = getattr(tokenizer, "device", None)
     whole = ids if device is None else ids.to(device)
@@ -55,7 +56,7 @@ def predict(classifier: Classifier, parts: list[Any]) -> np.ndarray:
 def generate_from(
     evaluator: LikelihoodEvaluator, sources: Sequence[int], target: int, config: GenerateConfig
 ) -> Tensor:
-    """Return ids of ``target`` made from each clip's ``sources`` alone, int64 (B, length)."""
+    """Return ids of ``target`` generated from each clip's ``sources`` only, int64 (B, length)."""
     span = evaluator.tokens.slices[target]
     seeds = np.random.SeedSequence([evaluator.seed, GENERATE, *sources, target])
     ids, inputs = generate(
@@ -76,10 +77,10 @@ def real_ids(evaluator: LikelihoodEvaluator, target: int) -> np.ndarray:
 
 
 def sampling_precision(device: torch.device) -> torch.autocast:
-    """Return the context in which samples are drawn: bf16 where the machine multiplies it natively.
+    """Return the context for sampling: bf16 where the machine multiplies it natively.
 
-    Twice as fast; a few tokens in a hundred come out otherwise, as with another seed. Likelihoods
-    are always asked for in float32.
+    It is twice as fast; a few tokens in a hundred differ, as with another seed. Likelihoods are
+    always computed in float32.
     """
     return torch.autocast(device.type, torch.bfloat16, enabled=multiplies_bf16(device))
 
@@ -92,19 +93,19 @@ def directions_into(
     classifier: Classifier | None,
     round_trip: float | None,
 ) -> tuple[list[Direction], AllSources | None, dict[str, np.ndarray]]:
-    """DecodingState one column of the matrix: one target from each source, and from all of them.
+    """Return one column of the matrix: one target from each source, and from all of them.
 
     Args:
         evaluator: Model and clips.
-        target: Index of what is made.
-        config: Of generation.
+        target: Index of the target modality.
+        config: Generation settings.
         tokenizers: By modality.
-        classifier: Of the target; without one (a run of one class) only ids are made.
-        round_trip: How often the classifier is right on round trips of real media.
+        classifier: Of the target; None (a run of one class): only ids are generated.
+        round_trip: Accuracy of the classifier on tokenizer round trips of real media.
 
     Returns:
-        The cells, what all sources together reach (with two or more), and
-        "<source>-><target>" -> uint16 ids (B, length) of what was made.
+        The cells, the result of all sources together (with two or more), and "<source>-><target>"
+        -> generated ids, uint16 (B, length).
     """
     cells, made = [], {}
     name, modality = evaluator.names[target], evaluator.tokens.modalities[target]

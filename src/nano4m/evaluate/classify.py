@@ -1,16 +1,15 @@
-"""Class by caption likelihood: which class's captions are the likeliest, given a sound, a picture?
+"""Classification by caption likelihood: which class has the most likely captions, given inputs?
 
 The candidates are the distinct captions of the train split, as tokens of the token table; the score
-of a class is log sum p(caption | given) over its captions, by the chain rule.
+of a class is log sum p(caption | inputs) over its captions, by the chain rule.
 
 Controls of each score:
-    shuffled       the model is shown another clip's inputs: must fall to chance.
-    caption begun  the model is shown nothing but the beginning of the clip's own caption, up to
-                   where it is of one class only, and rates what the captions of each class go on
-                   with after as many tokens: must be near 1. A caption cannot be given and asked
-                   for at once; this gives the class away and takes the same road to a score. Clips
-                   whose caption then goes on as those of other classes do cannot be judged and do
-                   not count; where there are no others the control is left out.
+    shuffled       The inputs are those of another clip: must fall to chance.
+    caption begun  A positive control, must be near 1. The only input is the beginning of the
+                   clip's own caption, up to where it belongs to one class only. The candidates are
+                   what follows after as many tokens in the captions of each class, scored in the
+                   same way. Clips whose caption continues as those of other classes do are
+                   excluded; if no clip is left, so is the control.
 """
 
 from collections import Counter
@@ -24,22 +23,22 @@ from nano4m.evaluate.trie import Search, Text, Trie
 from nano4m.tokens.table import TokenTable
 
 MOST_CAPTIONS = 64
-"""Candidates a class: its commonest captions, if it has more."""
+"""Maximum candidates a class: its most common captions."""
 
 MOST_CONTROL = 66
-"""Clips that a control looks at: it must be near a bound, not measured to the percent."""
+"""Clips of a control: it must only be near a bound, so few are enough."""
 
 
 def candidates(
     table: TokenTable, name: str, train_rows: np.ndarray, classes: list[str]
 ) -> list[list[Text]]:
-    """Return the distinct captions of each class, at most MOST_CAPTIONS, commonest first."""
+    """Return the distinct captions of each class, at most MOST_CAPTIONS, most common first."""
     counts: list[Counter[Text]] = [Counter() for _ in classes]
     for row in train_rows:
         own = counts[classes.index(str(table.labels[row]))]
         for ids, length in zip(table.ids[name][row], table.lengths[name][row], strict=True):
             own[tuple(ids[:length].tolist())] += 1
-    # Equal counts are ordered by tokens, so that the choice does not hang on the order of rows.
+    # Equal counts are ordered by tokens, so that the choice does not depend on the row order.
     ordered = [sorted(own, key=lambda text: (-own[text], text)) for own in counts]
     return [texts[:MOST_CAPTIONS] for texts in ordered]
 
@@ -47,7 +46,7 @@ def candidates(
 def caption_begun(
     evaluator: LikelihoodEvaluator, target: int, texts: list[list[Text]]
 ) -> float | None:
-    """Return the control of this name; None where no clip can be judged."""
+    """Return the control of this name; None if no clip can be used."""
     span = evaluator.tokens.slices[target]
     trie = Trie(texts)
     number = {prefix: i for i, prefix in enumerate(trie.prefixes)}
@@ -78,7 +77,7 @@ def caption_begun(
 
 
 def conditions(evaluator: LikelihoodEvaluator, target: int) -> dict[str, list[int]]:
-    """Return the modalities that are given, by name: each other one alone, and all of them."""
+    """Return the input modalities of each condition: each other one alone, and all of them."""
     others = [i for i in range(len(evaluator.names)) if i != target]
     return {evaluator.names[i]: [i] for i in others} | ({"all": others} if len(others) > 1 else {})
 
@@ -86,12 +85,12 @@ def conditions(evaluator: LikelihoodEvaluator, target: int) -> dict[str, list[in
 def classify(
     evaluator: LikelihoodEvaluator, trie: Trie, begun: float | None, target: int, condition: str
 ) -> Probe:
-    """Probe one condition.
+    """Return the probe of one condition.
 
     Args:
         evaluator: Model and clips.
         trie: The candidates.
-        begun: The control "caption begun", which is that of every condition.
+        begun: The control "caption begun", the same for all conditions.
         target: Index of the text modality.
         condition: Key of ``conditions``.
     """

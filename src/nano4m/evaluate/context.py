@@ -1,4 +1,4 @@
-"""The context of an evaluation: a run opened for judging, and the fixed clips that it is judged on."""
+"""Context of an evaluation: a loaded run, and the fixed clips on which it is evaluated."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from nano4m.tokens.table import TokenTable
 
 @dataclass(frozen=True)
 class RunArtifacts:
-    """A run as evaluation takes it: the same clips as media and as tokens, and who speaks them.
+    """A run as evaluation uses it.
 
     Attributes:
         clips, table: The same clips as media and as tokens.
@@ -37,20 +37,22 @@ class RunArtifacts:
 
 
 RunLoader = Callable[[], RunArtifacts]
-"""Opens a run, in any process: it can be pickled and compares equal to its copies."""
+"""Loads a run, in any process: it can be pickled and compares equal to its copies."""
 
 
 def choose_clips(
     rows: np.ndarray, labels: np.ndarray, videos: np.ndarray, most: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Return at most ``most`` of ``rows``, ascending, the same number of each class where possible.
+    """Return at most ``most`` of ``rows``, ascending, equally many of each class if possible.
 
-    A class gives one clip of each recording before it gives a second one: clips that share a
-    recording are not independent, and intervals take them to be.
+    Of each class one clip of every recording is chosen before a second one: clips of one recording
+    are not independent, but confidence intervals assume that they are.
 
     Args:
         rows: Row numbers (n,).
-        labels, videos: Class and recording of each of them, string (n,).
+        labels, videos: Class and recording of each row, string (n,).
+        most: Maximum number of rows.
+        rng: Source of all random numbers.
     """
     order = rng.permutation(len(rows))
     seen: dict[tuple[str, str], int] = {}
@@ -67,7 +69,7 @@ def choose_clips(
 
 
 def clip_rows(table: TokenTable, clips: ClipTable, rows: np.ndarray) -> np.ndarray:
-    """Return the rows of the clips table that hold the clips of ``rows`` of the token table.
+    """Return the rows of the clips table for ``rows`` of the token table.
 
     Raises:
         UserError: A clip is missing there, or has another label.
@@ -94,10 +96,10 @@ def clip_rows(table: TokenTable, clips: ClipTable, rows: np.ndarray) -> np.ndarr
 def build_evaluator(
     config: Config, clips: ClipTable, table: TokenTable, model: FourM
 ) -> LikelihoodEvaluator:
-    """Choose the judged clips and gather their tokens.
+    """Return the evaluator of the chosen clips, with their tokens.
 
     Raises:
-        UserError: Fewer than two clips in the split, or none to compare with in the train split.
+        UserError: Fewer than two clips in the split, or none in the train split.
     """
     split = config.evaluate.split
     rows = table.rows(split)
@@ -130,7 +132,7 @@ def build_evaluator(
 
 @dataclass(frozen=True)
 class EvalContext:
-    """All that a task of the evaluation looks at; every process makes the same one."""
+    """Everything that the tasks of an evaluation need; every process loads the same one."""
 
     config: Config
     clips: ClipTable
@@ -140,24 +142,24 @@ class EvalContext:
 
     @cached_property
     def train_rows(self) -> np.ndarray:
-        """Rows of the token table that baselines and classifiers are made from."""
+        """Rows of the token table for n-gram baselines and classifiers."""
         return self.table.rows("train")
 
     @property
     def text(self) -> int | None:
-        """Index of the text modality, if there is one."""
+        """Index of the text modality, or None."""
         return next((i for i, m in enumerate(self.evaluator.tokens.modalities) if m.is_text), None)
 
     @cached_property
     def candidates(self) -> list[list[Text]]:
-        """The captions of each class that classification chooses from."""
+        """Candidate captions of each class for classification."""
         assert self.text is not None
         name = self.evaluator.names[self.text]
         return candidates(self.table, name, self.train_rows, self.evaluator.classes)
 
     @cached_property
     def trie(self) -> Trie:
-        """The candidates as a tree."""
+        """The candidates as a trie."""
         return Trie(self.candidates)
 
     @cached_property
@@ -168,10 +170,10 @@ class EvalContext:
 
 
 def open_context(config: Config, load_run: RunLoader) -> EvalContext:
-    """Open a run and choose the clips that are judged.
+    """Return the context of a run with its chosen clips.
 
     Raises:
-        UserError: Too few clips, or tables that do not belong together.
+        UserError: Too few clips, or tables that do not match.
     """
     artifacts = load_run()
     model = artifacts.model.to(resolve_device(config.device)).eval()

@@ -1,8 +1,8 @@
-"""Continuation: how likely is the rest of a sound, or of a text, when its beginning is given?
+"""Continuation: cross-entropy of the second half of a sound or a text, given its first half.
 
-The first half of the frames is given and nothing else. The value goes on frame by frame (a text
-token by token), each one told the true ones before it: a bigram is told as much, so the two
-compare. The rest asked for at once is harder and is given beside it; the controls are of that.
+The first half of the frames is the only input. The value is by the chain rule, frame by frame (a
+text token by token), with the true earlier ones as inputs, as for the bigram, so the two compare.
+Predicting the second half at once is harder and reported too; the controls refer to that.
 """
 
 import math
@@ -19,9 +19,9 @@ from nano4m.modalities import Modality
 
 
 def prefix_lengths(modality: Modality, valid_BT: Tensor) -> Tensor:
-    """Return how many tokens of each clip are given, int64 (B,); 0 where none would be left.
+    """Return how many tokens of each clip are inputs, int64 (B,); 0 if no target would be left.
 
-    Half of the frames, all codebooks of each; of a text half of its tokens, its end among them.
+    Half of the frames with all codebooks, or half of a text's tokens, its end token included.
     """
     if modality.is_text:
         return valid_BT.sum(1) // 2
@@ -32,11 +32,11 @@ def prefix_lengths(modality: Modality, valid_BT: Tensor) -> Tensor:
 def continuation(
     evaluator: LikelihoodEvaluator, counts: NgramModel, target: int
 ) -> Continuation | None:
-    """Probe a modality that runs in time; None for others, and where there is nothing to give.
+    """Return the continuation of a sound or text; None for others, and with too few usable clips.
 
     Args:
         evaluator: Model and clips.
-        counts: Of the modality's tokens in the train split.
+        counts: N-gram baseline of the modality, from the train split.
         target: Index of the modality.
     """
     modality, span = evaluator.tokens.modalities[target], evaluator.tokens.slices[target]
@@ -54,7 +54,7 @@ def continuation(
     nothing_BL = torch.zeros_like(inputs_BL)
 
     def nats(rows: Tensor, shown_BL: Tensor) -> np.ndarray:
-        """Return the nats of the rest of each usable clip, given the beginning of clip ``rows``."""
+        """Return the nats of each usable clip's second half, given the first of clip ``rows``."""
         shown_BL = shown_BL & evaluator.valid_BL[rows]
         targets = evaluator.own(target, evaluator.ids_BL[rows] * shown_BL, shown_BL, rest_BT)
         return -targets[usable.numpy()]
@@ -71,7 +71,7 @@ def continuation(
     total = int(tokens.sum())
     moved = torch.from_numpy(derangement(len(evaluator), evaluator.rng(SHUFFLE, BEGINNING, target)))
     controls = {"shuffled": nats(moved, inputs_BL)}
-    # Of a text no part is ever asked for without all that stands before it.
+    # A text's tokens are never predicted without all earlier ones as inputs.
     if not modality.is_text:
         controls["nothing"] = nats(torch.arange(len(evaluator)), nothing_BL)
     return Continuation(

@@ -1,6 +1,7 @@
-"""Cross-entropy of each modality by what is given, beside what counting tokens reaches.
+"""Cross-entropy of each modality by inputs, with n-gram baselines.
 
-The whole target is asked for at once; a text token by token, each given the ones before it.
+All tokens of the target are predicted at once; a text token by token, with the earlier ones as
+inputs.
 """
 
 import math
@@ -17,22 +18,22 @@ from nano4m.evaluate.stats import derangement
 from nano4m.modalities import Layout, Modality
 
 OWN_HALF = "half of itself"
-"""Condition that shows a part of the target itself."""
+"""Condition whose inputs are a part of the target itself."""
 
 UNITS: dict[Layout, str] = {"grid": "picture", "codebooks": "second", "text": "text"}
-"""What the bits of a modality are given for: a number that does not hang on its vocabulary."""
+"""Unit in which the bits of a modality are reported, independent of its vocabulary."""
 
 
 def units_of(modality: Modality, clips: int, window_seconds: float) -> float:
-    """Return how many units of its layout, see ``UNITS``, a number of clips has."""
+    """Return the number of units of a modality's layout, see ``UNITS``, in some clips."""
     return clips * window_seconds if modality.layout == "codebooks" else float(clips)
 
 
 def half_of_itself(evaluator: LikelihoodEvaluator, target: int) -> tuple[float, int]:
-    """Return the nats, and the number, of one half of each clip's tokens, given the other half.
+    """Return the nats and number of tokens of one half of each clip's target, given the other.
 
-    A half is drawn at random for each clip. Of a text the first half is given, as that is the only
-    part that is ever given of a text.
+    The half is drawn at random for each clip. A text's input is its first half, the only half that
+    is ever input.
     """
     span = evaluator.tokens.slices[target]
     inputs = torch.zeros_like(evaluator.valid_BL)
@@ -49,7 +50,7 @@ def half_of_itself(evaluator: LikelihoodEvaluator, target: int) -> tuple[float, 
 
 
 def _conditions(evaluator: LikelihoodEvaluator, target: int) -> dict[str, Callable[[], np.ndarray]]:
-    """Return, by name, what computes log p of each clip's own target, (B,)."""
+    """Return, by name, functions that compute log p of each clip's own target, (B,)."""
     others = [i for i in range(len(evaluator.names)) if i != target]
     is_text = evaluator.tokens.modalities[target].is_text
     shuffled = derangement(len(evaluator), evaluator.rng(SHUFFLE, target))
@@ -74,11 +75,11 @@ def _conditions(evaluator: LikelihoodEvaluator, target: int) -> dict[str, Callab
 def cross_entropy(
     evaluator: LikelihoodEvaluator, counts: NgramModel, target: int, window_seconds: float
 ) -> CrossEntropy:
-    """Measure one modality on the clips of ``evaluator``.
+    """Return the cross-entropy of one modality on the clips of ``evaluator``.
 
     Args:
         evaluator: Model and clips.
-        counts: Of the modality's tokens in the train split.
+        counts: N-gram baseline of the modality, from the train split.
         target: Index of the modality.
         window_seconds: Length of a sound.
     """

@@ -1,7 +1,7 @@
-"""Has a sampler collapsed? How varied generated ids are, beside real ids of the same modality.
+"""Diversity of generated ids, compared with real ids, to detect mode collapse.
 
-A sampler that always makes the likeliest clip of a class can score well with a classifier; here it
-shows: fewer tokens in use, equal sequences, and no distance within a class.
+A sampler that always generates the most likely clip of a class can score well with a classifier;
+collapse shows as fewer tokens in use, equal sequences, and no distance within a class.
 
 Shapes: N sequences, T tokens of one modality.
 """
@@ -14,11 +14,11 @@ from nano4m.evaluate.results import Diversity, Spread
 from nano4m.modalities import TEXT_END, Modality
 
 MOST_SEQUENCES = 256
-"""Of which pairs are compared; the number of pairs grows with its square."""
+"""Maximum sequences for pairwise distances, whose number is quadratic."""
 
 
 def real_tokens(ids_NT: np.ndarray, modality: Modality) -> np.ndarray:
-    """Return which tokens count, bool (N, T): of a text those up to its end token."""
+    """Return which tokens count, bool (N, T): in a text those up to its end token."""
     if not modality.is_text:
         return np.ones(ids_NT.shape, dtype=bool)
     is_end = ids_NT == TEXT_END
@@ -29,7 +29,7 @@ def real_tokens(ids_NT: np.ndarray, modality: Modality) -> np.ndarray:
 def hamming(ids_NT: np.ndarray, real_NT: np.ndarray) -> np.ndarray:
     """Return the share of tokens in which two sequences differ, float64 (N, N).
 
-    A token that only the longer of two texts has differs; behind both ends there is nothing.
+    A token that only the longer of two texts has differs; positions after both ends do not count.
     """
     plain = np.where(real_NT, ids_NT.astype(np.int64), -1)
     found = np.empty((len(plain), len(plain)))
@@ -39,15 +39,15 @@ def hamming(ids_NT: np.ndarray, real_NT: np.ndarray) -> np.ndarray:
 
 
 def spread(ids_NT: np.ndarray, classes: Sequence[object], modality: Modality) -> Spread:
-    """Measure one set of sequences.
+    """Return the diversity of one set of sequences.
 
     Args:
         ids_NT: Integer ids, one or more sequences.
-        classes: Of each sequence; distances are told apart by them.
-        modality: What the ids are of.
+        classes: Class of each sequence, for distances within and between classes.
+        modality: Modality of the ids.
 
     Raises:
-        ValueError: No sequences, or not a class for each.
+        ValueError: No sequences, or not one class for each.
     """
     if not len(ids_NT) or len(classes) != len(ids_NT):
         raise ValueError(f"{len(ids_NT)} sequences and {len(classes)} classes")
@@ -77,7 +77,7 @@ def diversity(
     real_classes: Sequence[object],
     modality: Modality,
 ) -> Diversity:
-    """Measure generated sequences beside real ones; take as many of both, for a fair comparison."""
+    """Return the diversity of generated and of real sequences; use equally many of both."""
     return Diversity(
         generated=spread(made_NT, made_classes, modality),
         real=spread(real_NT, real_classes, modality),

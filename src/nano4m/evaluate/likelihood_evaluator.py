@@ -1,12 +1,12 @@
-"""What every probe asks the model: how likely are these tokens, given those?
+"""Likelihoods for all probes: log-probabilities of tokens given other tokens.
 
-Only tokens that are given are ever handed to the model: all other slots hold zeros, so a probe
-cannot leak what it asks for.
+Only input tokens are passed to the model: all other slots hold zeros, so a probe cannot leak its
+targets.
 
-Answers are picked where the model is: no question brings the scores of a whole vocabulary back.
+Values are gathered on the model's device, so logits of a whole vocabulary are never copied back.
 
-Shapes: B judged clips, R rows of one question, L token slots of a clip, T slots of a target, t of
-them, K ids, S rated sequences, V vocabulary.
+Shapes: B evaluated clips, R rows of one forward pass, L token slots of a clip, T slots of a target,
+t of them, K ids, S scored sequences, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,22 +21,22 @@ from nano4m.generation.likelihoods import log_prob_parts
 from nano4m.model.fourm import FourM
 from nano4m.tokens.batch import TokenSequence
 
-# Streams of random numbers of the probes, one a purpose.
+# Random streams of the probes, one for each purpose.
 CLIPS, SHUFFLE, RESAMPLE, GENERATE, CONTROL, HALF, BEGINNING = range(100, 107)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LikelihoodEvaluator:
-    """The model and the fixed clips that it is judged on.
+    """The model and the fixed clips on which it is evaluated.
 
     Attributes:
         model: In evaluation mode.
         tokens: Order of the slots.
         rows: int64 (B,), rows of the token table.
-        ids_BL, valid_BL: int64 ids of the first view, and which of them are real tokens.
+        ids_BL, valid_BL: int64 ids of the first view, and bool mask of real tokens.
         labels: int64 (B,), index into ``classes``.
         classes: Sorted labels.
-        batch_size: Rows of a forward pass on a CPU; on a GPU they are as many as fit.
+        batch_size: Rows of a forward pass on a CPU; on a GPU as many as fit.
         seed: Of shuffles, resamples and generation.
         resamples: Of the bootstrap.
     """
@@ -62,17 +62,17 @@ class LikelihoodEvaluator:
         return [m.name for m in self.tokens.modalities]
 
     def rng(self, *stream: int) -> np.random.Generator:
-        """Return the random numbers of one purpose."""
+        """Return the random generator of one purpose."""
         return np.random.default_rng([self.seed, *stream])
 
     def inputs(
         self, sources: Sequence[int], rows: np.ndarray | Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return ids (R, L) and given bool (R, L) that show all of ``sources`` and nothing else.
+        """Return ids and input mask, (R, L) each; inputs are all tokens of ``sources``, no others.
 
         Args:
             sources: Indices of modalities.
-            rows: Clips whose tokens are shown; None: all, in order.
+            rows: Clips whose tokens are used; None: all, in order.
         """
         chosen = torch.arange(len(self)) if rows is None else torch.as_tensor(rows)
         shown = torch.zeros(self.tokens.length, dtype=torch.bool)
@@ -83,7 +83,7 @@ class LikelihoodEvaluator:
 
     @property
     def place(self) -> torch.device:
-        """Where answers are picked: at the model, but for Metal, which has no float64."""
+        """Device where values are gathered: the model's, but for Metal, which has no float64."""
         device = self.model.device
         return torch.device("cpu") if device.type == "mps" else device
 
@@ -95,10 +95,12 @@ class LikelihoodEvaluator:
     def _log_probs(
         self, ids: Tensor, inputs: Tensor, slots: Tensor, count: int
     ) -> Iterator[tuple[Tensor, Tensor, int, Tensor]]:
-        """Yield rows of the question (r,), where their answers are (r,), a first slot, and answers,
-        float32 (n, t, V), all at ``place``. See ``log_prob_parts``.
+        """Yield rows (r,), their index in the log-probabilities (r,), first slot and the latter.
+
+        Log-probabilities are float32 (n, t, V) of unique rows; all is at ``place``, see
+        ``log_prob_parts``.
         """
-        # Clips share captions and beginnings of captions: equal questions are asked once.
+        # Clips share captions and beginnings of captions: duplicate rows are computed once.
         length, device = self.tokens.length, self.place
         rows, which_R = torch.cat([ids, inputs.long(), slots], 1).unique(dim=0, return_inverse=True)
         ids, shown, slots = rows.split([length, length, slots.shape[1]], dim=1)
@@ -116,8 +118,8 @@ class LikelihoodEvaluator:
         """Return log p of K ids for each of the first slots, float32 (R, T, K).
 
         Args:
-            ids, given: What the model is shown in each of R rows.
-            slots: int64 (R, T or more), all asked for at once.
+            ids, inputs: Ids and input mask of R rows.
+            slots: int64 (R, T or more), all predicted at once.
             wanted_RTK: int64 ids.
         """
         device, wanted_RTK = self.place, wanted_RTK.to(self.place)
@@ -129,12 +131,12 @@ class LikelihoodEvaluator:
         return out_RTK.cpu()
 
     def parallel_log_prob(self, target: int, ids: Tensor, inputs: Tensor, own: Tensor) -> Tensor:
-        """Return log p of the tokens of ``target`` of other clips, float64 (R, S).
+        """Return log p of given token sequences of ``target`` for each row, float64 (R, S).
 
         Args:
-            target: Index of a modality that is no text: all its T tokens are asked for at once.
-            ids, given: What the model is shown in each of R rows.
-            own: int64 (S, T) tokens to be rated in every row.
+            target: Index of a modality other than text: all its T tokens are predicted at once.
+            ids, inputs: Ids and input mask of R rows.
+            own: int64 (S, T) tokens to be scored in every row.
         """
         span, device = self.tokens.slices[target], self.place
         slots = torch.arange(span.start, span.stop)
@@ -153,7 +155,7 @@ class LikelihoodEvaluator:
         return torch.cat(parts).cpu()
 
     def pairwise(self, source: int, target: int) -> np.ndarray:
-        """Return log p(target of clip j | source of clip i), float64 (B, B); computed once."""
+        """Return log p(target of clip j | source of clip i), float64 (B, B), cached."""
         if (source, target) not in self._pairs:
             own = self.ids_BL[:, self.tokens.slices[target]]
             rated = self.parallel_log_prob(target, *self.inputs([source]), own)
@@ -161,7 +163,7 @@ class LikelihoodEvaluator:
         return self._pairs[source, target]
 
     def unconditional(self, target: int) -> np.ndarray:
-        """Return log p(target of clip j | nothing), float64 (B,)."""
+        """Return log p(target of clip j) without inputs, float64 (B,)."""
         own = self.ids_BL[:, self.tokens.slices[target]]
         return self.parallel_log_prob(target, *self.inputs([], np.zeros(1, dtype=np.int64)), own)[
             0
@@ -170,12 +172,12 @@ class LikelihoodEvaluator:
     def own_parallel(
         self, target: int, ids: Tensor, inputs: Tensor, targets_BT: Tensor | None = None
     ) -> np.ndarray:
-        """Return log p of each clip's own tokens of ``target``, float64 (B,); row i is clip i's.
+        """Return log p of each clip's own tokens of ``target``, predicted at once, float64 (B,).
 
         Args:
-            target: Index of a modality that is no text.
-            ids, given: What the model is shown.
-            targets_BT: bool, tokens that are rated, as many in each row, all at once; None: all.
+            target: Index of a modality other than text.
+            ids, inputs: Ids and input mask; row i is of clip i.
+            targets_BT: bool, tokens that are scored, equally many in each row; None: all.
         """
         span = self.tokens.slices[target]
         if targets_BT is None:
@@ -194,14 +196,14 @@ class LikelihoodEvaluator:
     ) -> np.ndarray:
         """Return log p of each clip's own tokens by the chain rule in time, float64 (B,).
 
-        A text token by token, each asked for alone, which is how a text is written. A sound frame
-        by frame, each given the ones before it; all that is still to come is asked for beside it,
-        as in training, and its own codebooks at once.
+        A text goes token by token, each the only target, as in generation. A sound goes frame by
+        frame, with the earlier frames as inputs; all later frames are targets too, as in training,
+        and the codebooks of a frame are predicted at once.
 
         Args:
-            target: Index of a modality that runs in time.
-            ids, given: What the model is shown before the first frame.
-            targets_BT: bool, tokens that are rated, whole frames at the end; None: all.
+            target: Index of a sound or text.
+            ids, inputs: Ids and input mask before the first frame.
+            targets_BT: bool, tokens that are scored, whole frames at the end; None: all.
         """
         span, is_text = self.tokens.slices[target], self.tokens.modalities[target].is_text
         ids, inputs = ids.clone(), inputs.clone()
@@ -227,7 +229,7 @@ class LikelihoodEvaluator:
     def own(
         self, target: int, ids: Tensor, inputs: Tensor, targets_BT: Tensor | None = None
     ) -> np.ndarray:
-        """Return log p of each clip's own tokens of ``target``, (B,), in the way it is trained."""
+        """Return log p of each clip's own tokens of ``target``, (B,), computed as in training."""
         is_text = self.tokens.modalities[target].is_text
         return (self.own_autoregressive if is_text else self.own_parallel)(
             target, ids, inputs, targets_BT

@@ -1,12 +1,12 @@
-"""Baselines that count tokens of the train split: unigram and bigram, by position and codebook.
+"""N-gram baselines of the train split: unigram and bigram, by position and codebook.
 
-Both are as strong as the data allow, for a baseline that is weak for lack of data would flatter the
-model: counts of one position are mixed with those of all positions of the same codebook, those with
-the unigram, and that with add-one smoothed counts, each step after the Dirichlet prior of MacKay
-and Peto (1995, https://doi.org/10.1017/S1351324900000218).
+Both are as strong as the data allow, because a baseline that is weak for lack of data would flatter
+the model: counts of one position are mixed with those of all positions of the same codebook, those
+with the unigram, and that with add-one smoothed counts, each step with the Dirichlet prior of
+MacKay and Peto (1995, https://doi.org/10.1017/S1351324900000218).
 
-The token before a token is the one before it in reading order; in sound, that of the same codebook
-one frame earlier. The bigram is told the true one, also where a model must do without it.
+The previous token is the one before in reading order; in sound, that of the same codebook one frame
+earlier. The bigram always has the true one, also where a model must do without it.
 
 Shapes: n clips, T slots of one modality.
 """
@@ -23,13 +23,13 @@ PRIOR = 16.0
 
 
 class KeyCounts:
-    """How often each of some keys was seen; keys are int64 arrays of any shape."""
+    """Number of occurrences of keys, which are int64 arrays of any shape."""
 
     def __init__(self, keys: np.ndarray) -> None:
         self.keys, self.counts = np.unique(keys, return_counts=True)
 
     def __call__(self, keys: np.ndarray) -> np.ndarray:
-        """Return the count of each key, float64 of the same shape; 0 for one never seen."""
+        """Return the count of each key, float64 of the same shape; 0 for unseen ones."""
         if not len(self.keys):
             return np.zeros(keys.shape)
         place = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
@@ -45,12 +45,12 @@ class LogProbs:
 
 
 class NgramModel:
-    """NgramModel of the tokens of one modality.
+    """N-gram baseline of the tokens of one modality.
 
     Args:
-        modality: Its layout says which codebook a slot is of and which slot comes before it.
+        modality: Its layout defines the codebook and the previous slot of each slot.
         ids: int (n, T), of the train split.
-        valid: bool (n, T), which of them are real.
+        valid: bool (n, T), real tokens.
     """
 
     def __init__(self, modality: Modality, ids: np.ndarray, valid: np.ndarray) -> None:
@@ -58,7 +58,7 @@ class NgramModel:
         self.books = modality.shape[1] if is_coded else 1
         self.vocab = modality.vocab_size
         slots = np.arange(ids.shape[1])
-        # Slots of one codebook, and what stands for any slot of it, behind all slots.
+        # Keys of single slots, followed by one key for all slots of each codebook.
         self.slot, self.any_slot = slots, ids.shape[1] + slots % self.books
         self.tallies = {}
         for name, keys in self._keys(ids.astype(np.int64)).items():
@@ -67,7 +67,7 @@ class NgramModel:
 
     @property
     def choices(self) -> int:
-        """Ids that a slot may hold: those of its own codebook."""
+        """Number of ids that a slot may hold: those of its own codebook."""
         return self.vocab // self.books
 
     def _previous(self, values: np.ndarray) -> np.ndarray:
@@ -91,7 +91,7 @@ class NgramModel:
         return keys
 
     def log_probs(self, ids: np.ndarray, valid: np.ndarray) -> LogProbs:
-        """Return how likely tokens are, see ``LogProbs``.
+        """Return the log-probabilities of tokens, see ``LogProbs``.
 
         Args:
             ids: int (n, T).
@@ -112,7 +112,7 @@ class NgramModel:
 
 
 def fit_ngrams(table: TokenTable, modality: Modality, rows: np.ndarray) -> NgramModel:
-    """Count the tokens of a modality in ``rows`` of the table, all views of each."""
+    """Return the n-gram baseline of a modality, from all views in ``rows`` of the table."""
     ids = table.ids[modality.name][rows].reshape(-1, modality.length)
     valid = np.ones(ids.shape, dtype=bool)
     if modality.name in table.lengths:

@@ -1,7 +1,7 @@
-"""The schema of ``results.json``: every figure of a run, with its baselines.
+"""The schema of ``results.json``: every result of a run, with its baselines.
 
-A score is never alone: it stands with what chance and the majority class reach, with its controls
-and upper bound, the number of clips and a bootstrap interval.
+Every score has chance and majority baseline, controls, accuracy on tokenizer round trips, the
+number of clips and a bootstrap interval.
 """
 
 import json
@@ -20,11 +20,11 @@ RENAMED = {
     "over": "gain_over",
     "upper": "round_trip",
 }
-"""Fields of before -> those of now, wherever they stand in a figure."""
+"""Old field names -> new ones, in any part."""
 
 
 class Part(BaseModel):
-    """Base of all parts; a field that this version does not know is ignored."""
+    """Base of all parts; unknown fields are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -38,23 +38,24 @@ class Part(BaseModel):
 
 
 class Score(Part):
-    """One figure of a probe, as a share in [0, 1]."""
+    """One score of a probe, as a share in [0, 1]."""
 
     value: float
     low: float = Field(description="Lower end of the 95 % bootstrap interval.")
     high: float = Field(description="Upper end of the 95 % bootstrap interval.")
-    n: int = Field(description="Clips that it was measured on.")
-    chance: float = Field(description="What uniform guessing reaches.")
+    n: int = Field(description="Number of clips.")
+    chance: float = Field(description="Score of uniform guessing.")
     majority: float | None = Field(
-        None, description="What the commonest class reaches, if classes."
+        None, description="Score of the most common class, for classification."
     )
-    balanced: float | None = Field(None, description="Mean over classes, if classes.")
+    balanced: float | None = Field(None, description="Mean over classes, for classification.")
     round_trip: float | None = Field(
-        None, description="What real media reach through the tokenizer."
+        None, description="Score of real media after a tokenizer round trip."
     )
     controls: dict[str, float] = Field(
         default_factory=dict,
-        description="The same figure with a planted input: shuffled, caption begun.",
+        description="The same score with control inputs: shuffled (must be near chance), caption "
+        "begun (must be near 1).",
     )
 
 
@@ -65,79 +66,77 @@ class CrossEntropy(Part):
     uniform: float = Field(description="ln of the ids that a position may hold.")
     unigram: float = Field(description="Train frequencies of each position and codebook.")
     bigram: float = Field(
-        description="Train frequencies of each position and codebook after the token before it, "
-        "which the bigram is told."
+        description="Train frequencies of each position and codebook given the true previous token."
     )
     conditions: dict[str, float] = Field(
-        description="By what is given: nothing, half of itself (the other half is asked for; of a "
-        "text the second half), each other modality alone, all others, shuffled others."
+        description="By inputs: nothing, half of itself (the targets are the other half; of a text "
+        "the second half), each other modality alone, all others, shuffled others."
     )
-    tokens: int = Field(description="Tokens measured.")
-    unit: str = Field(description="What bits are given for: a picture, a second or a text.")
+    tokens: int = Field(description="Number of target tokens.")
+    unit: str = Field(description="Unit of the bits: a picture, a second or a text.")
     bits: dict[str, float] = Field(
         description="Bits a unit, comparable across vocabularies: uniform, unigram, bigram and the "
-        "conditions under which the whole is asked for."
+        "conditions whose targets are all tokens."
     )
 
 
 class Continuation(Part):
-    """Nats a token of the second half of a sound or text, given its first half and nothing else."""
+    """Nats a token of the second half of a sound or text, given its first half only."""
 
     modality: str
     value: float = Field(
-        description="By the chain rule: each frame (of a text each token) given all before it."
+        description="By the chain rule: each frame (of a text each token) given all earlier ones."
     )
     low: float = Field(description="Lower end of the 95 % bootstrap interval over clips.")
     high: float = Field(description="Upper end of the 95 % bootstrap interval over clips.")
     at_once: float = Field(
-        description="All of the second half asked for at once, as in training; of a text the value."
+        description="Second half predicted at once, as in training; of a text equal to value."
     )
-    n: int = Field(description="Clips that it was measured on.")
-    tokens: int = Field(description="Tokens measured.")
+    n: int = Field(description="Number of clips.")
+    tokens: int = Field(description="Number of target tokens.")
     uniform: float = Field(description="ln of the ids that a position may hold.")
     unigram: float = Field(description="Of the same tokens, see CrossEntropy.")
     bigram: float = Field(
-        description="Of the same tokens: told each true token before the one it predicts, as the "
-        "value is."
+        description="Of the same tokens, given the true previous token, as for value."
     )
     controls: dict[str, float] = Field(
-        description="As at_once, given the beginning of another clip (shuffled), or none (nothing; "
-        "not texts)."
+        description="As at_once, given another clip's first half (shuffled), or none (nothing; not "
+        "for texts)."
     )
 
 
 class Spread(Part):
-    """How varied a set of token sequences of one modality is."""
+    """Diversity of a set of token sequences of one modality."""
 
-    entropy: float = Field(description="Of the tokens, whatever their place, in nats.")
-    distinct_sequences: float = Field(description="Different sequences over sequences.")
+    entropy: float = Field(description="Entropy of the tokens at all positions, in nats.")
+    distinct_sequences: float = Field(description="Distinct sequences over sequences.")
     distinct_tokens: float = Field(description="Ids in use over the vocabulary.")
     within: float | None = Field(
         None, description="Mean share of tokens in which two sequences of one class differ."
     )
-    between: float | None = Field(None, description="The same for two of different classes.")
+    between: float | None = Field(None, description="The same for different classes.")
 
 
 class Diversity(Part):
-    """What was generated beside as many real clips: a collapsed sampler is less varied."""
+    """Diversity of generated and of as many real clips: a collapsed sampler has less."""
 
     generated: Spread
     real: Spread
 
 
 class Direction(Part):
-    """One cell of the any-to-any matrix: what is generated as ``target`` from ``source`` alone."""
+    """One cell of the any-to-any matrix: ``target`` generated from ``source`` only."""
 
     source: str
     target: str
     class_consistency: Score = Field(
-        description="How often a classifier sees the clip's class in what is made."
+        description="Share of generated media in which a classifier finds the clip's class."
     )
-    diversity: Diversity | None = Field(None, description="How varied what is made is.")
+    diversity: Diversity | None = Field(None, description="Diversity of the generated ids.")
 
 
 class Difference(Part):
-    """One share minus another of the same clips."""
+    """Difference of two shares on the same clips."""
 
     value: float
     low: float = Field(description="Lower end of the 95 % bootstrap interval over pairs.")
@@ -145,17 +144,17 @@ class Difference(Part):
 
 
 class AllSources(Part):
-    """What is generated as ``target`` from all other modalities at once: more must not hurt."""
+    """``target`` generated from all other modalities at once: more inputs must not hurt."""
 
     target: str
     class_consistency: Score = Field(description="As in Direction.")
     gain_over: dict[str, Difference] = Field(
-        description="Coherence from all minus that from this source alone, by source."
+        description="Class consistency from all minus that from this source only, by source."
     )
 
 
 class ClassifierScore(Part):
-    """A classifier of real media of the train split that classifiers what the model makes."""
+    """Score of a classifier, trained on real media, that evaluates generated media."""
 
     modality: str
     accuracy: Score = Field(
@@ -164,7 +163,7 @@ class ClassifierScore(Part):
 
 
 class Probe(Part):
-    """A figure with a name: class from a sound, retrieval of a picture by a sound."""
+    """A named score: class from a sound, retrieval of a picture by a sound."""
 
     name: str
     task: str = Field(description="classification or retrieval.")
@@ -174,33 +173,33 @@ class Probe(Part):
 
 
 class Results(Part):
-    """Everything that the report shows as a number."""
+    """All results of a run that the report shows."""
 
-    format: int = Field(FORMAT, description="Of this file; a newer one is refused.")
+    format: int = Field(FORMAT, description="Format number of this file; newer ones are refused.")
     preset: str
     config: dict[str, Any]
     provenance: dict[str, Any]
     split: str
     classes: list[str]
-    clips: dict[str, Any] = Field(description="NgramModel of the clips stage.")
+    clips: dict[str, Any] = Field(description="Counts of the clips stage.")
     tokenizers: dict[str, Any] = Field(description="Quality of each tokenizer, by modality.")
     training: dict[str, Any] = Field(description="Summary of the train stage.")
     cross_entropy: list[CrossEntropy]
-    continuation: list[Continuation] = Field(description="One a sound and a text.")
+    continuation: list[Continuation] = Field(description="One for each sound and text.")
     classifiers: list[ClassifierScore]
     probes: list[Probe]
     matrix: list[Direction]
     all_sources: list[AllSources] = Field(
-        description="One a target, with three modalities or more."
+        description="One for each target, with three modalities or more."
     )
     seconds: dict[str, float] = Field(description="Wall time of each stage.")
 
 
 def read_results(path: Path) -> Results:
-    """Read ``results.json``.
+    """Return the content of ``results.json``.
 
     Raises:
-        UserError: It is damaged, or another version of this project measured other things.
+        UserError: It is damaged, or of an incompatible version.
     """
     try:
         return Results.model_validate(read_json(path))
@@ -228,8 +227,8 @@ def schema_markdown() -> str:
         "`src/nano4m/evaluate/results.py`; a test keeps the two equal.",
     ]
     parts = (
-        Results, CrossEntropy, Continuation, ClassifierScore, Probe, Direction, AllSources, Difference,
-        Diversity, Spread, Score,
+        Results, CrossEntropy, Continuation, ClassifierScore, Probe, Direction, AllSources,
+        Difference, Diversity, Spread, Score,
     )  # fmt: skip
     for part in parts:
         summary = (part.__doc__ or "").strip().splitlines()[0]

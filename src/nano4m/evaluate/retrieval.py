@@ -1,10 +1,10 @@
-"""Retrieval by likelihood: which clip's target belongs to this source?
+"""Retrieval by likelihood: which clip's target belongs to a source?
 
-Candidates are rated by pointwise mutual information, log p(target | source) - log p(target):
-without the second term the candidates that are likely with any source win every query.
+Candidates are scored by pointwise mutual information, log p(target | source) - log p(target):
+without the second term, candidates that are likely with any source win every query.
 
-Texts are sources only: clips of one class share their caption, so a caption has no one right clip;
-how well captions are found is what classification measures.
+Texts are sources only: clips of one class share their captions, so a caption has no unique correct
+clip; classification measures how well captions are found.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from nano4m.evaluate.results import Probe
 from nano4m.evaluate.stats import derangement, hits_at, recall_at
 
 DEPTHS = (1, 5)
-"""Candidates that are looked at."""
+"""Values of k in recall at k."""
 
 
 def information(evaluator: LikelihoodEvaluator, source: int, target: int) -> np.ndarray:
@@ -23,7 +23,7 @@ def information(evaluator: LikelihoodEvaluator, source: int, target: int) -> np.
 
 
 def retrieval_of(evaluator: LikelihoodEvaluator, target: int) -> list[Probe]:
-    """Probe how well clips of ``target`` are found by each other modality; none for a text."""
+    """Return the probes of retrieving ``target`` by each other modality; none for a text."""
     modalities = evaluator.tokens.modalities
     if modalities[target].is_text:
         return []

@@ -27,18 +27,18 @@ def evaluate_run(
     """Run every probe and write ``folder/results.json`` and ``folder/generated.npz``.
 
     Args:
-        config: Of the run.
-        load_run: Opens the run; every process of ``evaluate.workers`` calls it.
-        folder: Of this stage; it exists.
+        config: Configuration of the run.
+        load_run: Loads the run; every process of ``evaluate.workers`` calls it.
+        folder: Folder of this stage; it exists.
         about: ``provenance``, ``clips``, ``tokenizers``, ``training`` and ``seconds`` of Results,
-            and perhaps ``preset``; the time taken is added to ``seconds`` as "evaluate".
+            and optionally ``preset``; the time taken is added to ``seconds`` as "evaluate".
 
     Returns:
-        What was written. In ``generated.npz``: "clip_ids", and what was made, uint16 (n, length),
-        as "<source>-><target>". A run of one class has no classifiers, matrix and classification.
+        The results. ``generated.npz`` has "clip_ids" and generated ids, uint16 (n, length), as
+        "<source>-><target>". A run of one class has no classifiers, matrix and classification.
 
     Raises:
-        UserError: Too few clips, or tables that do not belong all_sources.
+        UserError: Too few clips, or tables that do not match.
     """
     started = time.perf_counter()
     context = open_context(config, load_run)

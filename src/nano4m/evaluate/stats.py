@@ -1,4 +1,4 @@
-"""Scores with their baselines: chance, the commonest class, a bootstrap interval."""
+"""Scores with chance, majority baseline and bootstrap interval."""
 
 from collections.abc import Mapping
 
@@ -13,8 +13,8 @@ LEVEL = 0.95
 def bootstrap(values: np.ndarray, rng: np.random.Generator, resamples: int) -> tuple[float, float]:
     """Return the percentile bootstrap interval of the mean of ``values`` (n,) over clips.
 
-    Resamples of outcomes that are all 0 or all 1 have no spread, which would claim certainty; there
-    the exact binomial bound (Clopper and Pearson 1934) stands in.
+    Outcomes that are all 0 or all 1 have no spread, which would suggest certainty; for these the
+    exact binomial bound (Clopper and Pearson 1934) is used.
 
     Raises:
         ValueError: No values.
@@ -38,12 +38,12 @@ def bootstrap_difference(
 ) -> dict[str, float]:
     """Return value, low and high of mean(more) - mean(fewer), bool (n,) of the same clips.
 
-    Clips are resampled in pairs, so what is hard for both does not widen the interval. Where all
-    pairs are alike there is no spread, which would claim certainty: the bound of ``bootstrap`` for
-    a share of 0 stands in on both sides.
+    Clips are resampled in pairs, so difficulty common to both does not widen the interval. If all
+    pairs have the same difference there is no spread, which would suggest certainty: then the bound
+    of ``bootstrap`` for a share of 0 is used on both sides.
 
     Raises:
-        ValueError: Not as many of each, or none.
+        ValueError: Different numbers of values, or none.
     """
     if len(more) != len(fewer):
         raise ValueError(f"{len(more)} and {len(fewer)} values are no pairs")
@@ -61,7 +61,7 @@ def bootstrap_ratio(
     """Return the percentile bootstrap interval of sum(sums) / sum(counts), both (n,), over clips.
 
     Raises:
-        ValueError: Not as many of each, or none.
+        ValueError: Different numbers of values, or none.
     """
     if len(sums) != len(counts) or not len(sums):
         raise ValueError(f"{len(sums)} sums of {len(counts)} counts cannot be resampled")
@@ -72,7 +72,7 @@ def bootstrap_ratio(
 
 
 def balanced_accuracy(correct: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean over the classes that occur of the share that is correct."""
+    """Return the mean accuracy over the classes that occur."""
     return float(np.mean([correct[labels == c].mean() for c in np.unique(labels)]))
 
 
@@ -85,16 +85,16 @@ def score(
     round_trip: float | None = None,
     controls: Mapping[str, float] | None = None,
 ) -> Score:
-    """Score a classifier.
+    """Return the score of a classification.
 
     Args:
-        correct: bool (n,), whether each clip's class was found.
+        correct: bool (n,), whether each clip's class was predicted.
         labels: int (n,), the true classes.
-        num_classes: Classes that could have been answered.
+        num_classes: Number of classes to choose from.
         rng: Draws the resamples.
         resamples: Of the bootstrap.
-        round_trip: The same figure on real media through the tokenizer.
-        controls: The same figure with planted inputs.
+        round_trip: The same score on tokenizer round trips of real media.
+        controls: The same score with control inputs.
     """
     correct, labels = np.asarray(correct), np.asarray(labels)
     low, high = bootstrap(correct, rng, resamples)
@@ -112,14 +112,14 @@ def score(
 
 
 def hits_at(scores: np.ndarray, k: int) -> np.ndarray:
-    """Return how surely each query's own candidate is among its k best, float64 (n,) in [0, 1].
+    """Return the probability that each query's own candidate is among its k best, float64 (n,).
 
     Args:
-        scores: (n, n), scores[i, j] of candidate j for query i; j = i is the right one.
-        k: Candidates looked at.
+        scores: (n, n), scores[i, j] of candidate j for query i; j = i is the correct one.
+        k: Number of best candidates.
 
-    Ties are broken at random, in expectation: among m equal candidates of which r places are left
-    the right one is in with probability r / m.
+    Ties are broken at random, in expectation: of m equal candidates for r places, the correct one
+    gets a place with probability r / m.
     """
     own = np.diag(scores)[:, None]
     better = (scores > own).sum(1)
@@ -134,7 +134,7 @@ def recall_at(
     resamples: int,
     controls: Mapping[str, float] | None = None,
 ) -> Score:
-    """Score retrieval, see ``hits_at``; chance is k / n."""
+    """Return the score of retrieval, see ``hits_at``; chance is k / n."""
     hits = hits_at(scores, k)
     low, high = bootstrap(hits, rng, resamples)
     return Score(

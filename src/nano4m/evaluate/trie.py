@@ -1,6 +1,6 @@
-"""Candidate texts as a tree of prefixes, and the likelihood of classes of them by the chain rule.
+"""Trie of candidate texts, and likelihoods of their classes by the chain rule.
 
-Every distinct prefix is asked about once a clip: next token only, which is how a text is written.
+Every distinct prefix needs one prediction a clip, of its next token only, as in generation.
 
 Shapes: R rows (clips), N nodes, K classes, L token slots of a clip.
 """
@@ -24,8 +24,8 @@ class Trie:
             several classes.
 
     Attributes:
-        prefixes: Tokens that lead to each node.
-        children: Nodes below each node, none for a whole text.
+        prefixes: Tokens of each node.
+        children: Children of each node; none for a whole text.
         under_NK: bool, whether a text of a class passes through a node.
     """
 
@@ -49,18 +49,18 @@ class Trie:
 
 
 class Search:
-    """Log-probabilities of the nodes of a trie for some rows, worked out where they are needed.
+    """Log-probabilities of the nodes of a trie for some rows, computed where needed.
 
-    ``value_RN`` is log p(prefix | given); ``front_RN`` marks the deepest nodes that are known,
-    which together cover the texts. As a prefix is at least as likely as all that follows it, the
-    front gives an upper bound of each class and its whole texts a lower one.
+    ``value_RN`` is log p(prefix | inputs); ``front_RN`` marks the deepest nodes that are computed,
+    which together cover the texts. As a prefix is at least as likely as its extensions, the front
+    gives an upper bound of each class, and its whole texts a lower one.
 
     Args:
         evaluator: Model and batch size.
-        ids_RL, inputs_RL: What the model is shown in each row.
+        ids_RL, inputs_RL: Ids and input mask of each row.
         target: Index of the text modality.
         trie: Candidates.
-        start: Slot of the text where they begin; the slots before it may be given.
+        start: Slot of the text where the candidates begin; earlier slots may be inputs.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Search:
             ids[where, written] = torch.tensor(prefix, dtype=torch.int64)
             inputs[where, written] = True
             slots[where] = self.first + len(prefix)
-        # What may follow each node; rows are filled up with id 0, which is not looked at.
+        # Next tokens of each node; rows are padded with id 0, whose value is ignored.
         below = {node: self.trie.children[node] for node in np.unique(nodes).tolist()}
         most = max(map(len, below.values()))
         wanted = torch.zeros(len(rows), 1, most, dtype=torch.int64)
@@ -111,7 +111,7 @@ class Search:
             self.front_RN[np.ix_(rows[own], children)] = True
 
     def expand_all(self) -> None:
-        """Work every node out."""
+        """Compute every node."""
         for node, below in enumerate(self.trie.children):
             rows = np.flatnonzero(self.front_RN[:, node])
             if below and len(rows):
@@ -126,10 +126,10 @@ class Search:
             return np.log(np.exp(value - peak) @ self.trie.under_NK) + peak
 
     def best_class(self) -> np.ndarray:
-        """Return the likeliest class of each row, int64 (R,), asking no more than that needs.
+        """Return the most likely class of each row, int64 (R,), with few forward passes.
 
-        Best first: the likeliest open prefix of the class that leads is followed until the class is
-        sure to lead. The result is that of ``expand_all``.
+        Best-first search: the most likely open prefix of the leading class is expanded until no
+        other class can overtake it. The result is that of ``expand_all``.
         """
         is_leaf = self.trie.is_leaf_N
         winner = np.zeros(len(self.value_RN), dtype=np.int64)
