@@ -29,17 +29,17 @@ examples
   a picture and its depth from a sound, 8 samples of each:
     nano4m generate --run runs/farm --in dog.wav --out rgb,depth --n 8 --dir made/dog --sheet
   a sound from a picture and a caption, guided:
-    nano4m generate --run runs/farm --in dog.png --caption "a small dog barks" --out sound \\
+    nano4m generate --run runs/farm --in dog.png --caption "small dog barking" --out sound \\
       --steps 12 --guidance 3 --dir made/bark
   a chain, in which each finished modality is given to the next:
-    nano4m generate --run runs/farm --caption "a red cow" --chain rgb,depth,normals --dir made/cow
+    nano4m generate --run runs/farm --caption "small pig oinking" --chain rgb,depth,normals --dir made/pig
   the first eight clips of the test split, from their sound alone:
     nano4m generate --run runs/farm --split test --rows 0:8 --input-modalities sound --out rgb --dir made/test
   the first half of a sound continued, and the top of a picture completed:
     nano4m generate --run runs/farm --in dog.wav --out sound --keep sound=0:12 --dir made/on
     nano4m generate --run runs/farm --in dog.png --out rgb --keep rgb=0:4 --dir made/below
   towards the sound, away from the caption:
-    nano4m generate --run runs/farm --in dog.wav --caption "a cow moos" --out rgb \\
+    nano4m generate --run runs/farm --in dog.wav --caption "small cow lowing" --out rgb \\
       --conditions sound=2 caption=-1 --dir made/no-cow
 """
 
