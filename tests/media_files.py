@@ -1,4 +1,4 @@
-"""Small sounds, pictures and films for tests, and the real recordings where they are; no tests."""
+"""Small sounds, pictures and films, written for a test; no tests."""
 
 from pathlib import Path
 
