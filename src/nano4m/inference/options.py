@@ -32,7 +32,8 @@ examples
     nano4m generate --run runs/farm --in dog.png --caption "small dog barking" --out sound \\
       --steps 12 --guidance 3 --dir made/bark
   a chain, in which each finished modality is given to the next:
-    nano4m generate --run runs/farm --caption "small pig oinking" --chain rgb,depth,normals --dir made/pig
+    nano4m generate --run runs/farm --caption "small pig oinking" --chain rgb,depth,normals \\
+      --dir made/pig
   the first eight clips of the test split, from their sound alone:
     nano4m generate --run runs/farm --split test --rows 0:8 --input-modalities sound --out rgb --dir made/test
   the first half of a sound continued, and the top of a picture completed:
