@@ -1,1 +1,1 @@
-"""Training: the trainer, its batches, its steps on a CPU or a GPU, loss, optimizers, state."""
+"""Training: trainer, batches, steps on a CPU or a GPU, loss, optimizers, training state."""

@@ -1,6 +1,6 @@
-"""What training costs: real tokens, useful operations, memory.
+"""Cost of training: real tokens, useful operations, memory.
 
-Tokens are counted, never assumed: given and asked-for ones of every batch, none of them padding.
+Tokens are counted, never estimated: inputs and targets of every batch, none of them padding.
 """
 
 import resource
@@ -19,7 +19,7 @@ from nano4m.tokens.batch import MaskedBatch
 
 
 def count_tokens(batches: Sequence[MaskedBatch]) -> int:
-    """Return the number of given and asked-for tokens."""
+    """Return the number of input and target tokens."""
     return sum(b.input_ids_BN.numel() + b.target_ids_BM.numel() for b in batches)
 
 
@@ -31,9 +31,9 @@ def _matrices(module: nn.Module) -> int:
 class Operations:
     """Useful floating-point operations of a forward and backward pass.
 
-    Multiplications and additions of matrix products are counted, once forward and twice backward:
-    what passes through each token's own matrices, scores and sums of attention, and the scores of
-    targets over their own vocabulary. Norms, softmax and what is computed again are not.
+    Multiplications and additions of matrix products count, once forward and twice backward: each
+    token's own matrices, attention scores and sums, and the logits of targets over their own
+    vocabulary. Norms, softmax and recomputation do not count.
     """
 
     encoder: int
@@ -46,7 +46,7 @@ class Operations:
 
     @classmethod
     def of(cls, model: FourM) -> "Operations":
-        """Count the matrices of a model."""
+        """Return the operations of a model, from its matrices."""
         keys = sum(_matrices(block.get_submodule("cross.kv")) for block in model.decoder)
         return cls(
             encoder=_matrices(model.encoder),
@@ -78,7 +78,7 @@ class Operations:
     def about(
         self, modalities: Sequence[Modality], masking: MaskingConfig, train: TrainConfig
     ) -> int:
-        """Return about how many operations a whole run takes."""
+        """Return an estimate of the operations of a whole run."""
         num_inputs, num_targets = usual_totals(modalities, masking)
         slots = sum(m.length for m in modalities)
         targets = [round(train.batch_size * num_targets * m.length / slots) for m in modalities]
@@ -89,7 +89,7 @@ class Operations:
 
         Args:
             groups: (samples, inputs of each with its register, targets of each).
-            targets: Of each modality, over all samples.
+            targets: Number of targets of each modality, over all samples.
         """
         total = 0
         for rows, num_inputs, num_targets in groups:
@@ -103,7 +103,7 @@ class Operations:
 
 
 def usual_totals(modalities: Sequence[Modality], masking: MaskingConfig) -> tuple[int, int]:
-    """Return about how many inputs and targets a sample has on average, and with its register."""
+    """Return estimates of a sample's mean inputs, register included, and targets."""
     slots = sum(m.length for m in modalities)
     if masking.totals_repeat:
         most = min(masking.max_inputs or slots, slots), min(masking.max_targets or slots, slots)
@@ -112,10 +112,10 @@ def usual_totals(modalities: Sequence[Modality], masking: MaskingConfig) -> tupl
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the most memory held so far, in bytes: of the device, or of this process on a CPU."""
+    """Return the peak memory so far, in bytes: of the device, or of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    # On Linux getrusage starts from what the process that started this one had held.
+    # On Linux getrusage includes the peak of the parent process.
     status = Path("/proc/self/status")
     if status.exists():
         (line,) = (s for s in status.read_text().splitlines() if s.startswith("VmHWM:"))
@@ -127,30 +127,30 @@ def peak_memory(device: torch.device) -> int:
 def memory_needed(
     model: FourM, train: TrainConfig, masking: MaskingConfig, dtype: torch.dtype, passes: int
 ) -> int:
-    """Return about how much memory a packed step takes on a GPU, in bytes.
+    """Return an estimate of the memory of a packed step on a GPU, in bytes.
 
-    Weights, gradients, optimizer states and average; what the blocks keep for the backward pass, by
-    the token; scores of the loss. Counted from the widths of the layers, it is within a fifth of
-    what was measured (docs/PERFORMANCE.md).
+    It is the sum of weights, gradients, optimizer states and average, of the activations kept for
+    the backward pass, and of the logits of the loss. Computed from the widths of the layers, it is
+    within a fifth of measurements (docs/PERFORMANCE.md).
 
     Args:
         model: On any device, also ``meta``.
         train: ``batch_size``, ``ema`` and ``optimizer`` are used.
-        masking: Of the run.
-        dtype: Type to compute in.
-        passes: Parts that a step is cut into.
+        masking: Masking settings of the run.
+        dtype: Compute type.
+        passes: Forward passes of a step.
     """
     size = dtype.itemsize
     a_weight = 4 + 4 + 8 + (4 if train.ema else 0) + (2 * size if size < 4 else 4)
     fixed = model.num_parameters * a_weight
     num_inputs, num_targets = usual_totals(model.modalities, masking)
     width, ratio = model.config.dim, model.config.mlp_ratio
-    # Inputs of norms, of matrices and of the nonlinearity, in widths.
+    # Inputs of norms, matrices and nonlinearity, in multiples of the width.
     encoder = len(model.encoder) * (8 + 2 * ratio)
     decoder = len(model.decoder) * (12 + 2 * ratio)
     context = len(model.decoder) * 4
     kept = (num_inputs * (encoder + context) + num_targets * decoder) * width * size
-    # Of the largest modality of a step, which may have twice its share of the targets.
+    # Logits of the largest modality, which may have twice its share of a step's targets.
     targets = 2 * num_targets * train.batch_size // passes
     slots = sum(m.length for m in model.modalities)
     most = max(targets * m.length // slots * m.vocab_size for m in model.modalities)

@@ -1,6 +1,6 @@
-"""Which clips a step of training sees, and the seeds of everything random in it.
+"""Batch sampler, and seeds of all random numbers of a step.
 
-Both follow from the seed and the number of the step alone: nothing has to be saved to go on.
+Both depend on the seed and the step number only, so resuming needs no saved state for them.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-# Streams of random numbers: one name, one number, never reused for something else.
+# Random streams: one name, one number, never reused for another purpose.
 ORDER, VIEWS, MASKS, WEIGHTS, VALIDATION, DROPOUT = range(6)
 
 
@@ -28,10 +28,10 @@ def generator(seed: int, stream: int, index: int = 0) -> torch.Generator:
 class BatchSampler:
     """Endless order of rows in groups of equal text length, every row equally often.
 
-    Groups of one length stay dense when a caption is given or asked for whole. Each length has a
-    stream of its rows, permuted anew for every pass, and an epoch takes as many whole groups of it
-    as are due: a length with one row gives a group (of that row alone) every ``group_size`` epochs,
-    so a rare length weighs no more than its rows do.
+    Groups of one length stay dense when all tokens of a caption are inputs or targets. Each length
+    has an endless sequence of its rows, permuted anew for every pass, and an epoch takes the whole
+    groups of it that are due: a length with one row gives a group (of that row only) every
+    ``group_size`` epochs, so rare lengths are not oversampled.
     """
 
     rows: np.ndarray
@@ -45,7 +45,7 @@ class BatchSampler:
         return np.unique(self.text_lengths, return_counts=True)
 
     def groups_before(self, epoch: int) -> int:
-        """Return the number of groups of all epochs before ``epoch``."""
+        """Return the number of groups in all epochs before ``epoch``."""
         return int((epoch * self._lengths[1] // self.group_size).sum())
 
     def _epoch(self, epoch: int) -> np.ndarray:

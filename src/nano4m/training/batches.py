@@ -1,4 +1,4 @@
-"""The batches of a step, from its number alone, in this process or ahead of time in others."""
+"""Batches of a step, from its number only, made in this process or in advance by others."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -29,7 +29,7 @@ def masked_batches(
     index: int,
     progress: float = 1.0,
 ) -> list[MaskedBatch]:
-    """Gather ``rows`` with random views and mask them; depends on the arguments alone."""
+    """Return ``rows`` with random views, masked; depends on the arguments only."""
     ids, valid = table.gather(rows, np.random.default_rng([seed, VIEWS, stream, index]))
     tokens = TokenSequence(table.modalities)
     draw = generator(seed, stream, index)
@@ -41,7 +41,7 @@ class BatchMaker:
     """Makes the batches of training steps.
 
     Attributes:
-        masking, seed, steps: Of the run.
+        masking, seed, steps: Settings of the run.
         packer: Packs the groups of a step.
     """
 
@@ -56,7 +56,7 @@ class BatchMaker:
         return masked_batches(table, picked, self.masking, self.seed, MASKS, number, progress)
 
     def packed(self, table: TokenTable, number: int, picked: np.ndarray) -> list[PackedBatch]:
-        """Return the same, packed."""
+        """Return the packed batches of ``masked``."""
         return self.packer.parts(self.masked(table, number, picked))
 
     def ahead(
@@ -69,14 +69,14 @@ class BatchMaker:
     ) -> Iterator[tuple[int, np.ndarray, list[PackedBatch]]]:
         """Yield (number, picked, packed batches) of ``steps``, in order.
 
-        Other processes take seconds to start; until one has made a batch, this one makes them.
+        Other processes take seconds to start; until one has made a batch, this process makes them.
 
         Args:
-            table: Where tokens are.
-            folder: Of the table: other processes open it there. None: no other processes.
+            table: Token table.
+            folder: Folder of the table, which other processes open; None: no other processes.
             steps: (number, picked) of each step.
-            workers: Processes; 0 makes each batch when it is asked for.
-            depth: Steps that are made before they are asked for.
+            workers: Number of processes; 0 makes each batch when requested.
+            depth: Number of steps made in advance.
         """
         workers = workers if folder is not None else 0
         with worker_pool(workers, "--train.workers") if workers else nullcontext() as pool:

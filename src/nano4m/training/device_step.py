@@ -1,10 +1,10 @@
-"""A training step on a GPU: packed batches, shapes that repeat, and nothing read from the device.
+"""A training step on a GPU: packed batches, repeating shapes, and no reads from the device.
 
-Forward and backward pass of the blocks are captured as CUDA graphs, one pair for each shape of a
-batch, the update as one more. Between the two passes the loss is launched kernel by kernel, since
-its shapes (how many targets each modality has) are new at every step but known on the host.
+Forward and backward pass of the blocks are captured as CUDA graphs, one pair for each batch shape,
+and the update as another one. Between the two passes the loss is launched kernel by kernel, because
+its shapes (number of targets of each modality) differ at every step, but are known on the host.
 
-The same code runs on a CPU, without graphs, which is how it is tested.
+The same code runs on a CPU, without graphs, for tests.
 
 Shapes: T inputs and U targets of a packed batch, D width, C modalities.
 """
@@ -26,14 +26,14 @@ from nano4m.training.loss import packed_cross_entropy, score_gradient
 from nano4m.training.packed import PackedBatch, PackedShape, unpack
 
 WARM = 2
-"""Times that a shape is computed kernel by kernel before it is captured."""
+"""Eager runs of a shape before it is captured."""
 MOST_SCORES = 1 << 28
-"""Scores of a chunk of the loss on a large card: 0.5 GiB in half precision."""
+"""Logits of a chunk of the loss on a large card: 0.5 GiB in half precision."""
 
 
 @dataclass
 class _Passes:
-    """The passes over one shape: how often it came up, where its data go, and its graphs."""
+    """The passes of one shape: number of runs, their buffers, and their graphs."""
 
     flat: Tensor
     d_states_UD: Tensor
@@ -46,17 +46,17 @@ class DeviceStep:
     """Computes gradients of packed batches and updates the weights.
 
     Args:
-        model: float32, on the device; what optimizers update.
-        dtype: Type to compute in.
-        optimizers: Of ``build_optimizers`` for this device.
-        most: Largest gradient norm.
-        progress_state: State of a resumed run, see ``DeviceUpdate``.
+        model: float32, on the device; the optimizers update it.
+        dtype: Compute type.
+        optimizers: From ``build_optimizers`` for this device.
+        most: Maximum gradient norm.
+        progress_state: Progress state of a resumed run, see ``DeviceUpdate``.
         compiled: Compile the blocks and the loss (TorchInductor).
         graphs: Capture passes and update as CUDA graphs.
 
     Attributes:
-        warm_seconds: Spent in compiling and capturing so far.
-        computing: The model that computes; ``model`` itself in float32.
+        warm_seconds: Time spent in compiling and capturing so far.
+        computing: The compute copy; ``model`` itself in float32.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class DeviceStep:
         )
         named = list(own.named_parameters())
         pairs = list(zip(named, self.update.gradients, strict=True))
-        # Heads get their gradients from the loss; tied ones from both, so they are added to.
+        # Heads get their gradients from the loss; tied ones from both, so they are accumulated.
         heads = {id(own.head_rows(c, self._is_full)[0]) for c in range(len(own.modalities))}
         self.head_gradients = {id(p): g for (_, p), g in pairs if id(p) in heads}
         trunk = [(p, g) for (name, p), g in pairs if not name.startswith("heads.")]
@@ -89,7 +89,7 @@ class DeviceStep:
         self.fused = has_varlen_kernel(self.device, dtype, model.config.head_dim)
         self.score = score_gradient
         if compiled:
-            # The blocks alone: they are alike, so each kind is compiled once.
+            # Only the blocks: they are alike, so each kind is compiled once.
             for block in (*own.encoder, *own.decoder):
                 block.compile()
             self.score = torch.compile(score_gradient)
@@ -110,13 +110,13 @@ class DeviceStep:
 
     @property
     def warming(self) -> str:
-        """What came up so far, for a summary."""
+        """Number of shapes and warm-up time so far, as text for a summary."""
         shapes = len({shape for shape, _ in self.passes})
         warmed = f", {self.warm_seconds:.1f} s to warm up" if self.warms_up else ""
         return f", shapes {shapes}{warmed}"
 
     def __call__(self, batches: Sequence[PackedBatch], rate: float) -> None:
-        """Take a step: the gradients of all ``batches`` together, one update.
+        """Take a step: accumulate the gradients of all ``batches``, then update once.
 
         Args:
             batches: Parts of one step, see ``Packer.parts``.
@@ -134,13 +134,13 @@ class DeviceStep:
         tensors = unpack(found.flat, batch, self.fused)
         is_new = found.seen < WARM
         if self.recorder and found.seen == WARM:
-            # Tapes link the two passes: both are captured before either is replayed.
+            # The autograd graph links the passes: both are captured before either is replayed.
             found.forward = self.recorder.capture(lambda: self.computing.packed_states(tensors))
             states_UD, d_states_UD = found.forward.result, found.d_states_UD
             found.backward = self.recorder.capture(
                 lambda: self._backward(states_UD, d_states_UD, is_first)
             )
-            # The tape is done with; what it holds may serve the next shape.
+            # Detached, so that the memory of the autograd graph is free for the next shape.
             found.forward = Captured(found.forward.graph, states_UD.detach())
             is_new = True
         if found.forward and found.backward:
@@ -155,7 +155,7 @@ class DeviceStep:
             self.warm_seconds += time.perf_counter() - began
 
     def _sent(self, batch: PackedBatch) -> Tensor:
-        """Return the numbers of a batch where a copy to the device need not be waited for."""
+        """Return the data of a batch in memory that is copied to the device asynchronously."""
         flat = torch.from_numpy(batch.flat)
         return flat.pin_memory() if self.device.type == "cuda" else flat
 
@@ -183,7 +183,7 @@ class DeviceStep:
         self.update.counts_C += tensors.counts_C
 
     def _begin(self, batch: PackedBatch) -> None:
-        """Forget the gradients of heads; those that a single product writes need not be zeroed."""
+        """Reset the gradients of heads; those that a single product writes need not be zeroed."""
         owners = [
             (id(self.computing.head_rows(c, self._is_full)[0]), count)
             for c, count in enumerate(batch.counts)
@@ -240,7 +240,7 @@ class DeviceStep:
         sorted_UD, ids_U = states_UD.index_select(0, order_U), ids_U.index_select(0, order_U)
         for c, count in enumerate(batch.counts):
             total = states_UD.new_zeros((), dtype=torch.float32)
-            # Float32 scores and their logarithms: a few times what a step holds of them.
+            # Float32 logits and log-probabilities take a few times the memory of a step's logits.
             rows = max(1, self.most_scores // 8 // len(self.model.head(c, self._is_full)[0]))
             for first in range(start, start + count, rows):
                 span = slice(first, min(first + rows, start + count))
@@ -253,7 +253,7 @@ class DeviceStep:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Make the computing weights those of the model again."""
+        """Copy the model's weights to the compute copy."""
         if self.update.compute_params:
             masters = [m.detach() for m in self.update.master_params]
             torch._foreach_copy_(self.update.compute_params, masters)

@@ -1,8 +1,8 @@
-"""The update of the weights, decided on the device: clipping, skipping, counting without a look.
+"""The weight update on the device: clipping, skipping and counting without reads by the host.
 
-A float that the host reads makes it wait until the device has done all that was launched; then the
-device waits for the host. So everything that a step decides is decided by tensors, and read when a
-line is logged.
+Reading a number makes the host wait until the device has finished all launched work, and then the
+device waits for the host. So all decisions of a step are made with tensors, and read when a line is
+logged.
 
 Shapes: C modalities.
 """
@@ -20,14 +20,14 @@ DOUBLE_EVERY = 1000
 
 @dataclass(frozen=True)
 class Reading:
-    """What the device knows of the steps since the last reading.
+    """Counters of the steps since the last reading.
 
     Attributes:
         sums, counts: Summed cross-entropy and targets of each modality, over good steps.
         norm: Gradient norm of the last step.
         scale: Loss scale.
         good, skipped: Steps so far.
-        bad: (sums, norm) of the step that stopped the run; None: no step did.
+        bad: (sums, norm) of the step that stopped the run, or None.
     """
 
     sums: list[float]
@@ -40,19 +40,20 @@ class Reading:
 
 
 class DeviceUpdate:
-    """Float32 gradients, and the update that they make.
+    """Float32 gradients, and the weight update from them.
 
-    A step whose gradient is not finite changes nothing. In fp16 its loss scale is halved and the
-    next step goes on, down to a scale of 1; otherwise all further steps change nothing either, so
-    that the weights are those of the bad step when the host looks.
+    A step whose gradient is not finite changes nothing. In fp16 the loss scale is halved, down to
+    1, and training continues; otherwise all further steps change nothing either, so the weights are
+    those of the bad step when the host reads.
 
     Args:
-        model: float32; its gradients are made here and stay.
-        copies: What computes, refreshed after the update; empty if the model itself does.
-        optimizers: That take ``grad_scale`` and ``found_inf``.
-        most: Largest gradient norm.
-        dtype: That is computed in.
-        progress_state: State of a resumed run: ``scale``, ``good``, ``skipped``.
+        model: float32; its gradients are allocated here.
+        copies: Compute weights, refreshed after the update; empty if the model itself computes.
+        optimizers: Optimizers that support ``grad_scale`` and ``found_inf``.
+        most: Maximum gradient norm.
+        dtype: Compute type.
+        modalities: Number of modalities C.
+        progress_state: Progress state of a resumed run: ``scale``, ``good``, ``skipped``.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class DeviceUpdate:
 
     @torch.no_grad()
     def __call__(self) -> None:
-        """Update the weights by the gradients there are; ``sums_C`` begins anew."""
+        """Update the weights from the gradients, and reset ``sums_C``."""
         norms = torch._foreach_norm(self.gradients)
         norm = torch.linalg.vector_norm(torch.stack(norms)) / self.scale
         is_bad = ~(norm.isfinite() & self.sums_C.isfinite().all())
@@ -113,7 +114,7 @@ class DeviceUpdate:
         self.good += ~is_left_out
         self.total_sums_C += torch.where(is_left_out, 0, self.sums_C)
         self.total_counts_C += torch.where(is_left_out, 0, self.counts_C)
-        # In fp16 a smaller scale may help, as long as there is one.
+        # In fp16 a smaller scale may help, unless it is 1.
         ends = is_bad & ~self.stopped
         if self.halves:
             ends = ends & (self.scale <= 1)
@@ -128,7 +129,7 @@ class DeviceUpdate:
         self.counts_C.zero_()
 
     def read(self) -> Reading:
-        """Return what the device knows, and begin to count anew. This waits for the device."""
+        """Return the counters and reset them. This waits for the device."""
         numbers = torch.cat([
             self.total_sums_C, self.total_counts_C, self.bad_sums_C.double(),
             torch.stack([

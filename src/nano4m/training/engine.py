@@ -1,4 +1,4 @@
-"""How a step is computed on this machine: packed or not, compiled or not, as graphs or not."""
+"""Choice of how a step is computed: packed or not, compiled or not, with CUDA graphs or not."""
 
 import os
 import shutil
@@ -16,15 +16,16 @@ from nano4m.progress import log_info
 USUAL_SHARE = 0.2
 """Share of the peak that steps reach without a compiler on a large GPU."""
 LEAST_SECONDS = 90
-"""Length of a run from which compiling, 20 to 50 s, pays."""
+"""Duration of a run from which compiling, 20 to 50 s, pays off."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """The choices of ``TrainConfig``, resolved.
+    """The resolved choices of ``TrainConfig``.
 
     Attributes:
-        packed: All samples of a step in one row of tokens, decided on the device.
+        packed: All samples of a step are one row of tokens, and the update is decided on the
+            device.
         compiled: Blocks and loss are compiled.
         graphs: Passes and update are captured.
     """
@@ -58,18 +59,18 @@ def choose(
     peak: float,
     quiet: bool = False,
 ) -> Engine:
-    """Resolve ``packed``, ``compile`` and ``graphs`` for this device and these processes.
+    """Return ``packed``, ``compile`` and ``graphs``, resolved for this device and these processes.
 
     Args:
         config: ``train`` and ``model`` are used.
         world: The processes that train together.
-        dtype: Type to compute in.
-        operations: Useful ones of the whole run.
-        peak: Operations a second of the device at best.
-        quiet: Do not say what is missing.
+        dtype: Compute type.
+        operations: Useful operations of the whole run.
+        peak: Peak operations a second of the device.
+        quiet: Do not log what is missing.
 
     Raises:
-        UserError: Something is asked for that cannot be had here.
+        UserError: A setting that is not possible here.
     """
     settings, model = config.train, config.model
     on_gpu = world.device.type == "cuda"
@@ -81,9 +82,9 @@ def choose(
     if settings.packed == "on" and world.device.type not in ("cpu", "cuda"):
         raise UserError(f"--train.packed on is for cpu and cuda, not {world.device}; leave it out")
     packed = settings.packed == "on" or (settings.packed == "auto" and on_gpu and alone)
-    # Without a kernel for sequences of any lengths a graph would hold the lengths of one step.
+    # Without a kernel for sequences of any lengths, a graph would fix the lengths of one step.
     fused = packed and on_gpu and has_varlen_kernel(world.device, dtype, model.head_dim)
-    # What is computed twice must drop the same: two graphs count their random numbers apart.
+    # Recomputation must drop the same, but two graphs have separate random number offsets.
     capturable = fused and not (model.checkpointing and settings.dropout)
     if settings.graphs == "on" and not capturable:
         raise UserError(
@@ -102,7 +103,7 @@ def choose(
         lacking = why_no_compiler()
         if lacking and compiled:
             raise UserError(f"--train.compile on: {lacking}; give --train.compile off")
-        # Compiling takes longer than a short run gains; without that kernel every step is new.
+        # Compiling costs more than a short run gains; without that kernel every step recompiles.
         pays = fused and operations / (USUAL_SHARE * peak) > LEAST_SECONDS
         compiled = compiled or (settings.compile == "auto" and pays and not lacking)
         if settings.compile == "auto" and pays and lacking and not (quiet or world.rank):
@@ -111,7 +112,7 @@ def choose(
 
 
 def mask_workers(settings: TrainConfig, device: torch.device) -> int:
-    """Return how many processes mask ahead."""
+    """Return how many processes make batches in advance."""
     if settings.workers is not None:
         return settings.workers
     return min(8, count_workers("auto") // 2) if device.type == "cuda" else 0

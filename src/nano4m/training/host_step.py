@@ -1,5 +1,5 @@
-"""A training step that the host decides: on a CPU, where a look at a number costs nothing, and
-wherever weights are shared by several processes.
+"""A training step controlled by the host: on a CPU, where reading a number is free, and for several
+processes.
 """
 
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ class HostStep:
     """Computes the gradients of a step's groups, one after the other, and updates the weights.
 
     Args:
-        module: Of the model; made before the optimizers, since it may shard the weights.
-        optimizers, average: What an update moves.
-        most: Largest gradient norm.
-        progress_state: State of a resumed run; ``scale``, ``good``, ``skipped``, ``sums`` and ``counts`` are
-            kept up to date in it.
+        module: Module of the model; made before the optimizers, because it may shard the weights.
+        optimizers, average: Updated in every step.
+        most: Maximum gradient norm.
+        progress_state: Progress state of a resumed run; ``scale``, ``good``, ``skipped``, ``sums``
+            and ``counts`` in it are kept up to date.
     """
 
     def __init__(
@@ -41,10 +41,10 @@ class HostStep:
         module.refresh()
 
     def __call__(self, batches: list[MaskedBatch], rate: float) -> tuple[Tensor, float, bool]:
-        """Take a step; return summed cross-entropy (C,), gradient norm, and whether it may go on.
+        """Take a step; return summed cross-entropy (C,), gradient norm, whether to go on.
 
-        An fp16 step that overflows is left out and the loss scale halved; any other loss that is
-        not finite may not go on, and its weights are as before.
+        An fp16 step that overflows is skipped and the loss scale halved; after any other loss that
+        is not finite training must stop, and the weights are unchanged.
         """
         progress_state = self.progress_state
         for optimizer in self.optimizers:
@@ -61,7 +61,7 @@ class HostStep:
             if self.module.dtype == torch.float16 and progress_state["good"] % DOUBLE_EVERY == 0:
                 self.module.scale *= 2
         elif self.module.dtype == torch.float16 and self.module.scale > 1:
-            # Too large a scale overflows by design; the step is left out and the scale halved.
+            # Too large a scale is expected to overflow: skip the step and halve the scale.
             self.module.scale /= 2
             progress_state["skipped"] += 1
             sums, counts = torch.zeros_like(sums), torch.zeros_like(counts)

@@ -1,4 +1,4 @@
-"""Being asked to stop: a signal is remembered, and answered where stopping is safe."""
+"""Requests to stop: a signal is remembered, and handled where stopping is safe."""
 
 import signal
 import threading
@@ -9,19 +9,19 @@ WATCHED = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupt:
-    """Ctrl-C or a termination asks training to stop after the running step; twice stops at once."""
+    """Ctrl-C or a termination stops training after the current step; a second one stops at once."""
 
     def __init__(self) -> None:
         self.requested = False
 
     @contextmanager
     def watch(self) -> Iterator["Interrupt"]:
-        """Listen while training; elsewhere than in the main thread, do nothing."""
+        """Handle the signals while training; do nothing outside the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
 
-        # A job in the background of a shell ignores SIGINT, for Ctrl-C is for the one in front.
+        # A background job of a shell ignores SIGINT: Ctrl-C is for the foreground job.
         signals = [s for s in WATCHED if signal.getsignal(s) is not signal.SIG_IGN]
 
         def ask(signum: int, frame: object) -> None:

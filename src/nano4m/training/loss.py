@@ -1,4 +1,4 @@
-"""Cross-entropy of the asked-for tokens, each over its own modality's vocabulary.
+"""Cross-entropy of the targets, each over its own modality's vocabulary.
 
 Shapes: B batch, M decoder tokens, T tokens of one modality, D width, V vocabulary, C modalities.
 """
@@ -13,15 +13,15 @@ from nano4m.model.fourm import FourM, PackedTensors
 from nano4m.tokens.batch import MaskedBatch
 
 MOST_LOGITS = 1 << 23
-"""Scores that exist at once: 32 MiB in float32."""
+"""Maximum logits in memory at once: 32 MiB in float32."""
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Summed cross-entropy of ``states @ weight.T``, in chunks of rows, gradients made on the way.
+    """Summed cross-entropy of ``states @ weight.T`` in chunks, gradients in the forward pass.
 
-    The scores of a chunk live until its gradients are known; scores, softmax and sums are float32
-    at least, whatever the matrices are. ``F.linear_cross_entropy`` sums in the type of its inputs,
-    and its chunks take several times as long on a CPU (docs/PERFORMANCE.md).
+    The logits of a chunk live until its gradients are computed; logits, softmax and sums are
+    float32 at least, whatever the type of the matrices. ``F.linear_cross_entropy`` sums in the type
+    of its inputs, and its chunks take several times as long on a CPU (docs/PERFORMANCE.md).
     """
 
     @staticmethod
@@ -45,7 +45,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             total -= log_TV.gather(1, own_T[:, None]).sum()
             if not wants:
                 continue
-            # Each pass over a chunk is time: what can be is done in place.
+            # In place where possible, because each pass over a chunk takes time.
             d_TV = log_TV.exp_()
             d_TV.scatter_add_(1, own_T[:, None], d_TV.new_full((len(own_T), 1), -1.0))
             if slope_TV is not None:
@@ -69,14 +69,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         d_states, d_weight = ctx.saved_tensors
-        # A scalar does not widen a matrix, and unrounded it scales a half-precision one exactly.
+        # A 0-d tensor does not promote a half-precision matrix, and is not rounded to its type.
         return d_states * grads[0], d_weight * grads[0], None, None
 
 
 def linear_cross_entropy(
     states_TD: Tensor, weight_VD: Tensor, ids_T: Tensor, cap: float = 0.0
 ) -> Tensor:
-    """Return the summed cross-entropy of scores ``states @ weight.T``, a scalar in nats.
+    """Return the summed cross-entropy of logits ``states @ weight.T``, a scalar in nats.
 
     It is float32, or float64 for states in float64.
 
@@ -84,25 +84,25 @@ def linear_cross_entropy(
         states_TD: In float32, bf16 or fp16, like ``weight_VD``.
         weight_VD: Rows of the vocabulary.
         ids_T: int64 in 0..V-1.
-        cap: Scores go through cap * tanh(score / cap); 0: as they are.
+        cap: Logits become cap * tanh(logit / cap); 0: no cap.
     """
     return _LinearCrossEntropy.apply(states_TD, weight_VD, ids_T, cap)
 
 
-# How many targets a modality has is known from the data alone: a compiler would stop at every
-# modality and start again for every vocabulary, to speed up what is matrix products anyway.
+# The number of targets of a modality depends on the data: a compiler would break the graph at every
+# modality and recompile for every vocabulary, to speed up what are matrix products anyway.
 @torch.compiler.disable
 def token_cross_entropy(model: FourM, states_BMD: Tensor, batch: MaskedBatch) -> Tensor:
     """Return the summed cross-entropy of each modality, float32 (C,), in nats.
 
-    Scores exist only for targets and only over the target's own vocabulary; with shared tables over
+    Logits are computed for targets only, over the target's own vocabulary; with shared tables over
     the whole shared one, as the reference trains.
     """
     flat_TD, ids_T = states_BMD.flatten(0, 1), batch.target_ids_BM.flatten()
     modality_T = batch.target_modality_BM.flatten()
     sums = []
     for c in range(len(model.modalities)):
-        # An absent modality goes the same way: every parameter then has a gradient in every pass.
+        # Absent modalities are included, so that every parameter has a gradient in every pass.
         chosen = (modality_T == c).nonzero()[:, 0]
         weight_VD, scale = model.head(c, full=model.config.tables == "shared")
         states_TD = flat_TD[chosen] if scale == 1 else flat_TD[chosen] * scale
@@ -114,22 +114,22 @@ def token_cross_entropy(model: FourM, states_BMD: Tensor, batch: MaskedBatch) ->
 def score_gradient(
     score_TV: Tensor, ids_T: Tensor, weight: Tensor, cap: float
 ) -> tuple[Tensor, Tensor]:
-    """Return the summed cross-entropy of scores and the gradient of ``weight`` times it, (T, V).
+    """Return the summed cross-entropy of logits, and ``weight`` times its gradient, (T, V).
 
-    Plain steps, which a compiler turns into two passes over the scores; the gradient has their
+    Plain operations, which a compiler fuses into two passes over the logits; the gradient has their
     type, softmax and sum are float32 at least.
 
     Args:
-        score_TV: Unnormalised, before the soft cap.
-        ids_T: Right ones, integers.
+        score_TV: Logits before the soft cap.
+        ids_T: Target ids, integers.
         weight: A scalar on the device.
-        cap: Of ``linear_cross_entropy``.
+        cap: As for ``linear_cross_entropy``.
     """
     exact = torch.promote_types(score_TV.dtype, torch.float32)
     wide_TV = score_TV.to(exact)
     if cap:
         wide_TV = torch.tanh(wide_TV / cap) * cap
-    # By rows, never over the whole of the scores: one kernel then has all of a row.
+    # Reduced by rows, never over all logits, so that one kernel handles a whole row.
     most_T1 = wide_TV.amax(1, keepdim=True)
     sum_T1 = (wide_TV - most_T1).exp().sum(1, keepdim=True)
     right_T1 = wide_TV.gather(1, ids_T[:, None].long())
@@ -159,22 +159,23 @@ def packed_cross_entropy(
     most: int,
     score: ScoreGradient = score_gradient,
 ) -> None:
-    """Add the cross-entropy of a packed batch to ``sums_C`` and make its gradients on the way.
+    """Add the cross-entropy of a packed batch to ``sums_C``, and compute its gradients.
 
-    How many targets a modality has is known on the host, so nothing is asked of the device.
+    The number of targets of each modality is known on the host, so nothing is read from the device.
 
     Args:
-        model: That computes.
-        states_UD: Of the decoder.
+        model: The compute copy.
+        states_UD: Decoder states.
         batch: The batch on the device.
         counts: Targets of each modality.
-        gradients: Of heads, by the ``id`` of their parameter in ``model``.
-        written: Those that hold something of this step already and are added to; kept up to date.
-        d_states_UD: Written: the gradient of the weighted loss, 0 for what only fills up.
-        sums_C: float32, summed cross-entropy of each modality; added to.
+        gradients: Gradients of heads, by the ``id`` of their parameter in ``model``.
+        written: Heads whose gradients have values of this step and are accumulated; kept up to
+            date.
+        d_states_UD: Output: the gradient of the weighted loss, 0 for filler slots.
+        sums_C: float32, summed cross-entropy of each modality; accumulated.
         scale: Factor on the loss before the gradient, a scalar on the device.
-        most: Scores that exist at once.
-        score: ``score_gradient``, perhaps compiled.
+        most: Maximum logits in memory at once.
+        score: ``score_gradient``, possibly compiled.
     """
     weights_C = batch.weights_C * scale
     sorted_UD = states_UD.index_select(0, batch.order_U)
@@ -198,7 +199,7 @@ def packed_cross_entropy(
                 gradient_VD += d_TV.T @ states_TD
             else:
                 gradient_VD.copy_(d_TV.T @ states_TD)
-        # One head of all modalities is zeroed before, its rows are added to.
+        # A head shared by all modalities was zeroed before; its rows accumulate.
         written.add(id(parameter))
         if factor != 1:
             d_sorted_UD[start : start + count] *= factor
@@ -208,7 +209,7 @@ def packed_cross_entropy(
 
 
 class MaskedLoss(nn.Module):
-    """The model with its loss: what a step calls and shards as one module."""
+    """The model with its loss, as the one module that a step calls and shards."""
 
     def __init__(self, model: FourM) -> None:
         super().__init__()
@@ -228,10 +229,10 @@ def count_targets(batches: Sequence[MaskedBatch], num_modalities: int) -> Tensor
 
 
 def modality_weights(counts_C: Tensor) -> Tensor:
-    """Return the weight of one token of each modality: its mean counts once, absent ones not.
+    """Return the weight of one token of each modality; absent modalities have weight 0.
 
-    The loss is the sum over modalities of weight times summed cross-entropy, that is the mean over
-    the modalities that have targets of their mean cross-entropy.
+    The loss is the sum over modalities of weight times summed cross-entropy: the mean, over the
+    modalities that have targets, of their mean cross-entropy.
     """
     present = counts_C > 0
     return torch.where(present, 1.0 / (counts_C.clamp(min=1) * present.sum()), 0.0)

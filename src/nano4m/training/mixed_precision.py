@@ -1,8 +1,8 @@
-"""The weights that compute, their gradients, and the float32 weights that are updated.
+"""Mixed-precision module: compute weights, their gradients, and the float32 master weights.
 
-In float32 both are one model. In bf16 and fp16 the computing model is a copy, made once and
-refreshed after every update: no cast stands in the way of a matrix product, and what is rounded is
-never summed up (arXiv:1710.03740). With sharded weights FSDP2 keeps the copy.
+In float32 both are one model. In bf16 and fp16 a copy computes, made once and refreshed after every
+update: matrix products need no casts, and rounded values are never accumulated (arXiv:1710.03740).
+With sharded weights FSDP2 keeps the copy.
 
 Shapes: C modalities.
 """
@@ -23,14 +23,14 @@ class MixedPrecisionModule:
     """The model as one process computes with it.
 
     Args:
-        model: float32, on the device of ``world``; its parameters are what optimizers update.
-        dtype: Type to compute in.
+        model: float32, on the device of ``world``; the optimizers update its parameters.
+        dtype: Compute type.
         world: The processes that share a batch.
-        compiled: Compile the computing model.
+        compiled: Compile the compute copy.
 
     Attributes:
-        scale: What losses are multiplied by before the gradient, so that fp16 does not lose small
-            ones; 1 in other types.
+        scale: Factor on losses before the gradient, so that fp16 does not lose small ones; 1 in
+            other types.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class MixedPrecisionModule:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Make the computing weights those of the model again."""
+        """Copy the model's weights to the compute copy."""
         if self.is_copy:
             torch._foreach_copy_(self.compute_params, [m.detach() for m in self.master_params])
 
@@ -77,8 +77,8 @@ class MixedPrecisionModule:
     def gradients(self, batches: list[MaskedBatch]) -> tuple[Tensor, Tensor]:
         """Set the gradients of the loss over ``batches``, all of a step, on the model's weights.
 
-        Every process is given all batches and computes its share of them; the gradients are those
-        of the whole step in each.
+        Every rank gets all batches and computes its part of them; all ranks get the gradients of
+        the whole step.
 
         Returns:
             Summed cross-entropy and number of targets of each modality over all batches, float32
@@ -86,11 +86,11 @@ class MixedPrecisionModule:
         """
         counts_C = count_targets(batches, len(self.model.modalities))
         weights_C = modality_weights(counts_C).to(self.world.device) * self.scale
-        # FSDP2 averages over processes; a sum is wanted, because the weights are of the whole step.
+        # FSDP2 averages over processes, but the loss weights of the whole step need a sum.
         weights_C = weights_C * (self.world.size if self.world.sharded else 1)
         total_C = torch.zeros(len(counts_C), device=self.world.device)
         own = self.world.shard(batches)
-        # Shards are exchanged in every pass: all processes make equally many.
+        # Shards are exchanged in every pass, so all processes need equally many passes.
         idle = self.world.all_max(len(own)) - len(own) if self.world.sharded else 0
         for number, batch in enumerate([*own, *batches[:1] * idle]):
             sums_C = self.computing(batch.to(self.world.device))
@@ -107,7 +107,7 @@ class MixedPrecisionModule:
 
     @torch.no_grad()
     def evaluate(self, batches: list[MaskedBatch]) -> tuple[Tensor, Tensor]:
-        """Return what ``gradients`` does, without gradients; every process computes all batches."""
+        """Return what ``gradients`` does, without gradients; every rank computes all batches."""
         total_C = torch.zeros(len(self.model.modalities))
         self.module.eval()
         for batch in batches:

@@ -1,8 +1,8 @@
-"""Muon for many matrices at once: those of one shape go through Newton-Schulz together.
+"""Batched Muon: all matrices of one shape go through Newton-Schulz together.
 
 The update is that of torch.optim.Muon (github.com/KellerJordan/Muon, learning rate as in
-arXiv:2502.16982). There it is some 25 small kernels a matrix; here as many for all of a shape, and
-nothing of it waits for the device.
+arXiv:2502.16982). That takes some 25 small kernels a matrix, this one as many for all matrices of a
+shape, and it never waits for the device.
 """
 
 import math
@@ -18,7 +18,7 @@ SMALLEST_NORM = 1e-7
 
 
 def orthogonalize(matrices_NAB: Tensor) -> Tensor:
-    """Return matrices (n, a, b) with all singular values drawn towards 1, in bf16."""
+    """Return matrices (n, a, b) with all singular values moved towards 1, in bf16."""
     x = matrices_NAB.bfloat16()
     is_tall = x.shape[1] > x.shape[2]
     x = x.mT if is_tall else x
@@ -33,13 +33,13 @@ def orthogonalize(matrices_NAB: Tensor) -> Tensor:
 class BatchedMuon(torch.optim.Optimizer):
     """Muon with decoupled decay and Nesterov momentum for 2-D parameters.
 
-    Its state is that of torch.optim.Muon, so a run goes on with either. As with fused AdamW,
-    gradients are divided by ``grad_scale`` and a step is left out where ``found_inf`` is 1, if
-    these attributes are there.
+    Its state is that of torch.optim.Muon, so either can resume the other. As with fused AdamW,
+    gradients are divided by ``grad_scale`` and a step is skipped if ``found_inf`` is 1, if these
+    attributes are set.
 
     Args:
-        params: Matrices between hidden states.
-        lr: Learning rate, perhaps a tensor on the device.
+        params: Matrices of hidden layers.
+        lr: Learning rate; may be a tensor on the device.
         weight_decay: Decoupled.
         momentum: Of the moving average.
     """
@@ -83,14 +83,14 @@ class BatchedMuon(torch.optim.Optimizer):
         moved = torch._foreach_lerp(momenta, grads, 1 - keep)
         update_NAB = orthogonalize(torch.stack(torch._foreach_lerp(grads, moved, keep)))
         shape = parameters[0].shape
-        # Matches the size of AdamW's updates, so that both share one rate.
+        # Matches the RMS of AdamW's updates, so that both share one learning rate.
         rate = group["lr"] * (0.2 * math.sqrt(max(shape)))
         shrunk = torch._foreach_mul(parameters, 1 - group["lr"] * group["weight_decay"])
         changes = torch._foreach_mul(list(update_NAB.float().unbind()), rate)
         torch._foreach_sub_(shrunk, changes)
         new = [*shrunk, *moved]
         if self.found_inf is not None:
-            # Not by arithmetic: what is left out may be infinite.
+            # Not by arithmetic, because skipped values may be infinite.
             is_left_out = self.found_inf.bool()
             pairs = zip((*parameters, *momenta), new, strict=True)
             new = [torch.where(is_left_out, old, found) for old, found in pairs]

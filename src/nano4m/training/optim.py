@@ -1,4 +1,4 @@
-"""Muon or AdamW, a cosine schedule, and an average of the weights."""
+"""Optimizers (Muon or AdamW), learning rate schedule, and weight average."""
 
 import math
 
@@ -13,15 +13,14 @@ from nano4m.training.muon import BatchedMuon
 def build_optimizers(
     model: nn.Module, config: TrainConfig, on_device: bool = False
 ) -> list[torch.optim.Optimizer]:
-    """Return the optimizers of a model: one, or Muon and AdamW side by side.
+    """Return the optimizers of a model: AdamW, or Muon and AdamW.
 
-    With ``on_device`` their learning rate is a tensor beside the weights, and nothing of a step
+    With ``on_device`` their learning rate is a tensor on the weights' device, and a step never
     waits for the device.
 
     Muon (github.com/KellerJordan/Muon; scaled as in arXiv:2502.16982, so that both share one
-    learning rate) takes the matrices between hidden states. It is not for tables, heads, norms and
-    the register: those stay with AdamW, which decays only matrices, and tables where
-    ``decay_tables`` says so.
+    learning rate) updates the matrices of hidden layers. Tables, heads, norms and the register use
+    AdamW, which decays only matrices, and tables if ``decay_tables`` is set.
     """
     ends = {
         id(w) for part in (*_tables(model), model.get_submodule("heads")) for w in part.parameters()
@@ -61,7 +60,7 @@ def _tables(model: nn.Module) -> list[nn.Embedding]:
 
 
 def gradient_norm(model: nn.Module, most: float) -> float:
-    """Scale all gradients down to a norm of at most ``most``; return the norm before."""
+    """Clip all gradients to a norm of at most ``most``; return the norm before."""
     norm = nn.utils.clip_grad_norm_(model.parameters(), most)
     return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
@@ -82,13 +81,13 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay, self.updates = decay, 0
-        # Without a decay the average is the weights: no memory and no pass for it.
+        # Without a decay the average equals the weights and needs no memory.
         self._weights = [p.detach().clone() for p in model.parameters()] if decay else None
         self._model = model
 
     @property
     def is_kept(self) -> bool:
-        """Whether the average is something else than the weights."""
+        """Whether the average differs from the weights."""
         return self._weights is not None
 
     @property

@@ -1,11 +1,11 @@
-"""Packed batches: the groups of a step laid end to end, in a form whose shapes repeat.
+"""Packed batches: the groups of a step concatenated, with repeating shapes.
 
-A GPU is fast where few, large kernels are launched in the same order at every step. So all samples
-of a step, of whatever lengths, become one row of tokens; where each sample begins is data, and the
-number of tokens is filled up to a multiple of a quantum. What fills it up are sequences of their
-own, which no sample sees and which have no target: real tokens compute as they would alone.
+A GPU is fast with few, large kernels launched in the same order at every step. So all samples of a
+step, of any lengths, form one row of tokens; the boundaries of samples are data, and the number of
+tokens is padded to a multiple of a quantum. The padding consists of filler sequences, which no
+sample attends to and which have no targets, so real tokens give the same results as alone.
 
-Everything that a step needs is one int32 array, so that it reaches the device in one copy.
+All data of a step are one int32 array, which reaches the device in one copy.
 
 Shapes: S sequences, T inputs and U targets of all of them, C modalities.
 """
@@ -26,19 +26,19 @@ from nano4m.tokens.batch import MaskedBatch
 from nano4m.training.loss import count_targets, modality_weights
 
 ALIGNED = 64
-"""Tokens that a packed batch is a multiple of where all steps are equally long."""
+"""Quantum if all steps have equally many tokens."""
 FRACTION = 8
-"""Elsewhere it is a multiple of the longest batch over this, so that few shapes come up."""
+"""Otherwise the quantum is the longest batch over this, for few distinct shapes."""
 
 
 @dataclass(frozen=True)
 class PackedShape:
-    """All that the kernels of a step depend on.
+    """Everything on which the kernels of a step depend.
 
     Attributes:
-        inputs, targets: T and U, filled up.
+        inputs, targets: T and U, padded.
         sequences: S.
-        longest: Most inputs and most targets that a sample of the run can have.
+        longest: Maximum inputs and targets of a sample in the run.
     """
 
     inputs: int
@@ -52,12 +52,13 @@ class PackedBatch:
     """A packed batch on the host.
 
     Attributes:
-        shape: Of its tensors.
-        flat: int32, all of ``PackedTensors`` end to end.
+        shape: Shape of its tensors.
+        flat: int32, all of ``PackedTensors`` concatenated.
         counts: Targets of each modality.
-        groups: (samples, inputs with register, targets) of each group, then those that fill up.
-        num_real: How many of them are real.
-        tokens: Real tokens, given and asked for.
+        groups: (samples, inputs with register, targets) of each group, then of the filler
+            sequences.
+        num_real: Number of groups without the filler.
+        tokens: Real tokens, inputs and targets.
     """
 
     shape: PackedShape
@@ -73,11 +74,11 @@ class Packer:
     """Packs the groups of a step.
 
     Args:
-        modalities: Of the model.
+        modalities: Modalities of the model.
         has_register: Whether each sample begins with a register token.
-        batch_size: Most samples of a packed batch.
-        quantum: Tokens that inputs and targets are filled up to a multiple of.
-        longest: Most inputs, with the register, and most targets of a sample.
+        batch_size: Maximum samples of a packed batch.
+        quantum: Numbers of inputs and of targets are padded to a multiple of it.
+        longest: Maximum inputs, register included, and targets of a sample.
     """
 
     modalities: tuple[Modality, ...]
@@ -88,12 +89,11 @@ class Packer:
 
     @cached_property
     def fillers(self) -> int:
-        """Sequences that fill up: enough for a whole quantum beside an input each, and one."""
+        """Filler sequences of a full batch: enough for a whole quantum and one input each."""
         return -(-self.quantum // max(1, min(self.longest[0] - 1, self.longest[1]))) + 1
 
     def parts(self, batches: Sequence[MaskedBatch]) -> list[PackedBatch]:
-        """Return one step in packed batches of ``batch_size``; targets weigh as in the whole
-        step."""
+        """Return a step as packed batches of ``batch_size``, with the step's loss weights."""
         weights_C = modality_weights(count_targets(batches, len(self.modalities)))
         parts: list[list[MaskedBatch]] = []
         samples = self.batch_size
@@ -108,11 +108,12 @@ class Packer:
     def __call__(
         self, batches: Sequence[MaskedBatch], weights_C: Tensor | None = None
     ) -> PackedBatch:
-        """Return the samples of ``batches`` end to end, group after group.
+        """Return the samples of ``batches`` concatenated, group after group.
 
         Args:
             batches: Groups, each of one length.
-            weights_C: float32, of a target of each modality; None: those of these batches alone.
+            weights_C: float32, loss weight of a target of each modality; None: those of these
+                batches.
 
         Raises:
             ValueError: More samples than ``batch_size``.
@@ -127,9 +128,9 @@ class Packer:
             raise ValueError(f"{samples} samples do not fit a packed batch of {self.batch_size}")
         num_inputs = sum(rows * (n + register) for rows, n, _ in sizes)
         num_targets = sum(rows * m for rows, _, m in sizes)
-        # A batch that is not full lacks whole sequences; they fill up too.
+        # Filler sequences also replace the samples that an incomplete batch lacks.
         spare = self.fillers + self.batch_size - samples
-        # A sequence that fills up has an input at least: attention to nothing has no value.
+        # Each filler sequence has an input, because attention without keys is undefined.
         inputs = -(-(num_inputs + spare) // self.quantum) * self.quantum
         targets = -(-num_targets // self.quantum) * self.quantum
         groups = [(rows, n + register, m) for rows, n, m in sizes]
@@ -160,7 +161,7 @@ class Packer:
         return PackedBatch(shape, flat, found, tuple(groups), len(batches), tokens)
 
     def _filling(self, inputs: int, targets: int, sequences: int) -> list[tuple[int, int, int]]:
-        """Return the sequences that hold what fills up, none longer than a sample can be."""
+        """Return the filler sequences, none longer than a sample can be."""
         found = []
         for left in range(sequences, 0, -1):
             num_inputs = min(self.longest[0], inputs - (left - 1))
@@ -172,7 +173,7 @@ class Packer:
         return found
 
     def _inputs(self, parts: Sequence[Tensor], register: int, total: int, fill: int) -> np.ndarray:
-        """Return inputs end to end, each sample's register (``fill``) before it."""
+        """Return inputs concatenated, each sample's register (``fill``) first."""
         width = parts[0].shape[2] if parts[0].ndim == 3 else 1
         flat = np.full((total, width), fill, dtype=np.int32)
         place = 0
@@ -199,13 +200,13 @@ def packer(
     masking: MaskingConfig,
     quantum: int | None = None,
 ) -> Packer:
-    """Return the packer of a run; see ``TrainConfig.quantum`` for what None chooses."""
+    """Return the packer of a run; see ``TrainConfig.quantum`` for the default of None."""
     if quantum is None:
         slots = sum(m.length for m in modalities) * batch_size
-        # Totals add up to the same only over whole pairs of groups.
+        # Totals are constant only over whole pairs of groups.
         repeats = masking.totals_repeat and batch_size % (2 * masking.group_size) == 0
         quantum = ALIGNED if repeats else -(-slots // FRACTION // ALIGNED) * ALIGNED
-    # Kernels for sequences of any lengths are launched for the longest that may come.
+    # Kernels for sequences of any lengths are launched for the longest possible one.
     slots = sum(m.length for m in modalities)
     longest = slots, slots
     if masking.totals_repeat:
@@ -224,8 +225,8 @@ def unpack(flat: Tensor, batch: PackedBatch, fused: bool) -> PackedTensors:
 
     Args:
         flat: As long as ``batch.flat``, with its content.
-        batch: Whose shape it has.
-        fused: Whether a kernel takes sequences of different lengths; see ``Segments.groups``.
+        batch: Batch whose shape it has.
+        fused: Whether a kernel supports sequences of different lengths; see ``Segments.groups``.
     """
     shape, modalities = batch.shape, len(batch.counts)
     t, u, s = shape.inputs, shape.targets, shape.sequences + 1
@@ -253,5 +254,6 @@ def unpack(flat: Tensor, batch: PackedBatch, fused: bool) -> PackedTensors:
     return PackedTensors(
         ids, kinds, coords.view(-1, 2), target_ids, target_kinds, target_coords.view(-1, 2), order,
         weights.view(torch.float32), counts.view(torch.float32),
-        segments(input_side, input_side, 1, 1), segments(target_side, target_side, 2, 2), segments(target_side, input_side, 2, 1),
+        segments(input_side, input_side, 1, 1), segments(target_side, target_side, 2, 2),
+        segments(target_side, input_side, 2, 1),
     )  # fmt: skip

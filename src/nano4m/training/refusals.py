@@ -1,4 +1,4 @@
-"""What is said of a step that cannot be taken, and what to do then."""
+"""Errors for steps that cannot be taken, and what to do about them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,15 +13,15 @@ from nano4m.training.accounting import memory_needed
 
 
 def check_shares(config: Config, clips: int, val_clips: int, processes: int) -> None:
-    """Refuse to train on nothing, or on a step that the processes cannot share.
+    """Refuse to train without clips, or with a step that the processes cannot share.
 
     Raises:
-        UserError: With what was given and what is allowed.
+        UserError: Names the values and what is allowed.
     """
     if not clips or not val_clips:
         raise UserError(
             f"training needs clips in the train and val splits; the table has {clips} and "
-            f"{val_clips}: add data, or change the shares under --source"
+            f"{val_clips}: add data, or change the shares under --dataset"
         )
     group, size = config.masking.group_size, config.train.batch_size
     if size // group % processes:
@@ -35,14 +35,14 @@ def check_shares(config: Config, clips: int, val_clips: int, processes: int) -> 
 def not_finite(
     number: int, losses: Mapping[str, float], norm: float, clips: Sequence[str], where: Path
 ) -> str:
-    """Return what to say of step ``number`` (from 0), whose loss or gradient is not finite.
+    """Return the error message for step ``number`` (from 0), whose loss or gradient is not finite.
 
     Args:
-        number: Of the step.
+        number: Number of the step.
         losses: Summed cross-entropy of each modality.
-        norm: Of the gradient.
-        clips: Of the step.
-        where: What its weights and batches were saved to.
+        norm: Gradient norm.
+        clips: Clips of the step.
+        where: Folder of its saved weights and batches.
     """
     return (
         f"the loss is not finite at step {number + 1} ({dict(losses)}, gradient norm {norm}); "
@@ -56,7 +56,7 @@ def not_finite(
 def fitting(
     config: Config, model: FourM, dtype: torch.dtype, is_packed: bool = True
 ) -> Iterator[None]:
-    """Refuse a step that the memory of the card does not hold, with what would fit."""
+    """Turn an out-of-memory error of a step into a UserError with settings that fit."""
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
@@ -70,11 +70,11 @@ def too_large(
     error: BaseException,
     is_packed: bool = True,
 ) -> str:
-    """Return what to say of a step that the memory of a card does not hold: what would fit."""
+    """Return the error message for a step that exceeds a card's memory, with settings that fit."""
     train, masking, device = config.train, config.masking, model.device
     groups = train.batch_size // masking.group_size
     total = torch.cuda.get_device_properties(device).total_memory
-    # Group after group, a pass holds one of them, and only packed steps are cut into passes.
+    # Unpacked, a pass has one group; only packed steps are split into passes.
     way = "give a smaller --masking.group-size" + (", and then --train.accumulate" * is_packed)
     for passes in range(train.accumulate + 1, (groups if is_packed else 0) + 1):
         needed = memory_needed(model, train, masking, dtype, passes)

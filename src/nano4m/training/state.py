@@ -1,8 +1,8 @@
-"""What training needs to go on: folders ``step-000200``, written whole (a rename) or not at all.
+"""Training state for resuming: folders ``step-000200``, written atomically (by a rename).
 
 Weights, optimizers, averaged weights and the progress state (steps, sums, counts). One process, or
-several that repeat the weights, write one safetensors file; shards are written side by side by
-torch.distributed.checkpoint and fit any number of processes.
+several with replicated weights, write one safetensors file; shards are written in parallel by
+torch.distributed.checkpoint and can be loaded by any number of processes.
 """
 
 import os
@@ -24,7 +24,7 @@ from nano4m.progress import log_info
 from nano4m.training.optim import WeightAverage
 
 KEPT = 2
-"""States of a run that are kept: the newest, and one before should that be damaged."""
+"""States of a run that are kept: the newest, and the previous one in case it is damaged."""
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -33,12 +33,12 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _commit(part: Path, target: Path) -> None:
-    """Give a finished state its name; forget older ones, and what is of no use any more."""
+    """Rename a finished state to its final name, and delete obsolete ones."""
     shutil.rmtree(target, ignore_errors=True)
     os.replace(part, target)
     states = _folders(target.parent)
     newest = states.index(target) + 1
-    # A later state could not be read, or this run would have gone on from it; a part was killed.
+    # Later states are unreadable (else this run would have resumed them), parts unfinished.
     for other in (*states[: max(0, newest - KEPT)], *states[newest:]):
         shutil.rmtree(other)
     for begun in target.parent.glob("part-*"):
@@ -55,7 +55,7 @@ def _begin(folder: Path, step: int) -> tuple[Path, Path]:
 def save_state(
     folder: Path, step: int, tensors: dict[str, Tensor], progress_state: dict[str, Any]
 ) -> None:
-    """Write the training state after ``step`` steps; the newest ones are kept."""
+    """Write the training state after ``step`` steps, and delete old ones."""
     part, target = _begin(folder, step)
     save_file(
         {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part / "state.safetensors"
@@ -65,7 +65,7 @@ def save_state(
 
 
 def newest_state(folder: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
-    """Return the newest state that can be read as (step, tensors, progress_state), or None."""
+    """Return the newest readable state as (step, tensors, progress_state), or None."""
     for candidate in reversed(_folders(folder)):
         try:
             progress_state = read_json(candidate / "state.json")
@@ -101,7 +101,7 @@ def pack_optimizers(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Te
 def unpack_optimizers(
     optimizers: Sequence[torch.optim.Optimizer], tensors: dict[str, Tensor]
 ) -> None:
-    """Restore what ``pack_optimizers`` returned."""
+    """Restore the optimizer states that ``pack_optimizers`` returned."""
     states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
@@ -116,9 +116,9 @@ class TrainingState:
     """Saves and resumes one run.
 
     Args:
-        folder: Of the stage.
-        world: The processes; all of them call ``save`` and ``resume``.
-        model, optimizers, average: What is saved, and restored in place.
+        folder: Folder of the stage.
+        world: The processes; every rank calls ``save`` and ``resume``.
+        model, optimizers, average: Saved, and restored in place.
     """
 
     def __init__(
@@ -148,11 +148,11 @@ class TrainingState:
         self.world.barrier()
 
     def resume(self, progress_state: dict[str, Any]) -> int:
-        """Restore the newest state in place, ``progress_state`` too; return its step, or 0.
+        """Restore the newest state and ``progress_state`` in place; return its step, or 0.
 
         Raises:
-            UserError: The state was written by a run that shards its weights, or this one does and
-                the state was not; or no state of shards can be read.
+            UserError: The state is sharded and this run is not, or the other way round; or no
+                sharded state can be read.
         """
         there = _folders(self.folder)
         if there and self.world.sharded != (there[-1] / ".metadata").exists():
@@ -171,7 +171,7 @@ class TrainingState:
         weights = {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}
         self.model.load_state_dict(weights)
         unpack_optimizers(self.optimizers, tensors)
-        # On a GPU a step that is left out moves the average too; of before, none did.
+        # On a GPU skipped steps update the average too; in older states they did not.
         self.average.updates = int(saved.get("updates", step - int(saved["skipped"])))
         for name, weight in self._averages().items():
             weight.copy_(tensors[name])
@@ -180,7 +180,7 @@ class TrainingState:
     def resumed(self, modalities: int, dtype: torch.dtype) -> tuple[int, dict[str, Any]]:
         """Restore the newest state, see ``resume``; return its step and the progress state.
 
-        On a machine that computes in another type than before, loss scaling starts anew.
+        If the compute type has changed, loss scaling starts anew.
         """
         scale = 2.0**12 if dtype == torch.float16 else 1.0
         start: dict[str, Any] = {"scale": scale, "precision": str(dtype)}
@@ -218,7 +218,7 @@ class TrainingState:
         there = _folders(self.folder)
         if not there:
             return 0
-        # Not before: asking optimizers for the form of their state takes a step of nothing.
+        # Only here, because reading the layout of the optimizers' state takes an empty step.
         tensors = self._shards()
         for candidate in reversed(there):
             failed = True

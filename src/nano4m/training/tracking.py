@@ -1,4 +1,4 @@
-"""The record of a training run: JSON lines always, TensorBoard or Weights & Biases beside them."""
+"""Log of a training run: JSON lines always, TensorBoard or Weights & Biases optionally."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from nano4m.errors import UserError
 
 
 def trim(path: Path, step: int) -> None:
-    """Forget what was logged after ``step``, so that a resumed run logs it once."""
+    """Delete log lines after ``step``, so that a resumed run logs them once."""
     if not path.exists():
         return
     kept = []
@@ -38,20 +38,20 @@ def _flat(entry: dict[str, Any], prefix: str = "") -> dict[str, float]:
 
 
 def _finite(value: Any) -> Any:
-    """Return ``value`` with None for what JSON has no number for, as the norm of an overflow."""
+    """Return ``value`` with None for numbers that JSON lacks, such as the norm of an overflow."""
     if isinstance(value, dict):
         return {k: _finite(v) for k, v in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Tracker:
-    """Writes ``log.jsonl`` in ``folder`` and, where asked for, a tracker's own form of it.
+    """Writes ``log.jsonl`` in ``folder`` and, if configured, to a tracker.
 
     Args:
-        folder: Of the stage; the log is continued after ``step``.
+        folder: Folder of the stage; the log is continued after ``step``.
         kind: ``auto``, ``none``, ``tensorboard`` or ``wandb``, see ``TrainConfig.tracker``.
-        step: Last step whose state was resumed.
-        settings: The configuration, for trackers that show it.
+        step: Last step of the resumed state.
+        settings: The configuration, for trackers that display it.
 
     Raises:
         UserError: The tracker's package is not installed.
@@ -93,7 +93,7 @@ class Tracker:
             )
 
     def write(self, line: dict[str, Any]) -> None:
-        """Record one line; ``step`` is its place, every other number a curve.
+        """Log one line; ``step`` is its position, every other number belongs to a curve.
 
         A number that is not finite is null in the log and a gap in its curve.
         """
@@ -118,13 +118,13 @@ class Tracker:
 
 
 class NullTracker:
-    """The tracker of processes that leave the record to the first one."""
+    """Tracker that does nothing, for all ranks but 0."""
 
     def __init__(self, *_: object) -> None:
         pass
 
     def write(self, line: dict[str, Any]) -> None:
-        """Record nothing."""
+        """Do nothing."""
 
     def __enter__(self) -> "NullTracker":
         return self

@@ -1,7 +1,7 @@
-"""Training: from a token table to a checkpoint, the same bits with or without stops.
+"""Training: from a token table to a checkpoint, bit-identical with or without interruptions.
 
-Everything random in a step (order of samples, views, masks, dropout) is drawn from the seed and the
-number of the step alone, so weights, optimizers, average and running sums are all there is to save.
+All random numbers of a step (order of samples, views, masks, dropout) depend on the seed and the
+step number only, so the saved state is weights, optimizers, average and running sums.
 """
 
 import time
@@ -49,14 +49,14 @@ from nano4m.training.tracking import NullTracker, Tracker
 
 
 class Trainer:
-    """One training run: what ``train_model`` builds, resumes and steps through.
+    """One training run, which ``train_model`` builds, resumes and runs.
 
     Args:
         config: ``masking``, ``model``, ``train`` and ``seed`` are used.
         table: Token table.
-        folder: Where to write; the newest state in it is resumed.
+        folder: Output folder; its newest state is resumed.
         world: The processes that train together.
-        table_folder: Where the table is; processes that mask ahead open it there.
+        table_folder: Folder of the table, for processes that make batches in advance.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Trainer:
                 settings.batch_size // settings.accumulate, config.masking, settings.quantum,
             ),
         )  # fmt: skip
-        # Before the optimizers: it may shard the weights.
+        # Before the optimizers, because it may shard the weights.
         module = None
         if not self.fast.packed:
             module = MixedPrecisionModule(model, self.dtype, world, self.fast.compiled)
@@ -128,7 +128,7 @@ class Trainer:
     def step(
         self, number: int, picked: np.ndarray, packed: list[PackedBatch] | None = None
     ) -> dict[str, float]:
-        """Take step ``number`` (from 0) on the rows ``picked``; return what is known of it."""
+        """Take step ``number`` (from 0) on the rows ``picked``; return its known metrics."""
         settings, seed, progress_state = self.config.train, self.config.seed, self.progress_state
         rate = learning_rate(number, settings)
         if settings.dropout or self.host:
@@ -153,7 +153,7 @@ class Trainer:
         return {"lr": rate, "grad_norm": norm}
 
     def settle(self, done: int) -> None:
-        """Read what the device knows after ``done`` steps into the progress state.
+        """Read the device's counters after ``done`` steps into the progress state.
 
         Raises:
             UserError: A loss that was not finite.
@@ -210,11 +210,11 @@ class Trainer:
 
     @cached_property
     def packed_validation(self) -> list[PackedBatch]:
-        """The validation batches, as many samples in each as in a pass."""
+        """The validation batches, packed with as many samples as in a pass."""
         return self.maker.packer.parts(self.validation)
 
     def _steps(self) -> Iterator[tuple[int, np.ndarray, list[PackedBatch] | None]]:
-        """Yield the steps that are left, with their batches where these are made ahead."""
+        """Yield the remaining steps, with their batches if these are made in advance."""
         settings = self.config.train
         steps = enumerate(self.sampler.steps(self.first, settings.steps), self.first)
         if self.on_device is None:
@@ -225,7 +225,7 @@ class Trainer:
             yield from self.maker.ahead(self.table, folder, steps, workers, settings.ahead)
 
     def run(self, stop: Callable[[int], bool]) -> dict[str, Any]:
-        """Take the steps that are left; see ``train_model``."""
+        """Run the remaining steps; see ``train_model``."""
         settings = self.config.train
         every = max(1, min(20, settings.steps // 50))
         val: dict[str, float] = {}
@@ -278,7 +278,7 @@ class Trainer:
                     self.state.save(done, totals)
                 if wanted and not last:
                     raise KeyboardInterrupt
-        if not val:  # all steps were done before, only the checkpoint was missing
+        if not val:  # all steps were done, only the checkpoint was missing
             val = self.validate()
         self.average.swap(self.model)
         save_model(self.model.eval(), self.table.token_spec, self.folder / "checkpoint", self.world)
@@ -312,20 +312,20 @@ def train_model(
     world: DistributedContext | None = None,
     table_folder: Path | None = None,
 ) -> dict[str, Any]:
-    """Train on the table's train split; resume the newest state of ``folder``.
+    """Train on the table's train split, resuming the newest state of ``folder``; return a summary.
 
-    Writes ``log.jsonl`` (a line every few steps), ``step-*`` (to resume from) and ``checkpoint``.
+    Writes ``log.jsonl`` (a line every few steps), ``step-*`` (training states) and ``checkpoint``.
 
     Args:
         config: ``masking``, ``model``, ``train`` and ``seed`` are used.
         table: Token table.
-        folder: Where to write.
-        stop: Asked after every step; True saves the state and raises KeyboardInterrupt.
-        world: The processes that train together; None joins those of torchrun, if any.
-        table_folder: Where the table is; processes that mask ahead open it there.
+        folder: Output folder.
+        stop: Called after every step; True saves the state and raises KeyboardInterrupt.
+        world: The processes that train together; None: those of torchrun, if any.
+        table_folder: Folder of the table, for processes that make batches in advance.
 
     Returns:
-        Summary: steps, seconds, parameters, tokens, use of the machine, last validation loss by
+        Summary: steps, seconds, parameters, tokens, machine utilization, last validation loss by
         modality.
 
     Raises:
@@ -333,7 +333,7 @@ def train_model(
             loss that is not finite.
     """
     tune_malloc()
-    # Dropout draws from the global stream of the CPU; the graphs of a GPU own that of the card.
+    # Dropout uses the global generator of the CPU; on a GPU the graphs own that of the card.
     with float32_math(), torch.random.fork_rng(devices=[]):
         if world is None:
             world = open_training(config)
