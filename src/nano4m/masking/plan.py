@@ -73,7 +73,7 @@ def place(
         ValueError: A budget above the tokens of its modality.
     """
     if bool((plan.inputs_BC + plan.targets_BC > sequence.count(valid_BL)).any()):
-        raise ValueError("a plan asks for more tokens of a modality than there are")
+        raise ValueError("a plan has more tokens of a modality than there are")
     shape = valid_BL.shape
     random_BL = torch.empty(shape, dtype=torch.int32).random_(generator=generator).numpy()
     # NumPy sorts rows of this length several times faster than torch.

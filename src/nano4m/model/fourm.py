@@ -109,7 +109,7 @@ class FourM(nn.Module):
             ValueError: ``codes`` for a table that the modalities share.
         """
         if codes and self.config.tables == "shared":
-            raise ValueError("codes start tables of single modalities; this one is shared")
+            raise ValueError("codes initialise tables of single modalities; this one is shared")
         depth = 2 * self.config.encoder_depth + 3 * self.config.decoder_depth
         tables = {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding)}
         normal = 0.02 if self.config.init == "normal" else None

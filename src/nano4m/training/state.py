@@ -83,9 +83,7 @@ def newest_state(folder: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]] 
 
 def _warn_unreadable(candidate: Path, error: BaseException) -> None:
     reason = str(error).strip().splitlines()[:1]
-    log_info(
-        f"train: {candidate} cannot be read ({''.join(reason)}); an earlier state is looked for"
-    )
+    log_info(f"train: {candidate} cannot be read ({''.join(reason)}); an earlier state is tried")
 
 
 def pack_optimizers(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
