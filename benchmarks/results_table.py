@@ -32,7 +32,7 @@ def main(run: Path) -> None:
           + ", ".join(f"{k} {v:.0f}" for k, v in seconds.items())
           + f"; {sum(seconds.values()) / 60:.1f} minutes in all.")  # fmt: skip
     first = results["matrix"][0]["class_consistency"]
-    print(f"\nCoherence, in percent with 95 % intervals: how often a classifier of real media sees the "
+    print(f"\nClass consistency, in percent with 95 % intervals: how often a classifier sees the "
           f"clip's class in what is made from one modality alone (rows). n = {first['n']}, "
           f"chance {percent(first['chance'])}.\n")  # fmt: skip
     sources = list(dict.fromkeys(d["source"] for d in results["matrix"]))

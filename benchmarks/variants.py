@@ -110,7 +110,8 @@ def one(run: Path, out: Path, settings: dict[str, Any], seed: int, split: str) -
         for name in conditions(context.evaluator, context.text):
             probe = classify(context.evaluator, context.trie, begun, context.text, name)
             classes[name] = probe.score.value
-    figures = {"class_consistency": cells["as set"], "unguided": cells["unguided"], "round_trip": upper,
+    figures = {"class_consistency": cells["as set"], "unguided": cells["unguided"],
+               "round_trip": upper,
                "class": classes, "training": summary, "n": len(context.evaluator)}  # fmt: skip
     done.write_text(json.dumps(figures, indent=1))
     return figures

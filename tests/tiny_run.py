@@ -5,7 +5,8 @@ from nano4m.modalities import MODALITIES
 GRIDS = [name for name, modality in MODALITIES.items() if modality.layout == "grid"]
 FITTED = [name for name, modality in MODALITIES.items() if modality.layout != "text"]
 TINY = f"""
-  --dataset.train 44 --dataset.val 22 --dataset.test 22 --dataset.picture-size 32 --dataset.seconds 0.4
+  --dataset.train 44 --dataset.val 22 --dataset.test 22 --dataset.picture-size 32
+  --dataset.seconds 0.4
   --clips.window-seconds 0.4 --clips.picture-size 32 --clips.workers 0 --evaluate.workers 0
   {" ".join(f"--tokenizers.{name}.grid 4" for name in GRIDS)}
   {" ".join(f"--tokenizers.{name}.{option}" for name in FITTED

@@ -16,11 +16,6 @@ from typing import Any, Literal
 from nano4m.errors import UserError, nearest
 
 Layout = Literal["grid", "codebooks", "text"]
-Media = Literal["picture", "depth", "normals", "sound", "caption"]
-
-FRAMED: frozenset[Media] = frozenset({"picture", "depth", "normals"})
-"""Kinds of media of which a clip has several frames."""
-
 TEXT_END = 0
 """Id of the end-of-text token in every text vocabulary: the last token of every caption."""
 
@@ -36,13 +31,13 @@ class Modality:
     Attributes:
         name: Key of the registry and column of the token table.
         title: What a person reads in the report.
-        layout: ``grid`` (rows, columns), ``codebooks`` (frames, codebooks) or ``text`` (most tokens,).
+        layout: ``grid`` (rows, columns), ``codebooks`` (frames, codebooks) or ``text`` (length,).
         shape: Sizes of that layout; ``()`` until a tokenizer of a run fixes them.
         vocab_size: Number of ids, of all codebooks together; 0 until a tokenizer fixes it.
         media: Kind of the media that the ids encode: it selects reader, classifier and renderer.
         tokenizer: Key of the default tokenizer.
-        frame_group: Modalities with the same key take the same view of a clip: frame k of all pictures of
-            a clip goes together, a sound varies on its own.
+        frame_group: Modalities with the same key take the same view of a clip: frame k of all
+            pictures of a clip goes together, a sound varies on its own.
         labeller: Key of what makes the media when a source does not record them; None if recorded.
         shape and vocab_size are per run and travel with token tables and checkpoints.
     """
@@ -50,9 +45,9 @@ class Modality:
     name: str
     title: str
     layout: Layout
-    media: Media
+    media: str
     tokenizer: str
-    frame_group: Literal["frame", "sound", "caption"]
+    frame_group: str
     labeller: str | None = None
     shape: tuple[int, ...] = ()
     vocab_size: int = 0

@@ -10,8 +10,9 @@ from test_build import RATE, config, fake, plan, sine  # noqa: F401
 from test_cut import pattern
 
 from nano4m.data import build as clips
-from nano4m.data import clip_table, cut
-from nano4m.data.clip_table import open_clips, to_batch, write_batches, write_shard
+from nano4m.data import clip_shards, cut
+from nano4m.data.clip_shards import to_batch, write_batches, write_shard
+from nano4m.data.clip_table import open_clips
 from nano4m.data.sources.base import RawMedia
 from nano4m.errors import UserError
 
@@ -23,11 +24,11 @@ def table_of(tmp_path: Path, count: int = 6, frames: int = 2, size: int = 24):
     for i, one in enumerate(media):
         one = RawMedia(
             sound=sine(0.25, hertz=200 + 50 * i), sample_rate=RATE, frames=one.frames * frames,
-            depth=one.depth * frames, normals=one.normals * frames,
+            planes={name: own * frames for name, own in one.planes.items()},
         )  # fmt: skip
         columns = cut.cut(one, config(picture_size=size, frames=frames).clips)
         columns.pop("offset_s")
-        about = {k: getattr(plan(i), k) for k in (*clip_table.TEXTS, "start_s")}
+        about = {k: getattr(plan(i), k) for k in (*clip_shards.TEXTS, "start_s")}
         rows.append(about | columns | {"kept": i != 2, "reason": "silent: x" if i == 2 else None})
     write_shard(tmp_path, 0, rows[:4], sample_rate=RATE, num_shards=2)
     write_shard(tmp_path, 1, rows[4:], sample_rate=RATE, num_shards=2)
@@ -46,8 +47,10 @@ def test_media_come_back_in_the_form_of_tokenizers(tmp_path):
     assert all(t.dtype == torch.float32 for t in (picture, depth, normals))
     expected = torch.from_numpy(source.frames[0]).movedim(-1, 0) / 255
     assert (picture - expected).abs().max() < 0.05
-    assert (depth[0, 0, 0] - torch.from_numpy(1 / source.depth[0])).abs().max() < 1e-4
-    assert (normals[0, 0] - torch.from_numpy(source.normals[0]).movedim(-1, 0)).abs().max() < 0.02
+    assert (depth[0, 0, 0] - torch.from_numpy(1 / source.planes["depth"][0])).abs().max() < 1e-4
+    assert (
+        normals[0, 0] - torch.from_numpy(source.planes["normals"][0]).movedim(-1, 0)
+    ).abs().max() < 0.02
     assert torch.allclose(normals.norm(dim=2), torch.ones(4, 2, 24, 24), atol=1e-5)
     assert table.media("caption", rows) == ["a caption 5", "a caption 0", *["a caption 4"] * 2]
     assert table.captions.tolist() == [f"a caption {i}" for i in (0, 1, 3, 4, 5)]
@@ -82,7 +85,7 @@ def test_a_table_that_is_missing_unfinished_or_damaged_says_what_to_run(tmp_path
     with pytest.raises(UserError, match="nano4m clips PRESET"):
         open_clips(tmp_path / "nowhere")
     table_of(tmp_path)
-    last = clip_table.shard_path(tmp_path, 1)
+    last = clip_shards.shard_path(tmp_path, 1)
     whole = last.read_bytes()
     last.unlink()
     with pytest.raises(UserError, match="1 of 2 shards are missing .*nano4m clips PRESET"):
@@ -94,14 +97,14 @@ def test_a_table_that_is_missing_unfinished_or_damaged_says_what_to_run(tmp_path
 
 def test_shards_of_other_settings_do_not_mix(tmp_path):
     table_of(tmp_path)
-    row = {k: "x" for k in clip_table.TEXTS} | {"kept": False, "reason": "silent: x"}
+    row = {k: "x" for k in clip_shards.TEXTS} | {"kept": False, "reason": "silent: x"}
     write_shard(tmp_path, 1, [row], sample_rate=RATE, num_shards=2, fingerprint="other")
     with pytest.raises(UserError, match="mixes shards"):
         open_clips(tmp_path)
 
 
 def test_a_table_of_which_nothing_was_kept_is_refused(tmp_path):
-    row = {k: "x" for k in clip_table.TEXTS} | {"kept": False, "reason": "silent: x"}
+    row = {k: "x" for k in clip_shards.TEXTS} | {"kept": False, "reason": "silent: x"}
     write_shard(tmp_path, 0, [row], sample_rate=RATE)
     with pytest.raises(UserError, match="no clip in .* was kept"):
         open_clips(tmp_path)
@@ -109,7 +112,7 @@ def test_a_table_of_which_nothing_was_kept_is_refused(tmp_path):
 
 def test_how_a_shard_is_cut_into_batches_changes_no_byte(tmp_path):
     table_of(tmp_path / "a")
-    rows = pq.read_table(clip_table.shard_path(tmp_path / "a", 0)).to_pylist()
+    rows = pq.read_table(clip_shards.shard_path(tmp_path / "a", 0)).to_pylist()
     assert len(rows) == 4 and rows[2]["kept"] is False
     written = [
         write_batches(tmp_path / name, 0, list(map(to_batch, parts)), sample_rate=RATE)
@@ -124,12 +127,12 @@ def test_how_a_shard_is_cut_into_batches_changes_no_byte(tmp_path):
 
 def test_clips_of_many_row_groups_are_found_in_any_order(tmp_path):
     table_of(tmp_path / "a")
-    [row, *_] = pq.read_table(clip_table.shard_path(tmp_path / "a", 0)).to_pylist()
+    [row, *_] = pq.read_table(clip_shards.shard_path(tmp_path / "a", 0)).to_pylist()
     for shard in range(2):
         names = [f"s{shard}r{i:03d}" for i in range(150)]
         rows = [row | {"clip_id": n, "caption": f"of {n}", "kept": n[-1] != "4"} for n in names]
         write_shard(tmp_path / "b", shard, rows, sample_rate=RATE, num_shards=2)
-    assert pq.ParquetFile(clip_table.shard_path(tmp_path / "b", 0)).num_row_groups == 3
+    assert pq.ParquetFile(clip_shards.shard_path(tmp_path / "b", 0)).num_row_groups == 3
     table = open_clips(tmp_path / "b")
     assert len(table) == 2 * 135
     rows = np.random.default_rng(0).permutation(len(table))
@@ -142,7 +145,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(clip_table.pq, "write_table", full)
+    monkeypatch.setattr(clip_shards.pq, "write_table", full)
     with pytest.raises(OSError, match="No space"):
         write_shard(tmp_path, 0, [], sample_rate=RATE)
     assert list(tmp_path.iterdir()) == []

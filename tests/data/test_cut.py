@@ -1,5 +1,6 @@
 """Cutting: windows, loudness, crops and keyframes, against known patterns and planted faults."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -12,6 +13,7 @@ from nano4m.config.run import Bpe, ClipsConfig, Config, MelVQ
 from nano4m.data import cut
 from nano4m.data.sources.base import RawMedia
 from nano4m.errors import BadMedia
+from nano4m.media import MEDIA
 
 
 def decoded_sound(columns) -> np.ndarray:
@@ -135,15 +137,16 @@ def pattern(height: int, width: int) -> RawMedia:
     tilt = value[..., None] * np.float32([1, 0, 0])
     normals = tilt + np.sqrt(1 - value**2)[..., None] * np.float32([0, 0, 1])
     return RawMedia(
-        sound=sine(0.5), sample_rate=RATE, frames=(frame,), depth=(1 / value,), normals=(normals,)
+        sound=sine(0.5),
+        sample_rate=RATE,
+        frames=(frame,),
+        planes={"depth": (1 / value,), "normals": (normals,)},
     )
 
 
 def maps(columns) -> dict[str, np.ndarray]:
-    from nano4m.data.clip_media import READERS
-
-    kinds = ("picture", "depth", "normals")
-    return {k: READERS[k][1]([columns[READERS[k][0]]], 0)[0].numpy()[0] for k in kinds}
+    kinds = (MEDIA[name] for name in ("picture", "depth", "normals"))
+    return {k.name: k.decode([columns[k.column]], 0)[0].numpy()[0] for k in kinds}
 
 
 @pytest.mark.parametrize(("height", "width"), [(40, 60), (60, 40), (48, 48), (33, 57), (12, 17)])
@@ -156,20 +159,20 @@ def test_picture_depth_and_normals_show_the_same_place(height, width):
     assert np.abs(shown["picture"] - shown["normals"]).mean() < 0.02
 
 
-@pytest.mark.parametrize("fault", ["crop_depth", "crop_normals"])
+@pytest.mark.parametrize("fault", ["depth", "normals"])
 def test_a_wrong_crop_of_one_of_them_would_be_seen(monkeypatch, fault):
     """The positive control of the test above: its measure sees a squash instead of the crop."""
-    right = getattr(cut, fault)
+    right = MEDIA[fault]
 
-    def squash(array, box, size, *more):
+    def squash(array, box, clips):
         height, width = array.shape[:2]
         side = min(height, width)
         rows, columns = (np.linspace(0, n - 1, side).astype(int) for n in (height, width))
-        return right(array[rows][:, columns], (0, 0, side), size, *more)
+        return right.crop(array[rows][:, columns], (0, 0, side), clips)
 
-    monkeypatch.setattr(cut, fault, squash)
+    monkeypatch.setitem(MEDIA, fault, dataclasses.replace(right, crop=squash))
     shown = maps(cut.cut(pattern(40, 60), config(picture_size=24).clips))
-    assert np.abs(shown["picture"] - shown[fault.removeprefix("crop_")]).mean() > 0.1
+    assert np.abs(shown["picture"] - shown[fault]).mean() > 0.1
 
 
 def test_depth_is_inverse_and_the_sky_is_zero():
@@ -178,7 +181,9 @@ def test_depth_is_inverse_and_the_sky_is_zero():
     distance[8:, :8] = 0.5
     media = raw()
     picture = np.zeros((16, 16, 3), np.uint8)
-    media = RawMedia(sound=media.sound, sample_rate=RATE, frames=(picture,), depth=(distance,))
+    media = RawMedia(
+        sound=media.sound, sample_rate=RATE, frames=(picture,), planes={"depth": (distance,)}
+    )
     columns = cut.cut(media, config(depth_near=1.0).clips)
     coded = np.asarray(Image.open(io.BytesIO(columns["depth"][0])), np.float64) / 65535
     assert np.allclose(coded[:8], 0) and np.allclose(coded[8:, 8:], 0.25, atol=1e-4)
@@ -189,11 +194,11 @@ def test_wrong_maps_are_refused():
     distance, normals = np.ones((20, 30)), np.zeros((20, 30, 3))
     settings = config().clips
     with pytest.raises(BadMedia, match="wrong normals"):
-        cut.cut(raw(normals=(normals,)), settings)
+        cut.cut(raw(planes={"normals": (normals,)}), settings)
     with pytest.raises(BadMedia, match="wrong depth: .* NaN"):
-        cut.cut(raw(depth=(distance * np.nan,)), settings)
+        cut.cut(raw(planes={"depth": (distance * np.nan,)}), settings)
     with pytest.raises(BadMedia, match=r"wrong depth: \(20, 20\) pixels"):
-        cut.cut(raw(depth=(distance[:, :20],)), settings)
+        cut.cut(raw(planes={"depth": (distance[:, :20],)}), settings)
 
 
 def test_keyframes_lie_inside_the_window_evenly_and_once():

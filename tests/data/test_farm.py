@@ -124,7 +124,7 @@ def test_media_have_the_promised_form(label: str):
     assert media.sound.shape == (round(1.024 * 24000),) and media.sound.dtype == np.float32
     assert 0.05 < np.abs(media.sound).max() < 1.0
     assert -32 < 20 * np.log10(np.sqrt(np.mean(media.sound**2))) < -12
-    ((rgb,), (depth,), (normals,)) = media.frames, media.depth, media.normals
+    (rgb,), (depth,), (normals,) = media.frames, *media.planes.values()
     assert rgb.shape == (48, 48, 3) and rgb.dtype == np.uint8
     assert depth.shape == (48, 48) and depth.dtype == np.float32
     assert normals.shape == (48, 48, 3) and normals.dtype == np.float32
@@ -146,8 +146,9 @@ def camera_rays(size: int) -> np.ndarray:
 def test_same_plan_gives_the_same_bytes_and_another_seed_does_not():
     first, again = farm.load(PLANS[4], SETTINGS), farm.load(PLANS[4], SETTINGS)
     other = farm.load(farm.plan(SETTINGS, None, seed=6)[4], SETTINGS)
-    for name in ("frames", "depth", "normals"):
-        one, two, three = (getattr(media, name)[0] for media in (first, again, other))
+    planes = [[media.frames, *media.planes.values()] for media in (first, again, other)]
+    for parts in zip(*planes, strict=True):
+        one, two, three = (own[0] for own in parts)
         assert one.tobytes() == two.tobytes() != three.tobytes()
     assert first.sound.tobytes() == again.sound.tobytes() != other.sound.tobytes()
 

@@ -6,8 +6,10 @@ import soundfile
 from PIL import Image
 
 from media_files import tone, video
-from nano4m.data.sources import read
+from nano4m.data.sources.video import read_video
 from nano4m.errors import BadMedia
+from nano4m.media.picture import read_picture
+from nano4m.media.sound import read_sound
 
 
 @pytest.mark.parametrize(
@@ -15,7 +17,7 @@ from nano4m.errors import BadMedia
     [(8000, 1, "wav"), (44100, 2, "wav"), (96000, 1, "flac"), (48000, 2, "ogg"), (44100, 1, "mp3")],
 )
 def test_sounds_of_any_rate_are_read_at_their_own(tmp_path, rate, channels, suffix):
-    sound, found = read.read_sound(tone(tmp_path / f"a.{suffix}", 0.5, rate, channels=channels))
+    sound, found = read_sound(tone(tmp_path / f"a.{suffix}", 0.5, rate, channels=channels))
     assert found == rate and sound.shape[1] == channels and sound.dtype == np.float32
     assert abs(len(sound) / rate - 0.5) < 0.06 and 0.4 < np.abs(sound).max() < 0.6
 
@@ -23,8 +25,8 @@ def test_sounds_of_any_rate_are_read_at_their_own(tmp_path, rate, channels, suff
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.jpg", "a.png", "a.mp4", "a.mkv"])
 def test_a_file_that_is_missing_empty_cut_off_or_nonsense_is_named(tmp_path, name):
     path, suffix = tmp_path / name, name[2:]
-    reader = {"wav": read.read_sound, "flac": read.read_sound}.get(suffix, read.read_picture)
-    reader = read.read_video if suffix in ("mp4", "mkv") else reader
+    reader = {"wav": read_sound, "flac": read_sound}.get(suffix, read_picture)
+    reader = read_video if suffix in ("mp4", "mkv") else reader
     with pytest.raises(BadMedia, match=f"missing file: {name}"):
         reader(path)
     path.touch()
@@ -49,16 +51,16 @@ def test_a_file_that_is_missing_empty_cut_off_or_nonsense_is_named(tmp_path, nam
 
 def test_a_video_without_sound_or_pictures_is_named(tmp_path):
     with pytest.raises(BadMedia, match="no sound: mute.mp4"):
-        read.read_video(video(tmp_path / "mute.mp4", has_sound=False))
+        read_video(video(tmp_path / "mute.mp4", has_sound=False))
     tone(tmp_path / "a.wav", rate=44100).rename(tmp_path / "blind.avi")
     with pytest.raises(BadMedia, match="no pictures: blind.avi"):
-        read.read_video(tmp_path / "blind.avi")
+        read_video(tmp_path / "blind.avi")
 
 
 def test_a_recording_that_is_too_long_is_refused_before_it_is_read(tmp_path):
     soundfile.write(tmp_path / "long.flac", np.zeros(601 * 1000, np.int16), 1000)
     with pytest.raises(BadMedia, match="too long: long.flac lasts 601 s"):
-        read.read_sound(tmp_path / "long.flac")
+        read_sound(tmp_path / "long.flac")
 
 
 def test_pictures_are_upright_rgb_and_without_holes(tmp_path):
@@ -67,11 +69,11 @@ def test_pictures_are_upright_rgb_and_without_holes(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned a quarter clockwise
     lying.save(tmp_path / "lying.png", exif=exif)
-    upright = read.read_picture(tmp_path / "lying.png")
+    upright = read_picture(tmp_path / "lying.png")
     assert upright.shape == (40, 20, 3) and upright[:20].min() == 255 and upright[20:].max() == 0
     Image.new("L", (8, 8), 77).save(tmp_path / "grey.png")
-    assert np.array_equal(np.unique(read.read_picture(tmp_path / "grey.png")), [77])
+    assert np.array_equal(np.unique(read_picture(tmp_path / "grey.png")), [77])
     Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert read.read_picture(tmp_path / "clear.png").min() == 255
+    assert read_picture(tmp_path / "clear.png").min() == 255
     Image.new("RGB", (2000, 1000)).save(tmp_path / "large.jpg")
-    assert 500 <= min(read.read_picture(tmp_path / "large.jpg").shape[:2]) <= 512
+    assert 500 <= min(read_picture(tmp_path / "large.jpg").shape[:2]) <= 512

@@ -22,7 +22,7 @@ from nano4m.tokens.table import TokenTable
 SAMPLES, RATE = 1024, 16000
 
 
-# -- clips and classifiers --------------------------------------------------------------------------
+# -- clips and classifiers ----------------------------------------------------------------------
 
 
 def test_chosen_clips_are_balanced_and_of_different_recordings():

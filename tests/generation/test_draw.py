@@ -1,4 +1,4 @@
-"""Drawing, schedules and orders: sums, schedules and distributions, against independent references."""
+"""Drawing, schedules and orders: sums and distributions against independent references."""
 
 import itertools
 import math

@@ -200,7 +200,8 @@ def test_what_is_kept_stays(make, run, files):
     table = open_table(run / "table")
     row = table.rows("test")[0]
     out, record = make("--clips", str(table.clip_ids[row]), "--out", "sound,rgb", "--keep",
-                       "sound=0:5", "rgb=2:4", "--input-modalities", "depth", "--n", "3")  # fmt: skip
+                       "sound=0:5", "rgb=2:4", "--input-modalities", "depth", "--n",
+                       "3")  # fmt: skip
     ids = ids_of(out)
     assert (ids["sound"][:, :10] == table.ids["sound"][row, 0, :10]).all()
     assert (ids["rgb"][:, 8:] == table.ids["rgb"][row, 0, 8:]).all()

@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from nano4m.config.run import Bpe, Config, ImageVQ, MelVQ, ReportConfig
-from nano4m.data.clip_media import depth_bytes, normals_bytes, picture_bytes, sound_bytes
-from nano4m.data.clip_table import ClipTable, open_clips, write_shard
+from nano4m.data.clip_shards import write_shard
+from nano4m.data.clip_table import ClipTable, open_clips
 from nano4m.evaluate.results import (
     AllSources,
     ClassifierScore,
@@ -32,6 +32,10 @@ from nano4m.evaluate.results import (
     Score,
     Spread,
 )
+from nano4m.media.depth import depth_png
+from nano4m.media.normals import normals_png
+from nano4m.media.picture import jpeg
+from nano4m.media.sound import flac
 from nano4m.modalities import MODALITIES
 from nano4m.report.overview import overview_png
 from nano4m.report.page import write_report
@@ -123,9 +127,9 @@ def fake_clips(folder: Path, geometry: bool = True) -> ClipTable:
         rows.append({
             "clip_id": f"clip{i}", "source": "fake", "video_id": f"v{i}", "label": label,
             "caption": NASTY if i == 0 else f"a {label}", "split": "test", "licence": "CC0-1.0",
-            "start_s": 0.0, "audio": sound_bytes(tone, RATE), "frames": [picture_bytes(picture)],
-            "depth": [depth_bytes(rng.random((SIZE, SIZE)))] if geometry else [],
-            "normals": [normals_bytes(vectors)] if geometry else [],
+            "start_s": 0.0, "audio": flac(tone, RATE), "frames": [jpeg(picture)],
+            "depth": [depth_png(rng.random((SIZE, SIZE)))] if geometry else [],
+            "normals": [normals_png(vectors)] if geometry else [],
             "crop": [[0, 0, SIZE]], "kept": True,
         })  # fmt: skip
     write_shard(folder, 0, rows, sample_rate=RATE)

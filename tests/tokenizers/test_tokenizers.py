@@ -14,13 +14,15 @@ from safetensors.torch import load_file, save_file
 from nano4m.config.run import Bpe, Config, ImageVQ, MelVQ
 from nano4m.errors import UserError
 from nano4m.json_files import read_json
+from nano4m.media.picture import psnr, ssim
+from nano4m.media.sound import rms_db
 from nano4m.modalities import MODALITIES, TEXT_END
 from nano4m.tokenizers import TOKENIZERS, load_tokenizer
 from nano4m.tokenizers.bpe import UNKNOWN, BpeTokenizer
 from nano4m.tokenizers.fit import fit_tokenizers
 from nano4m.tokenizers.image_vq import ImageVQTokenizer
 from nano4m.tokenizers.mel_vq import MelVQTokenizer
-from nano4m.tokenizers.quality import code_use, psnr, rms_db, ssim
+from nano4m.tokenizers.quality import code_use
 from nano4m.tokenizers.quantize import FSQ_LEVELS
 
 RATE = 8000

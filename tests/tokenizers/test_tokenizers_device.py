@@ -15,11 +15,11 @@ from test_tokenizers import IMAGE, MEDIA, MEL, RATE, Clips, fit
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import nano4m
+from nano4m.compute.on_device import hold, ordered_sums, repeatable, seeded, take
 from nano4m.evaluate.classifiers import train_classifier
 from nano4m.tokenizers import apply, load_tokenizer
 from nano4m.tokenizers.image_vq import ImageVQTokenizer
 from nano4m.tokenizers.mel_vq import MelVQTokenizer
-from nano4m.tokenizers.on_device import hold, ordered_sums, repeatable, seeded, take
 from nano4m.tokenizers.quality import measure
 
 META = torch.device("meta")

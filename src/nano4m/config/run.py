@@ -322,8 +322,8 @@ class Config(Section):
             )
         if self.train.init_from_codebook and self.model.tables == "shared":
             raise ValueError(
-                "train.init_from_codebook starts the table of each modality, and with model.tables shared there "
-                "is one for all; add --train.no-init-from-codebook"
+                "train.init_from_codebook starts the table of each modality, and with model.tables "
+                "shared there is one for all; add --train.no-init-from-codebook"
             )
         guided = [self.generate.for_modality(name).guidance for name in self.tokenizers]
         if any(g != 1 for g in guided) and not self.masking.drops_all:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from nano4m.compute.workers import count_workers, worker_pool
 from nano4m.config.run import ClipsConfig, Config
 from nano4m.data.clip_counts import MANIFEST, ClipCounts, write_manifest
-from nano4m.data.clip_table import FORMAT, read_about, shard_path, to_batch, write_batches
+from nano4m.data.clip_shards import FORMAT, read_about, shard_path, to_batch, write_batches
 from nano4m.data.cut import cut
 from nano4m.data.duplicates import exclude_duplicates
 from nano4m.data.sources import SOURCES, source

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nano4m.data.clip_table import MANIFEST_COLUMNS, manifest_shards
+from nano4m.data.clip_shards import MANIFEST_COLUMNS, manifest_shards
 
 MANIFEST = "manifest.csv"
 

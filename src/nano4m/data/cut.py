@@ -6,13 +6,15 @@ Pure functions on arrays; ``cut`` is their sum and gives the media columns of th
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from nano4m.config.run import ClipsConfig
-from nano4m.data.clip_media import depth_bytes, normals_bytes, picture_bytes, sound_bytes
 from nano4m.data.fingerprints import audio_fingerprint, image_fingerprint
 from nano4m.data.sources.base import RawMedia
 from nano4m.errors import BadMedia
+from nano4m.media import MEDIA, media_kind
+from nano4m.media.base import Box
+from nano4m.media.picture import crop_picture, jpeg
+from nano4m.media.sound import flac
 
 PEAK_LIMIT = 0.99
 """The loudness policy never drives a sample beyond this."""
@@ -47,10 +49,6 @@ LABELLERS = {
     }
 }
 """Who makes the depth and normals that ``cut`` crops."""
-
-Box = tuple[int, int, int]
-"""Left, top and side of a square, in pixels."""
-
 
 # -- sound -------------------------------------------------------------------------------------
 
@@ -148,50 +146,6 @@ def centre_box(height: int, width: int) -> Box:
     return (width - side) // 2, (height - side) // 2, side
 
 
-def _resize(plane: np.ndarray, box: Box, size: int, filter_: Image.Resampling) -> np.ndarray:
-    left, top, side = box
-    cropped = np.ascontiguousarray(plane[top : top + side, left : left + side])
-    return np.asarray(Image.fromarray(cropped).resize((size, size), filter_))
-
-
-def crop_picture(picture: np.ndarray, box: Box, size: int) -> np.ndarray:
-    """Crop and resize uint8 (H, W, 3) to (size, size, 3), antialiased."""
-    return _resize(picture, box, size, Image.Resampling.BICUBIC)
-
-
-def crop_depth(distance: np.ndarray, box: Box, size: int, near: float) -> np.ndarray:
-    """Crop and resize a distance (H, W) in metres to inverse depth in [0, 1], float32 (size, size).
-
-    The inverse is taken first: a mean with infinity (the sky) is then well defined.
-
-    Raises:
-        BadMedia: A distance is NaN or not positive.
-    """
-    if not (distance > 0).all():
-        raise BadMedia("wrong depth: a distance is NaN or not positive")
-    inverse = np.clip(near / distance, 0, 1).astype(np.float32)
-    return np.clip(_resize(inverse, box, size, Image.Resampling.BOX), 0, 1)
-
-
-def crop_normals(normals: np.ndarray, box: Box, size: int) -> np.ndarray:
-    """Crop and resize unit vectors (H, W, 3) to unit vectors, float32 (size, size, 3).
-
-    Raises:
-        BadMedia: A vector is not of unit length.
-    """
-    length = np.linalg.norm(normals, axis=2)
-    if not (np.abs(length - 1) < 1e-2).all():
-        raise BadMedia("wrong normals: a vector is not of unit length")
-    planes = [
-        _resize(normals[..., i].astype(np.float32), box, size, Image.Resampling.BOX)
-        for i in range(3)
-    ]
-    mean = np.stack(planes, axis=2)
-    length = np.linalg.norm(mean, axis=2, keepdims=True)
-    # Opposite normals may cancel out in the mean; such a pixel faces the viewer.
-    return np.where(length > 1e-3, mean / np.maximum(length, 1e-3), np.array([0, 0, 1], np.float32))
-
-
 # -- both --------------------------------------------------------------------------------------
 
 
@@ -236,7 +190,7 @@ def silent(rms_db: float, settings: ClipsConfig) -> str | None:
 
 
 def cut(raw: RawMedia, settings: ClipsConfig) -> dict[str, Any]:
-    """Return the columns of media, prints, crop and levels, and ``offset_s``.
+    """Return the columns of media, fingerprints, crop and levels, and ``offset_s``.
 
     The level is that of the part of the window that is not padding: a short bark is as loud as a
     long howl. ``offset_s`` is where the window starts in the recording. A silent window gives its
@@ -244,6 +198,7 @@ def cut(raw: RawMedia, settings: ClipsConfig) -> dict[str, Any]:
 
     Raises:
         BadMedia: The clip cannot be used, and why.
+        UserError: The source records a kind of media that is not in the registry.
     """
     window, levels, start, last = cut_sound(raw.sound, raw.sample_rate, settings)
     reason = silent(levels["rms_db"], settings)
@@ -251,15 +206,13 @@ def cut(raw: RawMedia, settings: ClipsConfig) -> dict[str, Any]:
         return levels | {"reason": reason}
     rate, size = settings.sample_rate, settings.picture_size
     columns: dict[str, Any] = {
-        "audio": sound_bytes(window, rate),
+        "audio": flac(window, rate),
         "audio_fingerprint": audio_fingerprint(window, rate),
         "image_fingerprints": [],
-        "frames": [],
-        "depth": [],
-        "normals": [],
         "crop": [],
         "offset_s": start / rate,
     }
+    columns |= {kind.column: [] for kind in MEDIA.values() if kind.is_plane}
     chosen = choose_frames(
         raw.frame_times, len(raw.frames), settings.frames, max(start, 0) / rate, last / rate
     )
@@ -268,17 +221,14 @@ def cut(raw: RawMedia, settings: ClipsConfig) -> dict[str, Any]:
         box = centre_box(*picture.shape[:2])
         columns["crop"].append(list(box))
         cropped = crop_picture(picture, box, size)
-        columns["frames"].append(picture_bytes(cropped))
+        columns["frames"].append(jpeg(cropped))
         columns["image_fingerprints"].append(image_fingerprint(cropped))
-        for kind, maps in (("depth", raw.depth), ("normals", raw.normals)):
-            if maps and maps[number].shape[:2] != picture.shape[:2]:
+        for name, planes in raw.planes.items():
+            kind, plane = media_kind(name), planes[number]
+            if plane.shape[:2] != picture.shape[:2]:
                 raise BadMedia(
-                    f"wrong {kind}: {maps[number].shape[:2]} pixels, its picture has "
-                    f"{picture.shape[:2]}"
+                    f"wrong {name}: {plane.shape[:2]} pixels, its picture has {picture.shape[:2]}"
                 )
-        if raw.depth:
-            inverse = crop_depth(raw.depth[number], box, size, settings.depth_near)
-            columns["depth"].append(depth_bytes(inverse))
-        if raw.normals:
-            columns["normals"].append(normals_bytes(crop_normals(raw.normals[number], box, size)))
+            stored = kind.part("crop")(plane, box, settings)
+            columns[kind.column].append(kind.part("encode")(stored))
     return columns | levels

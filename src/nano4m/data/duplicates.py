@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nano4m.data.clip_table import GROUP_ROWS, KEY, find_shards
+from nano4m.data.clip_shards import GROUP_ROWS, KEY, find_shards
 from nano4m.data.fingerprints import same_pictures, same_sounds
 
 DUPLICATE = "duplicate"

@@ -34,7 +34,7 @@ from nano4m.evaluate.results import (
 )
 from nano4m.evaluate.retrieval import retrieval_of
 from nano4m.evaluate.stats import score
-from nano4m.modalities import FRAMED
+from nano4m.media import media_kind
 from nano4m.progress import bar
 
 
@@ -63,12 +63,13 @@ def classifier_of(context: EvalContext, target: int) -> tuple[Classifier, Classi
     labels = np.searchsorted(evaluator.classes, table.labels[context.train_rows])
     classifier = train_classifier(
         kind, context.clips, clip_rows(table, context.clips, context.train_rows), labels,
-        len(evaluator.classes), evaluate.classifier_steps, context.config.seed, evaluator.model.device,
+        len(evaluator.classes), evaluate.classifier_steps, context.config.seed,
+        evaluator.model.device,
     )  # fmt: skip
     real, back = [], []
     judged = clip_rows(table, context.clips, evaluator.rows)
     for part in np.array_split(judged, -(-len(evaluator) // decode_batch(tokenizer))):
-        media = context.clips.media(kind, part, frame=0 if kind in FRAMED else None)
+        media = context.clips.media(kind, part, frame=0 if media_kind(kind).is_plane else None)
         real.append(media)
         back.append(tokenizer.decode(tokenizer.encode(media)))
     round_trip = predict(classifier, back) == evaluator.labels
@@ -80,7 +81,7 @@ def classifier_of(context: EvalContext, target: int) -> tuple[Classifier, Classi
 
 
 def generate_and_classify(context: EvalContext, target: int) -> Made:
-    """Generate a modality from each other one and classifier it; a run of one class has no classifier."""
+    """Generate a modality from each other one and classify it, where there are classes."""
     classifier, result = (
         classifier_of(context, target) if len(context.evaluator.classes) > 1 else (None, None)
     )

@@ -29,9 +29,9 @@ from nano4m.inference.outputs import (
 from nano4m.inference.plan import MOST_SAMPLES, Plan, check_numbers, find_targets, make_plan
 from nano4m.inference.rows import choose_rows, read_rows
 from nano4m.inference.sheet import Row, only, write_sheet
+from nano4m.media.base import Item
 from nano4m.modalities import TEXT_END
 from nano4m.progress import bar, log_info
-from nano4m.report.pixels import Item
 from nano4m.stage import provenance, writable
 
 

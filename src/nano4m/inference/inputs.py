@@ -1,6 +1,6 @@
 """What generation starts from: files, as ids and marks of given slots.
 
-Files take the road of the clips stage: they are read by ``sources.read``, cut by ``cut``, stored
+A file takes the way of the clips stage: its kind of media reads it, ``cut`` cuts it, it is coded
 and decoded as a row of the clips table is, and tokenised by the run's own tokenizers.
 """
 
@@ -10,36 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from nano4m.config.run import ClipsConfig
-from nano4m.data.clip_media import READERS, depth_bytes, normals_bytes, picture_bytes, sound_bytes
-from nano4m.data.cut import (
-    centre_box,
-    crop_depth,
-    crop_normals,
-    crop_picture,
-    cut,
-    cut_sound,
-    silent,
-)
+from nano4m.data.cut import centre_box, cut, cut_sound, silent
 from nano4m.data.sources.base import RawMedia
-from nano4m.data.sources.read import (
-    PICTURES,
-    SOUNDS,
-    VIDEOS,
-    is_depth_png,
-    read_depth,
-    read_normals,
-    read_picture,
-    read_sound,
-    read_video,
-)
+from nano4m.data.sources.video import VIDEOS, read_video
 from nano4m.errors import BadMedia, UserError, nearest
 from nano4m.inference.opened import OpenRun
-from nano4m.modalities import FRAMED, TEXT_END, Media
+from nano4m.media import MEDIA, media_kind
+from nano4m.media.base import MediaKind
+from nano4m.modalities import TEXT_END
 
 Cell = Any
 """Media of one clip as a column of the clips table holds them."""
@@ -84,73 +66,49 @@ def _level_note(clips: ClipsConfig) -> str:
     return f"; its level is set to {clips.target_rms_db:g} dB"
 
 
-def _sound(path: Path, clips: ClipsConfig) -> tuple[Cell, str]:
-    recorded, rate = read_sound(path)
-    window, levels, start, _ = cut_sound(recorded, rate, clips)
-    reason = silent(levels["rms_db"], clips)
-    if reason:
-        raise BadMedia(reason)
-    note = _window_note(len(recorded) / rate, start / clips.sample_rate, clips) + _level_note(clips)
-    return sound_bytes(window, clips.sample_rate), note
-
-
 def _crop_note(height: int, width: int, clips: ClipsConfig) -> str:
     cut_away = "" if height == width else ", the square in its centre is used"
     return f"{width} x {height} pixels{cut_away}, resized to {clips.picture_size}"
 
 
-def _framed(
-    read: Callable[[Path, ClipsConfig], np.ndarray],
-    crop: Callable[[np.ndarray, tuple[int, int, int], ClipsConfig], np.ndarray],
-    code: Callable[[np.ndarray], bytes],
-) -> Callable[[Path, ClipsConfig], tuple[Cell, str]]:
-    """Return a reader of one still picture of a kind."""
-
-    def cell(path: Path, clips: ClipsConfig) -> tuple[Cell, str]:
-        plane = read(path, clips)
-        box = centre_box(plane.shape[0], plane.shape[1])
-        return [code(crop(plane, box, clips))], _crop_note(plane.shape[0], plane.shape[1], clips)
-
-    return cell
+def _sound_cell(kind: MediaKind, path: Path, clips: ClipsConfig) -> tuple[Cell, str]:
+    recorded, rate = kind.part("read")(path, clips)
+    window, levels, start, _ = cut_sound(recorded, rate, clips)
+    reason = silent(levels["rms_db"], clips)
+    if reason:
+        raise BadMedia(reason)
+    note = _window_note(len(recorded) / rate, start / clips.sample_rate, clips) + _level_note(clips)
+    return kind.part("encode")(window, clips.sample_rate), note
 
 
-FILES: dict[Media, Callable[[Path, ClipsConfig], tuple[Cell, str]]] = {
-    "picture": _framed(
-        lambda path, clips: read_picture(path),
-        lambda plane, box, clips: crop_picture(plane, box, clips.picture_size),
-        picture_bytes,
-    ),
-    "depth": _framed(
-        lambda path, clips: read_depth(path, clips.depth_near),
-        lambda plane, box, clips: crop_depth(plane, box, clips.picture_size, clips.depth_near),
-        depth_bytes,
-    ),
-    "normals": _framed(
-        lambda path, clips: read_normals(path),
-        lambda plane, box, clips: crop_normals(plane, box, clips.picture_size),
-        normals_bytes,
-    ),
-    "sound": _sound,
-}
-"""Kind -> the cell of a file and a note of what was done to it. A caption is no file."""
-
-_KINDS: list[tuple[Callable[[Path], bool], tuple[Media, ...]]] = [
-    (lambda path: path.suffix.lower() in SOUNDS, ("sound",)),
-    (lambda path: path.suffix.lower() == ".npy", ("depth",)),
-    (lambda path: path.suffix.lower() == ".png" and is_depth_png(path), ("depth",)),
-    (lambda path: path.suffix.lower() in PICTURES, ("picture",)),
-]
+def _plane_cell(kind: MediaKind, path: Path, clips: ClipsConfig) -> tuple[Cell, str]:
+    plane = kind.part("read")(path, clips)
+    height, width = plane.shape[:2]
+    stored = kind.part("crop")(plane, centre_box(height, width), clips)
+    return [kind.part("encode")(stored)], _crop_note(height, width, clips)
 
 
-def _video(path: Path, clips: ClipsConfig) -> tuple[dict[Media, Cell], str]:
+def _cell(kind: MediaKind, path: Path, clips: ClipsConfig) -> tuple[Cell, str]:
+    """Return the cell of a file and a note of what was done to it."""
+    return (_plane_cell if kind.is_plane else _sound_cell)(kind, path, clips)
+
+
+def _kind_of(path: Path) -> MediaKind | None:
+    """Return the kind that claims a file most surely, or None."""
+    claims = {name: kind.claims(path) for name, kind in MEDIA.items()}
+    best = max(claims, key=lambda name: claims[name])
+    return MEDIA[best] if claims[best] else None
+
+
+def _video(path: Path, clips: ClipsConfig) -> tuple[dict[str, Cell], str]:
     """Return the cells of a video, its first keyframe the picture, and a note."""
     sound, rate, frames, times = read_video(path)
     columns = cut(RawMedia(sound=sound, sample_rate=rate, frames=frames, frame_times=times), clips)
     if "reason" in columns:
         raise BadMedia(columns["reason"])
     note = _window_note(len(sound) / rate, columns["offset_s"], clips) + _level_note(clips)
-    cells = {kind: columns[column] for kind, (column, _) in READERS.items() if column in columns}
-    return {kind: cell for kind, cell in cells.items() if cell}, note
+    cells = {name: columns.get(kind.column) for name, kind in MEDIA.items()}
+    return {name: cell for name, cell in cells.items() if cell}, note
 
 
 def _named(text: str, run: OpenRun) -> tuple[str | None, Path]:
@@ -171,21 +129,22 @@ def _cells(text: str, run: OpenRun) -> tuple[dict[str, Cell], Path, str]:
         raise UserError(f"--in {text}: no file at {path}")
     try:
         if name is not None:
-            media = run.by_name[name].media
-            if media not in FILES:
+            kind = media_kind(run.by_name[name].media)
+            if kind.read is None:
                 raise UserError(f"--in {text}: {name!r} is text; give it with --caption")
-            cell, note = FILES[media](path, clips)
+            cell, note = _cell(kind, path, clips)
             return {name: cell}, path, note
         if path.suffix.lower() in VIDEOS:
             cells, note = _video(path, clips)
         else:
-            kinds = next((kinds for fits, kinds in _KINDS if fits(path)), ())
-            if not kinds:
-                allowed = ", ".join(sorted(SOUNDS | PICTURES | VIDEOS | {".npy"}))
+            claimed = _kind_of(path)
+            if claimed is None:
+                suffixes = [kind.suffixes for kind in MEDIA.values()]
+                allowed = ", ".join(sorted(VIDEOS.union(*suffixes)))
                 raise UserError(f"--in {text}: {path.suffix or path.name!r} is not read; "
                                 f"choose from {allowed}")  # fmt: skip
-            cell, note = FILES[kinds[0]](path, clips)
-            cells = {kinds[0]: cell}
+            cell, note = _cell(claimed, path, clips)
+            cells = {claimed.name: cell}
     except BadMedia as error:
         raise UserError(f"--in {text}: {error}; give another file") from error
     own = {m.name: cells[m.media] for m in run.table.modalities if m.media in cells}
@@ -239,8 +198,8 @@ def read_files(
     media = {}
     for name, cell in cells.items():
         modality, tokenizer = run.by_name[name], run.tokenizers[name]
-        frame = 0 if modality.media in FRAMED else None
-        media[name] = READERS[modality.media][1]([cell], frame)
+        kind = media_kind(modality.media)
+        media[name] = kind.part("decode")([cell], 0 if kind.is_plane else None)
         ids = tokenizer.encode(media[name]).flatten().cpu()
         span = run.tokens.slices[run.tokens.index(name)]
         ids_L[span], inputs_L[span] = ids, True

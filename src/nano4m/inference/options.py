@@ -35,7 +35,8 @@ examples
     nano4m generate --run runs/farm --caption "small pig oinking" --chain rgb,depth,normals \\
       --dir made/pig
   the first eight clips of the test split, from their sound alone:
-    nano4m generate --run runs/farm --split test --rows 0:8 --input-modalities sound --out rgb --dir made/test
+    nano4m generate --run runs/farm --split test --rows 0:8 --input-modalities sound --out rgb \\
+      --dir made/test
   the first half of a sound continued, and the top of a picture completed:
     nano4m generate --run runs/farm --in dog.wav --out sound --keep sound=0:12 --dir made/on
     nano4m generate --run runs/farm --in dog.png --out rgb --keep rgb=0:4 --dir made/below
@@ -77,7 +78,8 @@ class Options:
         clips: Clips of the run that are given instead of files: ID,ID.
         split: Split of the run whose clips are given instead of files.
         rows: Which clips of the split, FIRST:LAST, the last one not included; all if left out.
-        input_modalities: Modalities of those clips that are shown; all that are not made if left out.
+        input_modalities: Modalities of those clips that are inputs; all that are not made if left
+            out.
         out: Modalities to make, each from what is given alone: NAME,NAME.
         chain: Modalities to make one after another, each from what is given and what came before.
         keep: Parts of what is made that are given: MODALITY=FIRST:LAST in rows of a picture, frames

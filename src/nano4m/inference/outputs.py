@@ -1,21 +1,18 @@
 """What generation leaves: one file a sample and modality, all ids, and a record of how."""
 
-import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image
 from torch import Tensor
 
-from nano4m.data.clip_media import depth_bytes, normals_bytes
 from nano4m.errors import UserError
 from nano4m.json_files import read_json, write_json
-from nano4m.modalities import Media, Modality
+from nano4m.media import media_kind
+from nano4m.modalities import Modality
 from nano4m.stage import writable
 from nano4m.tokenizers.base import Tokenizer
 
@@ -25,38 +22,6 @@ RECORD = "generate"
 DECODE_BATCH = 64
 DECODE_BATCH_GPU = 256
 """Samples that are decoded at once."""
-
-
-def _plane(value: Any) -> np.ndarray:
-    """Return (H, W) of (1, H, W), or (H, W, 3) of (3, H, W)."""
-    array = torch.as_tensor(value).float().numpy()
-    return array[0] if len(array) == 1 else np.moveaxis(array, 0, -1)
-
-
-def _png(value: Any, sample_rate: int) -> bytes:
-    buffer = io.BytesIO()
-    pixels = np.round(np.clip(_plane(value), 0, 1) * 255).astype(np.uint8)
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _wav(value: Any, sample_rate: int) -> bytes:
-    import soundfile
-
-    buffer = io.BytesIO()
-    sound = torch.as_tensor(value).float().clamp(-1, 1).numpy()
-    soundfile.write(buffer, sound, sample_rate, format="WAV", subtype="PCM_16")
-    return buffer.getvalue()
-
-
-WRITERS: dict[Media, tuple[str, Callable[[Any, int], bytes]]] = {
-    "picture": (".png", _png),
-    "depth": (".png", lambda value, rate: depth_bytes(np.clip(_plane(value), 0, 1))),
-    "normals": (".png", lambda value, rate: normals_bytes(_plane(value))),
-    "sound": (".wav", _wav),
-    "caption": (".txt", lambda value, rate: (str(value) + "\n").encode()),
-}
-"""Kind -> ending of its files, and their bytes of one item."""
 
 
 def decode(tokenizer: Tokenizer, modality: Modality, ids_NT: Tensor) -> list[Any]:
@@ -126,11 +91,11 @@ def write_media(folder: Path, names: Sequence[str], made: Made, rate: int) -> li
         made: What was generated.
         rate: Sample rate of a sound, in Hz.
     """
-    ending, to_bytes = WRITERS[made.modality.media]
+    kind = media_kind(made.modality.media)
     files = []
     for name, item in zip(names, made.media, strict=True):
-        file = f"{name}.{made.modality.name}{ending}"
-        (folder / file).write_bytes(to_bytes(item, rate))
+        file = f"{name}.{made.modality.name}{kind.suffix}"
+        (folder / file).write_bytes(kind.part("write")(item, rate))
         files.append(file)
     return files
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nano4m.modalities import Media
-from nano4m.report.pixels import PIXELS, ColorScale, Item, shared_color_scale
+from nano4m.media.base import Item
+from nano4m.report.pixels import ColorScale, has_pixels, pixels_of, shared_color_scale
 
 MOST_COLUMNS = 16
 MOST_ROWS = 24
@@ -30,8 +30,8 @@ class Row:
 
 
 def _draw(axes: Axes, item: Item, scale: ColorScale, is_given: bool) -> None:
-    if item.media in PIXELS:
-        pixels = PIXELS[item.media](item, scale)
+    if has_pixels(item):
+        pixels = pixels_of(item, scale)
         # Pixels stay visible in pictures; a spectrogram has no square pixels to show.
         is_square = pixels.shape[0] == pixels.shape[1]
         axes.imshow(pixels, aspect="auto", interpolation="nearest" if is_square else "bilinear")
@@ -73,7 +73,7 @@ def write_sheet(path: Path, rows: Sequence[Row]) -> str | None:
     return path.name
 
 
-def only(rows: Sequence[Row], media: Media) -> list[Row]:
+def only(rows: Sequence[Row], media: str) -> list[Row]:
     """Return one row an input with its items of one kind; inputs without any are left out."""
     found: dict[str, Row] = {}
     for row in rows:

@@ -134,7 +134,7 @@ def matrix_section(results: Results, titles: Mapping[str, str]) -> Html | None:
     chances = {d.class_consistency.chance for d in results.matrix}
     chance = percent(min(chances)) if len(chances) == 1 else "in the table below"
     how = join([
-        "How often a classifier, trained on real media, sees the clip\u2019s class in what was made "
+        "How often a classifier of real media sees the clip\u2019s class in what was made "
         "from one other modality alone: a cell without colour is at chance (", chance, "), and "
         "below the matrix stands the most that can be expected, the same classifiers on tokenizer "
         "round trips and on real media. ", BOLD,

@@ -13,9 +13,10 @@ from matplotlib.patches import Rectangle
 
 from nano4m.data.clip_table import ClipTable
 from nano4m.evaluate.results import Results
+from nano4m.media.base import Item
 from nano4m.modalities import Modality
 from nano4m.report.charts import PAPER, draw_matrix
-from nano4m.report.pixels import PIXELS, ColorScale, Item, shared_color_scale
+from nano4m.report.pixels import ColorScale, has_pixels, pixels_of, shared_color_scale
 from nano4m.report.samples import Sample, collect
 from nano4m.tokenizers.base import Tokenizer
 from nano4m.tokens.table import TokenTable
@@ -33,8 +34,8 @@ def _caption(axes: Axes, item: Item) -> None:
 
 
 def _draw(axes: Axes, item: Item, scale: ColorScale) -> None:
-    if item.media in PIXELS:
-        pixels = PIXELS[item.media](item, scale)
+    if has_pixels(item):
+        pixels = pixels_of(item, scale)
         # Pixels stay visible in pictures; a spectrogram has no square pixels to show.
         smooth = "nearest" if pixels.shape[0] == pixels.shape[1] else "bilinear"
         axes.imshow(pixels, aspect="auto", interpolation=smooth)

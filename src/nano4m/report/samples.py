@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from nano4m.data.clip_table import ClipTable
+from nano4m.media.base import Item
 from nano4m.modalities import Modality
-from nano4m.report.pixels import Item
 from nano4m.tokenizers.base import Tokenizer
 from nano4m.tokens.table import TokenTable
 

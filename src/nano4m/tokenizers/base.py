@@ -25,16 +25,14 @@ def fingerprint_of(key: str, settings: dict[str, Any], tensors: dict[str, Tensor
 class Tokenizer(ABC):
     """Turns a batch of media into ids and ids into media.
 
-    Media, by kind (``nano4m.modalities.Media``):
-        picture  float32 (B, 3, H, W) in [0, 1]
-        depth    float32 (B, 1, H, W) in [0, 1], inverse depth, 0 at infinity
-        normals  float32 (B, 3, H, W) unit vectors, camera axes (x right, y up, z to the viewer)
-        sound    float32 (B, samples) in [-1, 1] at ``sample_rate``
-        caption  list of B strings
+    Media, by the form of their kind (``nano4m.media``):
+        plane  float32 (B, channels, H, W) in [0, 1], or unit vectors (``is_direction``)
+        sound  float32 (B, samples) in [-1, 1] at ``sample_rate``
+        text   list of B strings
 
     ``encode`` takes media from any device and returns ids on the tokenizer's own, ``decode`` takes
     ids from any device and returns media there; captions are no tensors, and their ids stay on the
-    CPU. ``state`` and ``codebook`` are CPU tensors, so the fingerprint does not depend on the device.
+    CPU. ``state`` and ``codebook`` are CPU tensors, so the fingerprint is that of any device.
 
     Attributes:
         key: Name in TOKENIZERS and in the configuration.

@@ -25,7 +25,8 @@ from nano4m.config.run import Config, TokenizerConfig
 from nano4m.config.stored import read_section
 from nano4m.errors import UserError
 from nano4m.json_files import read_json, write_json
-from nano4m.modalities import FRAMED, modality
+from nano4m.media import media_kind
+from nano4m.modalities import modality
 from nano4m.progress import bar, log_info
 from nano4m.tokenizers.base import Tokenizer
 from nano4m.tokenizers.bpe import BpeTokenizer
@@ -177,7 +178,7 @@ def _read(clips: "ClipTable", job: Job, threads: int) -> Material:
     rows = {split: clips.rows(split) for split in ("train", "val")}
     train = READS[job.section.kind](clips, job.kind, rows["train"], generator, threads)
     val = rows["val"][_some(len(rows["val"]), MOST_VAL, generator)]
-    media = clips.media(job.kind, val, frame=0 if job.kind in FRAMED else None)
+    media = clips.media(job.kind, val, frame=0 if media_kind(job.kind).is_plane else None)
     everything = [str(c) for c in clips.captions] if isinstance(train, list) else []
     return Material(train, media, len(val), clips.sample_rate, everything)
 

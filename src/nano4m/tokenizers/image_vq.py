@@ -10,16 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nano4m.compute.on_device import CPU, hold, repeatable, seeded, take
 from nano4m.config.run import ImageVQ
 from nano4m.config.stored import read_section
 from nano4m.errors import UserError
+from nano4m.media import media_kind
 from nano4m.tokenizers.base import Tokenizer
-from nano4m.tokenizers.on_device import CPU, hold, repeatable, seeded, take
 from nano4m.tokenizers.quantize import Autoencoder, Quantizer, check_ids, train_autoencoder
-
-CHANNELS = {"picture": 3, "depth": 1, "normals": 3}
-IS_DIRECTION = {"picture": False, "depth": False, "normals": True}
-"""Whether a pixel is a unit vector in [-1, 1], or values in [0, 1]."""
 
 
 class Residual(nn.Module):
@@ -70,7 +67,7 @@ class ImageVQTokenizer(Tokenizer):
     """Ids (B, grid, grid) of one picture, depth map or normal map a clip.
 
     Args:
-        media: ``picture``, ``depth`` or ``normals``.
+        media: A kind of planes, a name in ``nano4m.media.MEDIA``.
         picture_size: Pixels a side, grid times a power of two.
         section: Settings of the configuration.
 
@@ -90,10 +87,13 @@ class ImageVQTokenizer(Tokenizer):
                 f"must be a power of two from 2 on; allowed grids: {allowed}"
             )
         self.media, self.picture_size, self.section = media, picture_size, section
+        self.kind = media_kind(media)
         self.shape = (section.grid, section.grid)
         self.vocab_size = section.vocab
         quantizer = Quantizer(section.quantizer, section.code_dim, section.vocab, cosine=True)
-        self.net = build(CHANNELS[media], factor, section.width, section.code_dim, quantizer).eval()
+        self.net = build(
+            self.kind.channels, factor, section.width, section.code_dim, quantizer
+        ).eval()
 
     @classmethod
     def fit(
@@ -149,7 +149,7 @@ class ImageVQTokenizer(Tokenizer):
         with repeatable(self.device, exact=True):
             codes = self.net.quantizer.vectors(ids.flatten(1)[..., None])
             y = self.net.decoder(codes.transpose(1, 2).unflatten(2, self.shape))
-        if IS_DIRECTION[self.media]:
+        if self.kind.is_direction:
             return F.normalize(y, dim=1)
         return ((y + 1) / 2).clamp(0, 1)
 
@@ -176,12 +176,12 @@ class ImageVQTokenizer(Tokenizer):
 
     def _check(self, media: Tensor) -> None:
         size = self.picture_size
-        wanted = (CHANNELS[self.media], size, size)
+        wanted = (self.kind.channels, size, size)
         if media.ndim != 4 or tuple(media.shape[1:]) != wanted:
             raise ValueError(f"{self.media} must be (B, {wanted}), not {tuple(media.shape)}")
 
     def _centred(self, media: Tensor) -> Tensor:
-        return media if IS_DIRECTION[self.media] else media * 2 - 1
+        return media if self.kind.is_direction else media * 2 - 1
 
 
 def _grids(picture_size: int) -> list[int]:

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nano4m.compute.on_device import CPU, has_room, repeatable, seeded, send, take
 from nano4m.config.run import MelVQ
 from nano4m.config.stored import read_section
+from nano4m.media.mel import FLOOR_DB, MelSpectrogram
 from nano4m.tokenizers.base import Tokenizer
-from nano4m.tokenizers.mel import FLOOR_DB, MelSpectrogram
-from nano4m.tokenizers.on_device import CPU, has_room, repeatable, seeded, send, take
 from nano4m.tokenizers.quantize import Autoencoder, Quantizer, check_ids, train_autoencoder
 
 LEVEL_WEIGHT = 0.2

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ, ResidualVQ, VectorQuantize
 
+from nano4m.compute.on_device import fused, ordered_sums, repeatable
 from nano4m.errors import UserError
 from nano4m.progress import bar
-from nano4m.tokenizers.on_device import fused, ordered_sums, repeatable
 
 FSQ_LEVELS: dict[int, tuple[int, ...]] = {
     16: (4, 4), 64: (8, 8), 128: (8, 4, 4), 240: (8, 6, 5), 256: (8, 8, 4), 512: (8, 8, 8),

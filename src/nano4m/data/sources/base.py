@@ -1,6 +1,6 @@
 """What a source of clips gives: a cheap plan of all clips, then the media of one clip at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -47,9 +47,9 @@ class RawMedia:
         frames: uint8 (H, W, 3) pictures, in time order; all of one size where of one video.
         frame_times: Seconds of each frame in the same clock as ``sound``; None for still pictures,
             which belong to the whole sound.
-        depth: float32 (H, W) exact distances along the ray in metres, one a frame; () if unknown.
-        normals: float32 (H, W, 3) exact unit normals in camera axes (x right, y up, z to the
-            viewer), one a frame; () if unknown.
+        planes: Kind of media -> what lies on the pixels of the frames, (H, W) or (H, W, 3), one a
+            frame: ``depth``, float32 distances along the ray in metres; ``normals``, float32 unit
+            vectors in camera axes (x right, y up, z to the viewer); what the kind's ``crop`` takes.
         left_out: Files that could not be read and in whose place others stand: name and reason.
     """
 
@@ -57,8 +57,7 @@ class RawMedia:
     sample_rate: int
     frames: tuple[np.ndarray, ...]
     frame_times: tuple[float, ...] | None = None
-    depth: tuple[np.ndarray, ...] = ()
-    normals: tuple[np.ndarray, ...] = ()
+    planes: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
 
 

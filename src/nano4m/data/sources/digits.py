@@ -15,8 +15,8 @@ from PIL import Image
 
 from nano4m.config.run import DigitsDataset
 from nano4m.data.sources.base import ClipPlan, RawMedia, Split
-from nano4m.data.sources.read import read_sound
 from nano4m.errors import UserError
+from nano4m.media.sound import read_sound
 from nano4m.progress import log_info
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

@@ -93,8 +93,7 @@ def load(plan: ClipPlan, settings: object) -> RawMedia:
         sound=voice(plan, settings.seconds),
         sample_rate=SAMPLE_RATE,
         frames=(rgb,),
-        depth=(depth,),
-        normals=(normals,),
+        planes={"depth": (depth,), "normals": (normals,)},
     )
 
 

@@ -12,8 +12,10 @@ from nano4m.config.run import FolderDataset
 from nano4m.data.sources.base import ClipPlan, RawMedia, Split
 from nano4m.data.sources.folder_forms import Contents, Picture, Recording, find_contents
 from nano4m.data.sources.folder_groups import join_groups
-from nano4m.data.sources.read import read_picture, read_sound, read_video
+from nano4m.data.sources.video import read_video
 from nano4m.errors import BadMedia, UserError
+from nano4m.media.picture import read_picture
+from nano4m.media.sound import read_sound
 from nano4m.progress import log_info
 
 SPARE = 4

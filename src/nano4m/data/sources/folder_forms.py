@@ -10,8 +10,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nano4m.data.sources.read import PICTURES, SOUNDS, VIDEOS, picture_size
+from nano4m.data.sources.video import VIDEOS
 from nano4m.errors import UserError
+from nano4m.media.picture import SUFFIXES as PICTURES
+from nano4m.media.picture import picture_size
+from nano4m.media.sound import SUFFIXES as SOUNDS
 from nano4m.progress import log_info
 
 LOWRES = 48

@@ -5,7 +5,9 @@ import os
 from pathlib import Path
 from typing import TypedDict
 
-from nano4m.data.sources.read import PICTURES, SOUNDS, VIDEOS
+from nano4m.data.sources.video import VIDEOS
+from nano4m.media.picture import SUFFIXES as PICTURES
+from nano4m.media.sound import SUFFIXES as SOUNDS
 
 TABLES = frozenset({".csv"})
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nano4m.errors import UserError
-from nano4m.tokenizers.mel import FLOOR_DB, MelSpectrogram, mel_filters
+from nano4m.media.mel import FLOOR_DB, MelSpectrogram, mel_filters
 
 RATE = 24000
 

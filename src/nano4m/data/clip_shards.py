@@ -1,0 +1,198 @@
+"""The shards of a clips table: cut media on disk, one row a clip.
+
+A folder of ``clips-00000.parquet``, ... written whole or not at all. Columns:
+
+    clip_id, source, video_id, label, caption, split, licence   strings
+    start_s    where the window starts in the recording, in seconds; negative if padding comes first
+    audio      FLAC bytes, mono PCM16 at the sample rate, exactly the window; null if not kept
+    frames     K JPEG bytes; [] if not kept
+    depth, normals, ...   K PNG bytes of each other kind of planes, see ``nano4m.media``; or []
+    crop       K boxes [left, top, size] in pixels of the source, one for all media of a frame
+    rms_db, peak_db   level as recorded, of the window without its padding; null if unknown
+    audio_fingerprint, image_fingerprints   what duplicates are found by, see ``fingerprints``
+    kept, reason      reason is null where kept; a duplicate of a clip of another split is not kept,
+                      but its media stay
+    left_out   files that could not be read and in whose place others stand, or null
+
+The file metadata says how many shards belong to the table, so that a missing one is noticed.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from nano4m.errors import UserError
+from nano4m.media import MEDIA
+
+FORMAT = 3
+READABLE = {1, 2, FORMAT}
+"""1 has no fingerprints, 2 other names for them: such tables are read, but not gone on with."""
+
+PLANES = tuple(kind.column for kind in MEDIA.values() if kind.is_plane)
+"""Columns of a list of coded planes, one a frame; ``frames``, the pictures, among them."""
+
+TEXTS = ("clip_id", "source", "video_id", "label", "caption", "split", "licence")
+
+SCHEMA = pa.schema(
+    [pa.field(name, pa.string(), nullable=False) for name in TEXTS]
+    + [
+        pa.field("start_s", pa.float64()),
+        pa.field("audio", pa.binary()),
+        *(pa.field(name, pa.list_(pa.binary())) for name in PLANES),
+        pa.field("crop", pa.list_(pa.list_(pa.int32(), 3))),
+        pa.field("rms_db", pa.float32()),
+        pa.field("peak_db", pa.float32()),
+        pa.field("audio_fingerprint", pa.binary()),
+        pa.field("image_fingerprints", pa.list_(pa.binary())),
+        pa.field("kept", pa.bool_(), nullable=False),
+        pa.field("reason", pa.string()),
+        pa.field("left_out", pa.string()),
+    ]
+)
+
+MANIFEST_COLUMNS = tuple(
+    f.name for f in SCHEMA if not (pa.types.is_binary(f.type) or pa.types.is_list(f.type))
+)
+"""Columns without media and boxes, in the order of ``manifest.csv``."""
+
+GROUP_ROWS = 64
+"""Clips of a row group: what reading one of them costs."""
+
+KEY = b"nano4m.clips"
+"""Of the metadata of a shard."""
+
+_MAKE = "make it with: nano4m clips PRESET"
+
+
+def shard_path(folder: Path, index: int) -> Path:
+    """Return the file of shard ``index``."""
+    return folder / f"clips-{index:05d}.parquet"
+
+
+def to_batch(rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
+    """Return rows, one mapping a clip with the columns of SCHEMA; a column left out is null."""
+    return pa.RecordBatch.from_pydict(
+        {name: [row.get(name) for row in rows] for name in SCHEMA.names}, schema=SCHEMA
+    )
+
+
+def write_shard(folder: Path, index: int, rows: Sequence[Mapping[str, Any]], **about: Any) -> Path:
+    """Write one shard of rows, see ``to_batch`` and ``write_batches``, which takes ``about``."""
+    return write_batches(folder, index, [to_batch(rows)], **about)
+
+
+def write_batches(
+    folder: Path,
+    index: int,
+    batches: Sequence[pa.RecordBatch],
+    *,
+    sample_rate: int,
+    num_shards: int | None = None,
+    fingerprint: str = "",
+) -> Path:
+    """Write one shard, whole or not at all, and return its path.
+
+    Args:
+        folder, index: The table, made if missing, and the number of the shard, from 0.
+        batches: Its clips in order, in one batch or more, see ``to_batch``; how they are cut into
+            batches changes nothing.
+        sample_rate: Of the FLAC bytes, in Hz.
+        num_shards: Shards of the whole table; None: this is the last one.
+        fingerprint: Of everything that the table depends on; shards of two fingerprints do not mix.
+
+    Raises:
+        ValueError: Kept rows differ in their number of frames.
+        OSError: The folder cannot be written.
+    """
+    table = pa.Table.from_batches(batches, SCHEMA).combine_chunks()
+    kept = table.filter(table["kept"])
+    counts = {
+        name: np.unique(pc.fill_null(pc.list_value_length(kept[name]), 0).to_numpy())
+        for name in PLANES
+    }
+    frames = counts.pop("frames").tolist()
+    if len(frames) > 1:
+        raise ValueError(f"kept rows have {frames} frames; every clip needs the same number")
+    about = {
+        "format": FORMAT,
+        "sample_rate": sample_rate,
+        "num_shards": index + 1 if num_shards is None else num_shards,
+        "fingerprint": fingerprint,
+        "kept": kept.num_rows,
+        "frames": max(frames, default=0),
+        **{name: bool(count.all()) for name, count in counts.items()},
+    }
+    table = table.replace_schema_metadata({KEY: json.dumps(about).encode()})
+    path = shard_path(folder, index)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        pq.write_table(table, partial, compression="zstd", row_group_size=GROUP_ROWS)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """Return what a shard says of its table: sample_rate, num_shards, fingerprint, kept, ...
+
+    Raises:
+        UserError: The file is not a whole shard of this format.
+    """
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path} cannot be read ({error}); delete it and {_MAKE}") from error
+    about = json.loads(metadata.get(KEY, b"{}"))
+    if about.get("format") not in READABLE:
+        raise UserError(
+            f"{path} is not a shard of clips of format {FORMAT}; delete its folder and {_MAKE}"
+        )
+    return about
+
+
+def find_shards(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Return the shards of a complete table with what they say of it, in order.
+
+    Raises:
+        UserError: No table, a shard is missing, or shards of two tables are mixed.
+    """
+    paths = sorted(folder.glob("clips-*.parquet")) if folder.is_dir() else []
+    if not paths:
+        raise UserError(f"no clips in {folder} (clips-00000.parquet, ...); {_MAKE}")
+    shards = [(path, read_about(path)) for path in paths]
+    count = max(about["num_shards"] for _, about in shards)
+    missing = [i for i in range(count) if not shard_path(folder, i).exists()]
+    if missing:
+        raise UserError(
+            f"the clips in {folder} are not finished: {len(missing)} of {count} shards are missing "
+            f"(first {shard_path(folder, missing[0]).name}); run the same nano4m clips PRESET "
+            "again, it goes on where it stopped"
+        )
+    prints = {(about["fingerprint"], about["sample_rate"]) for _, about in shards}
+    if len(prints) > 1:
+        raise UserError(f"{folder} mixes shards of different settings {sorted(prints)}; "
+                        f"delete the folder and {_MAKE}")  # fmt: skip
+    return shards
+
+
+def manifest_shards(folder: Path) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows of each shard of a complete table, kept or not, without media
+    (MANIFEST_COLUMNS)."""
+    for path, _ in find_shards(folder):
+        yield read_columns(path, MANIFEST_COLUMNS).to_pylist()
+
+
+def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
+    """Return columns of a shard."""
+    # Half the time of pq.read_table, which looks for the files of a data set first.
+    with pq.ParquetFile(path) as file:
+        return file.read(columns=list(columns), use_threads=False)

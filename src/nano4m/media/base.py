@@ -1,0 +1,133 @@
+"""What is known of a kind of media: how it is stored, read, written, compared and shown.
+
+A kind is one file of this room with one ``MediaKind``. Functions import what is heavy when they are
+called: the command line looks at the kinds before PyTorch is loaded.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from nano4m.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Generator, Tensor
+
+Form = Literal["plane", "sound", "text"]
+"""plane: pixels, several frames a clip, cropped together; sound: one waveform; text: one string."""
+
+Box = tuple[int, int, int]
+"""Left, top and side of a square, in pixels."""
+
+Send = Callable[["Tensor", Any], "Tensor"]
+"""Moves a tensor to a device without waiting for it, see ``compute.on_device.send``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """The media of one clip: a tensor of one item, as tokenizers give it, or a text."""
+
+    media: str
+    value: Any
+    sample_rate: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaKind:
+    """One kind of media. REQUIRED lists the parts that each form cannot do without.
+
+    Attributes:
+        name: Key of the registry, and of what a source records.
+        form: What the arrays are.
+        column: Of the clips table.
+        layouts: Layouts of tokens that can hold it.
+        channels: Of a plane.
+        is_direction: Whether a pixel is a unit vector in [-1, 1]; else values are in [0, 1].
+        crop: ``(plane (H, W) or (H, W, 3), box, clips section) -> plane`` as recorded to as stored;
+            raises BadMedia for values that the kind cannot have.
+        encode: Plane, or ``(sound, rate)``, as stored -> bytes of a cell.
+        decode: ``(cells, frame) -> media`` as tokenizers take them: a plane float32 (n, C, H, W),
+            or (n, K, C, H, W) where ``frame`` is None; a sound float32 (n, samples); a list of n
+            strings.
+        claims: How surely a file of a user is of this kind: 0 no, 1 by its name, 2 by its content.
+            A kind that claims none is named: ``--in KIND=FILE``.
+        suffixes: Of the files that it claims.
+        read: ``(path, clips section) -> plane``, or sound (samples, channels) and rate.
+        suffix: Of a file that is written.
+        write: ``(one item as tokenizers give it, rate) -> bytes`` of such a file.
+        features: ``(rate, device) -> function`` that makes (B, C, H, W) of a batch of media, for
+            the classifier of an evaluation. None: a text is right if it is one of its class.
+        augment: ``(features, generator, send) -> features``, in training of that classifier.
+        fidelity: ``(originals, round trips, tokenizer) -> named numbers`` on held-out media.
+        limit: Top of the colour scale that an item needs, where items share one.
+        default_limit: Top of that scale where no real item sets it.
+        pixels: ``(item, top of the shared scale) -> uint8 (H, W, 3)``.
+        play: ``item -> bytes`` of a WAV file, where it can be listened to.
+    """
+
+    name: str
+    form: Form
+    column: str
+    layouts: tuple[str, ...]
+    channels: int = 0
+    is_direction: bool = False
+    crop: "Callable[[np.ndarray, Box, Any], np.ndarray] | None" = None
+    encode: Callable[..., bytes] | None = None
+    decode: "Callable[[list[Any], int | None], Any] | None" = None
+    claims: Callable[[Path], int] = lambda path: 0
+    suffixes: frozenset[str] = frozenset()
+    read: Callable[[Path, Any], Any] | None = None
+    suffix: str = ""
+    write: Callable[[Any, int], bytes] | None = None
+    features: "Callable[[int, Any], Callable[[Tensor], Tensor]] | None" = None
+    augment: "Callable[[Tensor, Generator, Send], Tensor] | None" = None
+    fidelity: Callable[[Any, Any, Any], dict[str, float]] | None = None
+    limit: Callable[[Item], float] | None = None
+    default_limit: float = 1.0
+    pixels: "Callable[[Item, float], np.ndarray] | None" = None
+    play: Callable[[Item], bytes] | None = None
+
+    @property
+    def is_plane(self) -> bool:
+        """Whether a clip has several frames of it, cropped with its pictures."""
+        return self.form == "plane"
+
+    def part(self, name: str) -> Any:
+        """Return a part that may be missing in general and is there by ``check_kinds``."""
+        found = getattr(self, name)
+        assert found is not None, f"{self.name} has no {name}"
+        return found
+
+
+_ALL = ("decode", "suffix", "write", "fidelity")
+_SHOWN = ("encode", "read", "features", "augment", "pixels")
+REQUIRED: dict[str, tuple[str, ...]] = {
+    "plane": (*_ALL, *_SHOWN, "channels", "crop"),
+    "sound": (*_ALL, *_SHOWN, "play", "limit"),
+    "text": _ALL,
+}
+"""Form -> the parts of a kind without which some stage or page would fail."""
+
+
+def check_kinds(kinds: Iterable[MediaKind]) -> None:
+    """Refuse a kind that lacks a part, and kinds that get into each other's way.
+
+    Raises:
+        UserError: With the kind's name and the part's.
+    """
+    columns: dict[str, str] = {}
+    for kind in kinds:
+        missing = [part for part in REQUIRED[kind.form] if not getattr(kind, part)]
+        if missing:
+            raise UserError(
+                f"the media kind {kind.name!r} lacks {', '.join(missing)}; a kind of the form "
+                f"{kind.form!r} needs {', '.join(REQUIRED[kind.form])}: add to its MediaKind"
+            )
+        if kind.column in columns:
+            raise UserError(
+                f"the media kinds {columns[kind.column]!r} and {kind.name!r} share the column "
+                f"{kind.column!r} of the clips table; give one another"
+            )
+        columns[kind.column] = kind.name

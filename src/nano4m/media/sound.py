@@ -1,0 +1,224 @@
+"""Sounds: mono, FLAC in the clips table, WAV in files that are written and on pages."""
+
+import io
+import wave
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import nano4m.media.planes as planes
+from nano4m.errors import BadMedia
+from nano4m.media.base import Item, MediaKind
+from nano4m.media.planes import reading
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"})
+
+MAX_SECONDS = 600
+"""A longer recording is refused: it would fill the memory of a worker for one window."""
+
+LEVELS_DB = 60.0
+"""Range of a spectrogram's colours, down from the loudest."""
+
+
+def check_seconds(path: Path, seconds: float) -> None:
+    """Refuse a recording that is too long.
+
+    Raises:
+        BadMedia: Longer than MAX_SECONDS.
+    """
+    if seconds > MAX_SECONDS:
+        raise BadMedia(
+            f"too long: {path.name} lasts {seconds:.0f} s; cut it to {MAX_SECONDS} s or less"
+        )
+
+
+def _check_riff(path: Path) -> None:
+    """libsndfile reads a WAV whose end is missing without a word; its header knows better."""
+    with path.open("rb") as file:
+        head = file.read(12)
+    size = int.from_bytes(head[4:8], "little")
+    is_streamed = size in (0, 0xFFFFFFFF) or size >= 0x7FFFF000
+    if head[:4] == b"RIFF" and head[8:] == b"WAVE" and not is_streamed:
+        present = path.stat().st_size
+        if present < size + 8:
+            raise BadMedia(f"truncated file: {path.name} has {present} of {size + 8} bytes")
+
+
+def read_sound(path: Path) -> tuple[np.ndarray, int]:
+    """Return float32 (samples, channels) in [-1, 1] and the sample rate in Hz.
+
+    Raises:
+        BadMedia: Missing, empty, truncated, unreadable or too long.
+    """
+    import soundfile
+
+    with reading(path):
+        _check_riff(path)
+        with soundfile.SoundFile(path) as file:
+            check_seconds(path, file.frames / file.samplerate)
+            expected, rate = file.frames, file.samplerate
+            sound = file.read(dtype="float32", always_2d=True)
+    # The length of an MP3 without an index is an estimate.
+    if len(sound) < expected * (0.9 if path.suffix.lower() == ".mp3" else 1):
+        raise BadMedia(f"truncated file: {path.name} has {len(sound)} of {expected} samples")
+    if not len(sound):
+        raise BadMedia(f"no samples: {path.name}")
+    return sound, rate
+
+
+def flac(sound: np.ndarray, sample_rate: int) -> bytes:
+    """Return float (samples,) in [-1, 1] as mono PCM16 FLAC."""
+    import soundfile
+
+    pcm = np.clip(np.round(np.asarray(sound, np.float64) * 32768), -32767, 32767).astype(np.int16)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, pcm, sample_rate, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def _decode(cells: list[Any], frame: int | None) -> "Tensor":
+    import soundfile
+    import torch
+
+    return torch.from_numpy(
+        np.stack([soundfile.read(io.BytesIO(cell), dtype="float32")[0] for cell in cells])
+    )
+
+
+def _write(value: Any, sample_rate: int) -> bytes:
+    import soundfile
+    import torch
+
+    buffer = io.BytesIO()
+    sound = torch.as_tensor(value).float().clamp(-1, 1).numpy()
+    soundfile.write(buffer, sound, sample_rate, format="WAV", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+# -- the classifier of an evaluation -----------------------------------------------------------
+
+
+def _features(rate: int, device: Any) -> Any:
+    import torch
+
+    from nano4m.media.mel import FLOOR_DB, MelSpectrogram
+
+    mel = MelSpectrogram(rate, n_fft=1024, hop=512, mels=40).to(device)
+
+    def prepare(media: "Tensor") -> "Tensor":
+        # What lies 60 dB below the peak is not heard, and phase reconstruction leaves it arbitrary.
+        logmel_BMF = mel(media.float())
+        floor = (logmel_BMF.amax((1, 2), keepdim=True) - 60).clamp_min(FLOOR_DB)
+        return torch.maximum(logmel_BMF, floor)[:, None]
+
+    return prepare
+
+
+def _augment(x: "Tensor", generator: "Generator", send: Any) -> "Tensor":
+    import torch
+
+    # Standardised log-mel: a shift in time, a change of level, a hole in time and one in pitch.
+    x = planes.shift(x, (1, x.shape[3] // 10), generator, x.min())
+    x = x + planes.uniform(x, 0.4, generator, send)
+    x = x.clone()
+    for axis in (2, 3):
+        width = int(torch.randint(x.shape[axis] // 8 + 1, (), generator=generator))
+        first = int(torch.randint(x.shape[axis] - width + 1, (), generator=generator))
+        x.narrow(axis, first, width).zero_()
+    return x
+
+
+# -- fidelity ----------------------------------------------------------------------------------
+
+
+def rms_db(sound: "Tensor") -> "Tensor":
+    """Return the level of each sound (B, samples) in dB of full scale, not below FLOOR_DB."""
+    from nano4m.media.mel import FLOOR_DB
+
+    return (10 * sound.square().mean(1).clamp_min(1e-12).log10()).clamp_min(FLOOR_DB)
+
+
+def _fidelity(x: "Tensor", y: "Tensor", tokenizer: Any) -> dict[str, float]:
+    import torch
+
+    from nano4m.media.mel import MelSpectrogram
+
+    section = tokenizer.section
+    mel = MelSpectrogram(tokenizer.sample_rate, section.n_fft, section.hop, section.mels)
+    mel = mel.to(x.device)
+    original = mel(x)
+    decoded = torch.cat([tokenizer.decode_logmel(tokenizer.encode(s)) for s in x.split(64)])
+    loud = original > original.amax((1, 2), keepdim=True) - 40
+    level = rms_db(y) - rms_db(x)
+    return {
+        "logmel_error_db": (decoded - original).abs().mean().item(),
+        "logmel_error_loud_db": (decoded - original).abs()[loud].mean().item(),
+        "waveform_logmel_error_db": (mel(y) - original).abs().mean().item(),
+        "rms_error_db": level.abs().mean().item(),
+        "rms_bias_db": level.mean().item(),
+    }
+
+
+# -- on a page ---------------------------------------------------------------------------------
+
+
+def log_mel(item: Item) -> np.ndarray:
+    """Return the log-mel spectrogram of a sound in dB, (64 bands, frames), low bands first."""
+    import torch
+
+    from nano4m.media.mel import MelSpectrogram
+
+    # A window of some 45 ms: as long as 64 bands need to hold a bin of the spectrum each.
+    n_fft = 1024 if item.sample_rate <= 24000 else 2048
+    sound = torch.as_tensor(item.value).float().reshape(1, -1)
+    return MelSpectrogram(item.sample_rate, n_fft, n_fft // 4, 64)(sound)[0].numpy()
+
+
+def _limit(item: Item) -> float:
+    from nano4m.media.mel import FLOOR_DB
+
+    return max(FLOOR_DB + LEVELS_DB, float(np.quantile(log_mel(item), 0.999)))
+
+
+def _pixels(item: Item, top: float) -> np.ndarray:
+    return planes.colored((log_mel(item)[::-1] - (top - LEVELS_DB)) / LEVELS_DB, "magma")
+
+
+def _play(item: Item) -> bytes:
+    import torch
+
+    values = torch.as_tensor(item.value).double().reshape(-1).numpy()
+    pcm = np.clip(np.round(values * 32768), -32767, 32767).astype("<i2")
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(item.sample_rate)
+        file.writeframes(pcm.tobytes())
+    return buffer.getvalue()
+
+
+SOUND = MediaKind(
+    name="sound",
+    form="sound",
+    column="audio",
+    layouts=("codebooks",),
+    encode=flac,
+    decode=_decode,
+    claims=lambda path: int(path.suffix.lower() in SUFFIXES),
+    suffixes=SUFFIXES,
+    read=lambda path, clips: read_sound(path),
+    suffix=".wav",
+    write=_write,
+    features=_features,
+    augment=_augment,
+    fidelity=_fidelity,
+    limit=_limit,
+    default_limit=0.0,
+    pixels=_pixels,
+    play=_play,
+)
