@@ -1,6 +1,6 @@
 """Check of the masking settings against the modalities of a run, before the first step."""
 
-from nano4m.config.run import MaskingConfig
+from nano4m.config.masking import MaskingConfig
 from nano4m.errors import UserError, nearest
 from nano4m.tokens.batch import TokenSequence
 
