@@ -11,10 +11,9 @@ import soundfile
 import torch
 from PIL import Image
 
-from nano4m.cli import _parse, main
+from nano4m.cli import main
 from nano4m.config.generation import GenerateConfig
 from nano4m.data.clip_table import open_clips
-from nano4m.errors import UserError
 from nano4m.inference.inputs import read_files
 from nano4m.inference.opened import DRAWS, open_run, times_unconditional
 from nano4m.inference.plan import merge_settings
@@ -26,7 +25,8 @@ from nano4m.tokens.table import open_table
 GRIDS = [name for name, modality in MODALITIES.items() if modality.layout == "grid"]
 FITTED = [name for name, modality in MODALITIES.items() if modality.layout != "text"]
 TINY = f"""
-  --dataset.train 22 --dataset.val 11 --dataset.test 11 --dataset.picture-size 32 --dataset.seconds 0.4
+  --dataset.train 22 --dataset.val 11 --dataset.test 11 --dataset.picture-size 32
+  --dataset.seconds 0.4
   --clips.window-seconds 0.4 --clips.picture-size 32 --clips.workers 0
   {" ".join(f"--tokenizers.{name}.grid 4" for name in GRIDS)}
   {" ".join(f"--tokenizers.{name}.{option}" for name in FITTED
@@ -258,15 +258,6 @@ def test_guidance_is_refused_where_nothing_was_ever_dropped(run, tmp_path, fails
     )
 
 
-def test_settings_of_one_modality_are_an_option_of_every_run(capsys):
-    config, _ = _parse(
-        "run", ["farm", "--generate.modalities", "sound.noise=2", "rgb.order=halton"]
-    )
-    assert config.generate.modalities == {"sound": {"noise": 2.0}, "rgb": {"order": "halton"}}
-    with pytest.raises(UserError, match="unknown modality 'sond'; did you mean 'sound'"):
-        _parse("run", ["farm", "--generate.modalities", "sond.noise=2"])
-
-
 # -- mistakes ----------------------------------------------------------------------------------
 
 
@@ -341,13 +332,3 @@ def test_a_run_that_is_none_or_not_finished_is_refused(run, tmp_path, fails):
     assert "fingerprint" in fails("--out", "rgb", run=other)
     (other / "config.json").write_text('{"preset": 3}')
     assert "config.json is damaged or of another version" in fails("--out", "rgb", run=other)
-
-
-def test_help_reads_like_documentation(capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["generate", "--help"])
-    said = capsys.readouterr().out
-    assert not stop.value.code and said.count("nano4m generate --run") >= 5
-    options = {"--in", "--caption", "--clips", "--split", "--rows", "--out", "--chain", "--n"}
-    options |= {"--" + name.replace("_", "-") for name in GenerateConfig.model_fields}
-    assert options <= set(re.findall(r"--[a-z-]+", said))
