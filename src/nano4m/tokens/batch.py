@@ -118,7 +118,7 @@ def pack(
         ValueError: Rows with different totals, a slot that is both input and target, or no target.
     """
     if bool((input_BL & target_BL).any()):
-        raise ValueError("a token is both input and target")
+        raise ValueError("a token is given and asked for at once")
     sides: list[Tensor] = []
     for name, chosen_BL in (("inputs", input_BL), ("targets", target_BL)):
         chosen = chosen_BL.numpy()
