@@ -99,7 +99,7 @@ def _totals(config: MaskingConfig, sequence: TokenSequence, without_sound: bool)
             )
     shortest = _shortest(sequence, without_sound)
     if config.min_inputs + config.min_targets > shortest:
-        beside = " without its sounds, which take whole frames only" if without_sound else ""
+        beside = " beside its sounds, which take whole frames only" if without_sound else ""
         raise UserError(
             f"masking.min_inputs {config.min_inputs} and min_targets {config.min_targets}: the "
             f"shortest clip holds {shortest} tokens{beside}"
@@ -124,5 +124,5 @@ def _first_frames(config: MaskingConfig, sequence: TokenSequence) -> None:
     if frames + config.min_targets > shortest:
         raise UserError(
             f"masking.min_targets {config.min_targets}: reference_span may force {frames} input "
-            f"tokens of sound; the shortest clip holds {shortest} tokens without its sounds"
+            f"tokens of sound; the shortest clip holds {shortest} tokens beside its sounds"
         )
