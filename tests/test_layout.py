@@ -43,7 +43,7 @@ LAYERS = (
 """Rooms and loose modules, lowest first: each imports what is below it, or of its own level only
 where IN_A_LEVEL says so."""
 
-IN_A_LEVEL = {("modalities", "errors"), ("json_files", "errors"), ("config", "media")}
+IN_A_LEVEL = {("modalities", "errors"), ("json_files", "errors")}
 MEDIA_TO_IDS = {"data", "tokenizers", "report", "inference"}
 IDS_TO_IDS = {"tokens", "model", "generation", "masking", "training"}
 MOST_LINES = 350
@@ -322,3 +322,13 @@ def test_the_checks_see_the_package():
     assert "rgb" in ONLY_MODALITIES and "sound" not in ONLY_MODALITIES
     assert _undocumented(ast.parse("def f(): ...").body, "") == ["f"]
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+@pytest.mark.parametrize("room", ["tests", "benchmarks"])
+def test_files_beside_the_package_are_small_too(room):
+    lines = {
+        str(p.relative_to(ROOT)): p.read_text().count("\n") for p in ROOT.glob(room + "/**/*.py")
+    }
+    assert lines, f"no file in {room}"
+    large = {name: n for name, n in lines.items() if n > MOST_LINES}
+    assert not large, f"at most {MOST_LINES} lines: {large}"

@@ -13,8 +13,15 @@ from typing import Annotated, Any
 
 from nano4m import __version__
 from nano4m.compute.launch import rank_of_process
-from nano4m.config.presets import PRESETS, preset, with_size
+from nano4m.config.presets import (
+    PRESETS,
+    preset,
+    with_size,
+    with_tokenizer_kind,
+    without_modalities,
+)
 from nano4m.errors import UserError, nearest
+from nano4m.modalities import MODALITIES
 from nano4m.pipeline.run import STAGES
 
 EPILOG = """\
@@ -42,6 +49,7 @@ class Options:
         out: Folder of the run; runs/PRESET unless given.
         size: Size of the model by name instead of the preset's, see nano4m info sizes; options
             under --model still change it.
+        without: Modalities of the preset that are left out: NAME,NAME.
         overwrite: Replace what belongs to another configuration, and what follows from it.
         json: Print the summary as JSON on standard output.
     """
@@ -49,6 +57,7 @@ class Options:
     data: Path | None = None
     out: Path | None = None
     size: str | None = None
+    without: str | None = None
     overwrite: bool = False
     json: bool = False
 
@@ -77,12 +86,7 @@ def _parse(command: str, args: Sequence[str]) -> tuple[Any, Options]:
         )
     refuse_old_options(args)
     base = preset(args[0])
-    # A size is one of the defaults that other options change, so it is read before them.
-    before = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    before.add_argument("--size", nargs="?")
-    size = before.parse_known_args(args[1:])[0].size
-    if size is not None:
-        base = with_size(base, size)
+    base = _start(base, args[1:])
 
     def parse(
         options: Annotated[Options, tyro.conf.arg(name="")] = Options(),  # noqa: B008
@@ -111,6 +115,27 @@ def _parse(command: str, args: Sequence[str]) -> tuple[Any, Options]:
         sys.stderr.write(said.getvalue())
         raise
     return config, options
+
+
+def _start(base: Any, args: Sequence[str]) -> Any:
+    """Return a preset with what decides which other options there are, and their defaults: its
+    size, its modalities, and the kind of each tokenizer.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--size", nargs="?")
+    first.add_argument("--without", nargs="?")
+    for name in base.tokenizers:
+        first.add_argument(f"--tokenizers.{name}.kind", nargs="?")
+    chosen = vars(first.parse_known_args(args)[0])
+    if chosen["size"] is not None:
+        base = with_size(base, chosen["size"])
+    if chosen["without"] is not None:
+        base = without_modalities(base, chosen["without"].split(","))
+    for name in base.tokenizers:
+        kind = chosen[f"tokenizers.{name}.kind"]
+        if kind is not None:
+            base = with_tokenizer_kind(base, name, kind)
+    return base
 
 
 def _explain(error: Any, section: str) -> str:
@@ -214,6 +239,19 @@ COMMANDS: dict[str, tuple[Callable[[str, Sequence[str]], None], str]] = {
 }
 
 
+def check_registries() -> None:
+    """Refuse a kind of media or a modality that lacks a part, before anything is computed.
+
+    Raises:
+        UserError: With what is missing, and where.
+    """
+    from nano4m.media import MEDIA
+    from nano4m.media.base import check_kinds, check_modalities
+
+    check_kinds(MEDIA.values())
+    check_modalities(MODALITIES.values(), MEDIA)
+
+
 def usage() -> str:
     """Return the help of the program."""
     lines = [
@@ -242,6 +280,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         elif args[0] == "--version":
             print(__version__)
         elif args[0] in COMMANDS:
+            check_registries()
             COMMANDS[args[0]][0](args[0], args[1:])
         else:
             raise UserError(f"unknown command {args[0]!r}; {nearest(args[0], COMMANDS)}")

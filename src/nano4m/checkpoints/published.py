@@ -15,8 +15,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from nano4m.config.model import ModelConfig
 from nano4m.config.presets import PUBLISHED_MODEL, SIZE_FIELDS
-from nano4m.config.run import ModelConfig
 from nano4m.errors import UserError, nearest
 from nano4m.modalities import PUBLISHED, Layout, Modality, modality
 from nano4m.model.fourm import FourM

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from nano4m.compute.launch import size_of_world
 from nano4m.compute.precision import resolve_device, resolve_dtype
-from nano4m.config.run import Config, TrainConfig
+from nano4m.config.run import Config
+from nano4m.config.training import TrainConfig
 from nano4m.errors import UserError
 
 LARGE = 1 << 16

@@ -12,7 +12,7 @@ from functools import cache
 
 import torch
 
-from nano4m.config.run import TrainConfig
+from nano4m.config.training import TrainConfig
 from nano4m.errors import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -23,6 +23,16 @@ STRATEGY_NAMES = (
 """The strategies; each is a field that holds its weight."""
 
 
+def default_num_inputs_weights(modalities: int) -> tuple[float, ...]:
+    """Return the weights of 0, 1, 2, ... sources: mostly one, all others at once too.
+
+    Two fifths go to two sources or more, half of that to two. With fewer than five modalities the
+    weights are those of five: numbers that leave no target are not drawn.
+    """
+    several = max(5, modalities) - 3
+    return (0.08, 0.52, 0.2, *[round(0.2 / several, 4)] * several)
+
+
 class MaskingConfig(Section):
     """Which tokens are inputs and which are targets, as a mixture of strategies."""
 
@@ -86,10 +96,11 @@ class MaskingConfig(Section):
         0.3, description="Share of samples of span without sound inputs."
     )
 
-    num_inputs_weights: tuple[Weight, ...] = Field(
-        (0.08, 0.52, 0.2, 0.1, 0.1),
+    num_inputs_weights: tuple[Weight, ...] | None = Field(
+        None,
         description="How often 0, 1, 2, ... modalities are sources (any_to_any, "
-        "inference_aligned); numbers that leave no target are not drawn.",
+        "inference_aligned); numbers that leave no target are not drawn. none: chosen for the "
+        "number of modalities, so that all others at once are sources too.",
     )
     whole_input: Share = Field(
         0.85, description="Share of sources whose tokens are all inputs, of any_to_any."
@@ -137,7 +148,14 @@ class MaskingConfig(Section):
     @property
     def drops_all(self) -> bool:
         """Whether some samples have no inputs; classifier-free guidance needs them."""
-        return self.num_inputs_weights[0] > 0 and self.uses("any_to_any", "inference_aligned")
+        without = self.weights_of_num_inputs(0)[0] > 0
+        return without and self.uses("any_to_any", "inference_aligned")
+
+    def weights_of_num_inputs(self, modalities: int) -> tuple[float, ...]:
+        """Return how often 0, 1, 2, ... of some modalities are sources."""
+        if self.num_inputs_weights is not None:
+            return self.num_inputs_weights
+        return default_num_inputs_weights(modalities)
 
     @model_validator(mode="after")
     def _some_strategy(self) -> "MaskingConfig":
@@ -162,7 +180,7 @@ class MaskingConfig(Section):
         if not self.alphas or not self.decode_orders:
             field = "decode_orders" if self.alphas else "alphas"
             raise ValueError(f"{field} is empty; give at least one")
-        if sum(self.num_inputs_weights) <= 0:
+        if sum(self.weights_of_num_inputs(0)) <= 0:
             raise ValueError(
                 f"num_inputs_weights {self.num_inputs_weights}: "
                 "every number of sources has weight 0"

@@ -3,21 +3,16 @@
 ``nano4m run PRESET`` starts from one, ``--size SIZE`` gives it another size.
 """
 
-from nano4m.config.run import (
-    Bpe,
-    ClipsConfig,
-    Config,
-    DigitsDataset,
-    EvaluateConfig,
-    FarmDataset,
-    FolderDataset,
-    GenerateConfig,
-    ImageVQ,
-    MaskingConfig,
-    MelVQ,
-    ModelConfig,
-    TrainConfig,
-)
+from collections.abc import Sequence
+
+from nano4m.config.clips import ClipsConfig
+from nano4m.config.datasets import DigitsDataset, FarmDataset, FolderDataset
+from nano4m.config.generation import GenerateConfig
+from nano4m.config.masking import MaskingConfig
+from nano4m.config.model import ModelConfig
+from nano4m.config.run import Config, EvaluateConfig
+from nano4m.config.tokenizers import Bpe, ImageVQ, MelVQ, of_kind
+from nano4m.config.training import TrainConfig
 from nano4m.errors import UserError, nearest
 
 SIZE_FIELDS = {"encoder_depth", "decoder_depth", "dim", "head_dim", "mlp_ratio"}
@@ -200,6 +195,37 @@ def preset(name: str) -> Config:
     if name not in PRESETS:
         raise UserError(f"unknown preset {name!r}; {nearest(name, PRESETS)}")
     return PRESETS[name]
+
+
+def without_modalities(config: Config, names: Sequence[str]) -> Config:
+    """Return the configuration with fewer modalities.
+
+    Raises:
+        UserError: It has no such modality, or fewer than two are left.
+    """
+    left = dict(config.tokenizers)
+    for name in (name.strip() for name in names):
+        if name not in left:
+            raise UserError(f"--without {name}: {nearest(name, left)}")
+        del left[name]
+    if len(left) < 2:
+        raise UserError(
+            f"--without {','.join(names)} leaves {', '.join(left) or 'nothing'}; an any-to-any model "
+            "needs two modalities or more"
+        )
+    return config.model_copy(update={"tokenizers": left})
+
+
+def with_tokenizer_kind(config: Config, name: str, kind: str) -> Config:
+    """Return the configuration with another kind of tokenizer for a modality.
+
+    Settings that both kinds have stay, the others are the new kind's defaults.
+
+    Raises:
+        UserError: No such kind, or one that does not suit the modality.
+    """
+    section = of_kind(name, kind, config.tokenizers[name])
+    return config.model_copy(update={"tokenizers": {**config.tokenizers, name: section}})
 
 
 def with_size(config: Config, name: str) -> Config:

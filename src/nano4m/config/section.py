@@ -1,6 +1,6 @@
 """Base class of the configuration's sections: frozen, closed, validated."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,3 +13,6 @@ class Section(BaseModel):
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+Workers = Annotated[int, Field(ge=0)] | Literal["auto"]
+"""A number of processes; ``compute.workers.count_workers`` says what auto is."""

@@ -18,7 +18,8 @@ from typing import Any
 import pyarrow as pa
 
 from nano4m.compute.workers import count_workers, worker_pool
-from nano4m.config.run import ClipsConfig, Config
+from nano4m.config.clips import ClipsConfig
+from nano4m.config.run import Config
 from nano4m.data.clip_counts import MANIFEST, ClipCounts, write_manifest
 from nano4m.data.clip_shards import FORMAT, read_about, shard_path, to_batch, write_batches
 from nano4m.data.cut import cut

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nano4m.config.run import ClipsConfig
+from nano4m.config.clips import ClipsConfig
 from nano4m.data.fingerprints import audio_fingerprint, image_fingerprint
 from nano4m.data.sources.base import RawMedia
 from nano4m.errors import BadMedia

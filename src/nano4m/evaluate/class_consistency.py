@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nano4m.compute.precision import multiplies_bf16
-from nano4m.config.run import GenerateConfig
+from nano4m.config.generation import GenerateConfig
 from nano4m.evaluate.classifiers import Classifier
 from nano4m.evaluate.diversity import diversity
 from nano4m.evaluate.likelihood_evaluator import GENERATE, RESAMPLE, SHUFFLE, LikelihoodEvaluator

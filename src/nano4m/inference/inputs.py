@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nano4m.config.run import ClipsConfig
+from nano4m.config.clips import ClipsConfig
 from nano4m.data.cut import centre_box, cut, cut_sound, silent
 from nano4m.data.sources.base import RawMedia
 from nano4m.data.sources.video import VIDEOS, read_video

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Generator, Tensor
 
-from nano4m.config.run import MaskingConfig
+from nano4m.config.masking import MaskingConfig
 from nano4m.masking.any_to_any import any_to_any
 from nano4m.masking.continuation import infill, suffix
 from nano4m.masking.dirichlet import dirichlet

@@ -2,7 +2,7 @@
 
 from torch import Generator, Tensor
 
-from nano4m.config.run import MaskingConfig
+from nano4m.config.masking import MaskingConfig
 from nano4m.masking.plan import Plan, chance, draw_inputs, known_part, same_for_all, uniform
 from nano4m.tokens.batch import TokenSequence
 

@@ -24,7 +24,8 @@ def check_masking(config: MaskingConfig, sequence: TokenSequence) -> None:
         if config.uses("reference_span"):
             _first_frames(config, sequence)
     num = len(sequence.modalities)
-    if config.uses("any_to_any", "inference_aligned") and not sum(config.num_inputs_weights[:num]):
+    weights = config.weights_of_num_inputs(num)[:num]
+    if config.uses("any_to_any", "inference_aligned") and not sum(weights):
         raise UserError(
             f"masking.num_inputs_weights {config.num_inputs_weights}: {num} modalities allow 0 to "
             f"{num - 1} sources; give one of the first {num} numbers a weight"
@@ -48,6 +49,21 @@ def check_masking(config: MaskingConfig, sequence: TokenSequence) -> None:
             f"masking.infill {config.infill}: no modality has three rows or frames; "
             f"set its weight to 0"
         )
+
+
+def untrained(config: MaskingConfig, sequence: TokenSequence) -> str:
+    """Return what these masks never train and every evaluation asks, as a sentence, or "".
+
+    Only the strategies that take whole modalities as sources train a modality from all others.
+    """
+    num = len(sequence.modalities)
+    weights = config.weights_of_num_inputs(num)
+    if config.uses("any_to_any", "inference_aligned") and not sum(weights[num - 1 : num]):
+        return (
+            f"masking.num_inputs_weights {weights} never draws {num - 1} sources, so no modality is "
+            f"trained from all {num - 1} others, which the evaluation asks for"
+        )
+    return ""
 
 
 def _names(config: MaskingConfig, sequence: TokenSequence) -> None:

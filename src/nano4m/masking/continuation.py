@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Generator, Tensor
 
-from nano4m.config.run import MaskingConfig
+from nano4m.config.masking import MaskingConfig
 from nano4m.masking.plan import Plan, chance, known_part, same_for_all, uniform
 from nano4m.tokens.batch import TokenSequence
 

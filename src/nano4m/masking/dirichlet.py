@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from nano4m.config.run import MaskingConfig
+from nano4m.config.masking import MaskingConfig
 from nano4m.errors import UserError
 from nano4m.masking.plan import Plan, uniform
 from nano4m.tokens.batch import TokenSequence

@@ -3,8 +3,7 @@
 import torch
 from torch import Generator, Tensor
 
-from nano4m.config.masking import Order
-from nano4m.config.run import MaskingConfig
+from nano4m.config.masking import MaskingConfig, Order
 from nano4m.generation.decoding_order import halton_ranks
 from nano4m.generation.token_schedules import token_counts
 from nano4m.masking.plan import Plan, draw_inputs, same_for_all, uniform

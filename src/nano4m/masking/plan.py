@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from nano4m.config.run import MaskingConfig
+from nano4m.config.masking import MaskingConfig
 from nano4m.errors import UserError
 from nano4m.tokens.batch import TokenSequence
 
@@ -148,7 +148,7 @@ def draw_inputs(
         UserError: All numbers of sources that are possible here have weight 0.
     """
     present = [c for c, n in enumerate(counts_C) if n]
-    weights = config.num_inputs_weights[: len(present)]
+    weights = config.weights_of_num_inputs(len(counts_C))[: len(present)]
     if not sum(weights):
         raise UserError(
             f"masking.num_inputs_weights {config.num_inputs_weights}: a clip with {len(present)} "

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from nano4m.config.run import MaskingConfig
+from nano4m.config.masking import MaskingConfig
 from nano4m.masking.dirichlet import Limits, allocate, draw_shares, draw_totals, limits
 from nano4m.masking.plan import Plan
 from nano4m.tokens.batch import TokenSequence

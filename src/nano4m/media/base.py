@@ -4,12 +4,13 @@ A kind is one file of this room with one ``MediaKind``. Functions import what is
 called: the command line looks at the kinds before PyTorch is loaded.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nano4m.errors import UserError
+from nano4m.errors import UserError, nearest
+from nano4m.modalities import Modality
 
 if TYPE_CHECKING:
     import numpy as np
@@ -131,3 +132,23 @@ def check_kinds(kinds: Iterable[MediaKind]) -> None:
                 f"{kind.column!r} of the clips table; give one another"
             )
         columns[kind.column] = kind.name
+
+
+def check_modalities(modalities: Iterable[Modality], kinds: Mapping[str, MediaKind]) -> None:
+    """Refuse a modality whose media, or the layout of whose tokens, no kind knows.
+
+    Raises:
+        UserError: With the modality's name.
+    """
+    for modality in modalities:
+        if modality.media not in kinds:
+            raise UserError(
+                f"the modality {modality.name!r} has media {modality.media!r}, which is no kind in "
+                f"nano4m/media; {nearest(modality.media, kinds)}"
+            )
+        layouts = kinds[modality.media].layouts
+        if modality.layout not in layouts:
+            raise UserError(
+                f"the modality {modality.name!r} has the layout {modality.layout!r}; tokens of "
+                f"{modality.media!r} have {' or '.join(layouts)}"
+            )

@@ -73,21 +73,6 @@ REGISTRIES = {
 }
 
 
-def _token_shape(config: Config, name: str) -> tuple[tuple[int, ...], int]:
-    """Return shape and vocabulary that a tokenizer will have; for text, the most it may have."""
-    section = config.tokenizers[name]
-    if section.kind == "image_vq":
-        return (section.grid, section.grid), section.vocab
-    if section.kind == "mel_vq":
-        samples = round(config.clips.window_seconds * config.clips.sample_rate)
-        frames = -(-samples // section.hop)
-        return (
-            -(-frames // section.downsample),
-            section.codebooks,
-        ), section.vocab * section.codebooks
-    return (section.max_length,), section.vocab
-
-
 def _model(model: Any) -> dict[str, Any]:
     """Return size, parameters and choices of a model, and what it speaks."""
     return {
@@ -109,7 +94,11 @@ def _model(model: Any) -> dict[str, Any]:
 
 def layouts(config: Config) -> tuple[Modality, ...]:
     """Return the modalities of a configuration as its tokenizers will fix them."""
-    return tuple(modality(n).with_tokens(*_token_shape(config, n)) for n in config.tokenizers)
+    found = []
+    for name, section in config.tokenizers.items():
+        tokens = section.token_shape(config.clips)
+        found.append(modality(name).with_tokens(tokens.shape, sum(tokens.vocab_sizes)))
+    return tuple(found)
 
 
 def describe_preset(config: Config) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from nano4m.compute.precision import float32_math
 from nano4m.compute.workers import ahead, count_readers
-from nano4m.config.run import Config, MelVQ
+from nano4m.config.run import Config
+from nano4m.config.tokenizers import MelVQ
 from nano4m.data.clip_table import ClipTable
 from nano4m.errors import UserError
 from nano4m.modalities import TEXT_END, Layout, Modality, modality

@@ -5,12 +5,32 @@ import json
 from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from nano4m.json_files import write_json
+
+
+class Material(NamedTuple):
+    """What a tokenizer is prepared with.
+
+    Attributes:
+        media: Name of the kind of media.
+        train: Media of train clips: planes (n, C, H, W), sounds (n, samples) or n strings.
+        val: A few of validation clips, one item a clip, for measuring.
+        val_clips: How many they are.
+        sample_rate: Of sounds, in Hz.
+        texts: Of a text: the captions of all splits, whose length alone matters; else none.
+    """
+
+    media: str
+    train: Any
+    val: Any
+    val_clips: int
+    sample_rate: int
+    texts: list[str]
 
 
 def fingerprint_of(key: str, settings: dict[str, Any], tensors: dict[str, Tensor]) -> str:
@@ -45,6 +65,25 @@ class Tokenizer(ABC):
     shape: tuple[int, ...]
     vocab_size: int
     licence: str
+
+    @classmethod
+    @abstractmethod
+    def prepare(
+        cls, section: Any, material: Material, seed: int, device: torch.device
+    ) -> "Tokenizer":
+        """Return a tokenizer for media of one kind: fitted on them, or loaded and adapted.
+
+        Deterministic in ``seed`` on one kind of device.
+
+        Args:
+            section: Its settings, see ``nano4m.config.tokenizers``.
+            material: Media of train clips.
+            seed: Of everything random.
+            device: Where it is fitted, and returned.
+
+        Raises:
+            UserError: The settings do not suit the media.
+        """
 
     @abstractmethod
     def to(self, device: torch.device | str) -> Self:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 import tokenizers
-from nano4m.config.run import Bpe
+from nano4m.config.tokenizers import Bpe
 from nano4m.errors import UserError
 from nano4m.modalities import TEXT_END
-from nano4m.tokenizers.base import Tokenizer
+from nano4m.tokenizers.base import Material, Tokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 UNKNOWN = 1
@@ -55,6 +55,13 @@ class BpeTokenizer(Tokenizer):
             models.BPE(vocab=self.vocab, merges=self.merges, unk_token=_SPECIAL[UNKNOWN])
         )
         self._bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+
+    @classmethod
+    def prepare(
+        cls, section: Bpe, material: Material, seed: int, device: torch.device
+    ) -> "BpeTokenizer":
+        """Fit one, see ``fit``."""
+        return cls.fit(section, material.train, material.texts)
 
     @classmethod
     def fit(

@@ -21,17 +21,16 @@ from torch import Tensor
 
 from nano4m.compute.precision import float32_math, resolve_device
 from nano4m.compute.workers import ahead, count_readers, count_workers, worker_pool
-from nano4m.config.run import Config, TokenizerConfig
+from nano4m.config.run import Config
 from nano4m.config.stored import read_section
+from nano4m.config.tokenizers import TokenizerConfig
 from nano4m.errors import UserError
 from nano4m.json_files import read_json, write_json
 from nano4m.media import media_kind
 from nano4m.modalities import modality
 from nano4m.progress import bar, log_info
-from nano4m.tokenizers.base import Tokenizer
-from nano4m.tokenizers.bpe import BpeTokenizer
-from nano4m.tokenizers.image_vq import ImageVQTokenizer
-from nano4m.tokenizers.mel_vq import MelVQTokenizer
+from nano4m.tokenizers import TOKENIZERS
+from nano4m.tokenizers.base import Material, Tokenizer
 from nano4m.tokenizers.quality import measure
 
 if TYPE_CHECKING:
@@ -55,18 +54,6 @@ class Job(NamedTuple):
     seed: int
     folder: Path
     settings: dict[str, Any]
-
-
-class Material(NamedTuple):
-    """What a fit looks at: media of train clips, a few of validation clips and how many they are,
-    and for text the captions of all splits, whose length alone matters.
-    """
-
-    train: Any
-    val: Any
-    clips: int
-    sample_rate: int
-    everything: list[str]
 
 
 ENOUGH_CORES = 4
@@ -176,22 +163,23 @@ def _finished(
 def _read(clips: "ClipTable", job: Job, threads: int) -> Material:
     generator = torch.Generator().manual_seed(job.seed)
     rows = {split: clips.rows(split) for split in ("train", "val")}
-    train = READS[job.section.kind](clips, job.kind, rows["train"], generator, threads)
+    train = READS[media_kind(job.kind).form](clips, job.kind, rows["train"], generator, threads)
     val = rows["val"][_some(len(rows["val"]), MOST_VAL, generator)]
     media = clips.media(job.kind, val, frame=0 if media_kind(job.kind).is_plane else None)
     everything = [str(c) for c in clips.captions] if isinstance(train, list) else []
-    return Material(train, media, len(val), clips.sample_rate, everything)
+    return Material(job.kind, train, media, len(val), clips.sample_rate, everything)
 
 
 def _fit_one(job: Job, material: Material, device: torch.device) -> dict[str, Any]:
     started = time.perf_counter()
-    tokenizer = FITS[job.section.kind](job, material, device)
+    kind = TOKENIZERS[job.section.kind].load()
+    tokenizer = kind.prepare(job.section, material, job.seed, device)
     # Its weights come to the host here: whatever a GPU still had to do is done.
     fingerprint = tokenizer.fingerprint
     seconds = time.perf_counter() - started
     quality: dict[str, Any] = {
         **measure(tokenizer, job.kind, material.val),
-        "clips": material.clips,
+        "clips": material.val_clips,
         "parameters": _parameters(tokenizer),
         "fit_seconds": seconds,
         "fingerprint": fingerprint,
@@ -205,7 +193,7 @@ def _fit_one(job: Job, material: Material, device: torch.device) -> dict[str, An
     return quality
 
 
-# -- what is read, by kind of tokenizer --------------------------------------------------------
+# -- what is read, by form of media -------------------------------------------------------------
 
 
 def _read_pictures(
@@ -242,32 +230,9 @@ def _read_captions(
 
 
 READS: dict[str, Callable[..., Any]] = {
-    "image_vq": _read_pictures,
-    "mel_vq": _read_sounds,
-    "bpe": _read_captions,
-}
-
-
-# -- how it is fitted --------------------------------------------------------------------------
-
-
-def _fit_image(job: Job, material: Material, device: torch.device) -> Tokenizer:
-    return ImageVQTokenizer.fit(job.section, job.kind, material.train, job.seed, device)
-
-
-def _fit_sound(job: Job, material: Material, device: torch.device) -> Tokenizer:
-    rate = material.sample_rate
-    return MelVQTokenizer.fit(job.section, material.train, rate, job.seed, device)
-
-
-def _fit_caption(job: Job, material: Material, device: torch.device) -> Tokenizer:
-    return BpeTokenizer.fit(job.section, material.train, material.everything)
-
-
-FITS: dict[str, Callable[[Job, Material, torch.device], Tokenizer]] = {
-    "image_vq": _fit_image,
-    "mel_vq": _fit_sound,
-    "bpe": _fit_caption,
+    "plane": _read_pictures,
+    "sound": _read_sounds,
+    "text": _read_captions,
 }
 
 

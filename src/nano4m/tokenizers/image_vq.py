@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nano4m.compute.on_device import CPU, hold, repeatable, seeded, take
-from nano4m.config.run import ImageVQ
 from nano4m.config.stored import read_section
+from nano4m.config.tokenizers import ImageVQ
 from nano4m.errors import UserError
 from nano4m.media import media_kind
-from nano4m.tokenizers.base import Tokenizer
+from nano4m.tokenizers.base import Material, Tokenizer
 from nano4m.tokenizers.quantize import Autoencoder, Quantizer, check_ids, train_autoencoder
 
 
@@ -94,6 +94,13 @@ class ImageVQTokenizer(Tokenizer):
         self.net = build(
             self.kind.channels, factor, section.width, section.code_dim, quantizer
         ).eval()
+
+    @classmethod
+    def prepare(
+        cls, section: ImageVQ, material: Material, seed: int, device: torch.device
+    ) -> "ImageVQTokenizer":
+        """Fit one, see ``fit``."""
+        return cls.fit(section, material.media, material.train, seed, device)
 
     @classmethod
     def fit(

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nano4m.compute.on_device import CPU, has_room, repeatable, seeded, send, take
-from nano4m.config.run import MelVQ
 from nano4m.config.stored import read_section
+from nano4m.config.tokenizers import MelVQ
 from nano4m.media.mel import FLOOR_DB, MelSpectrogram
-from nano4m.tokenizers.base import Tokenizer
+from nano4m.tokenizers.base import Material, Tokenizer
 from nano4m.tokenizers.quantize import Autoencoder, Quantizer, check_ids, train_autoencoder
 
 LEVEL_WEIGHT = 0.2
@@ -106,6 +106,13 @@ class MelVQTokenizer(Tokenizer):
             section.mels, section.downsample, section.width, section.code_dim, quantizer
         ).eval()
         self.mean, self.std = torch.zeros(section.mels, 1), torch.ones(section.mels, 1)
+
+    @classmethod
+    def prepare(
+        cls, section: MelVQ, material: Material, seed: int, device: torch.device
+    ) -> "MelVQTokenizer":
+        """Fit one, see ``fit``."""
+        return cls.fit(section, material.train, material.sample_rate, seed, device)
 
     @classmethod
     def fit(

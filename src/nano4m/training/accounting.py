@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from nano4m.config.run import MaskingConfig, TrainConfig
+from nano4m.config.masking import MaskingConfig
+from nano4m.config.training import TrainConfig
 from nano4m.modalities import Modality
 from nano4m.model.fourm import FourM
 from nano4m.tokens.batch import MaskedBatch

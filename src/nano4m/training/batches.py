@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from nano4m.compute.workers import worker_pool
-from nano4m.config.run import MaskingConfig
+from nano4m.config.masking import MaskingConfig
 from nano4m.masking import mask
 from nano4m.tokens.batch import MaskedBatch, TokenSequence
 from nano4m.tokens.table import TokenTable, open_table

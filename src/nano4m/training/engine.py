@@ -8,7 +8,8 @@ import torch
 
 from nano4m.compute.distributed import DistributedContext
 from nano4m.compute.workers import count_workers
-from nano4m.config.run import Config, TrainConfig
+from nano4m.config.run import Config
+from nano4m.config.training import TrainConfig
 from nano4m.errors import UserError
 from nano4m.model.attention import has_varlen_kernel
 from nano4m.progress import log_info

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from nano4m.config.run import TrainConfig
+from nano4m.config.training import TrainConfig
 from nano4m.training.muon import BatchedMuon
 
 

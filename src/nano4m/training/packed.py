@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nano4m.config.run import MaskingConfig
+from nano4m.config.masking import MaskingConfig
 from nano4m.modalities import Modality
 from nano4m.model.attention import Segments
 from nano4m.model.fourm import PackedTensors

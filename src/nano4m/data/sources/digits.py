@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nano4m.config.run import DigitsDataset
+from nano4m.config.datasets import DigitsDataset
 from nano4m.data.sources.base import ClipPlan, RawMedia, Split
 from nano4m.errors import UserError
 from nano4m.media.sound import read_sound

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nano4m.config.run import FarmDataset
+from nano4m.config.datasets import FarmDataset
 from nano4m.data.sources.base import ClipPlan, RawMedia, Split
 from nano4m.data.sources.farm_animals import ANIMALS, COMMON, Colour
 from nano4m.data.sources.farm_render import FOCAL, Scene, render

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nano4m.config.run import FolderDataset
+from nano4m.config.datasets import FolderDataset
 from nano4m.data.sources.base import ClipPlan, RawMedia, Split
 from nano4m.data.sources.folder_forms import Contents, Picture, Recording, find_contents
 from nano4m.data.sources.folder_groups import join_groups

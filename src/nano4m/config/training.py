@@ -1,0 +1,90 @@
+"""How the transformer is trained."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from nano4m.config.section import Positive, Section
+
+Switch = Literal["auto", "on", "off"]
+
+
+class TrainConfig(Section):
+    """Optimisation of the transformer."""
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _was_a_flag(cls, given: Any) -> Any:
+        return {True: "on", False: "off"}.get(given, given) if isinstance(given, bool) else given
+
+    steps: Positive = Field(1200, description="Optimizer steps.")
+    batch_size: Positive = Field(
+        64, description="Samples a step; a multiple of masking.group_size."
+    )
+    optimizer: Literal["muon", "adamw"] = Field(
+        "muon",
+        description="Muon for the matrices between hidden states and AdamW for the rest, or AdamW.",
+    )
+    lr: Annotated[float, Field(gt=0)] = Field(3e-3, description="Peak learning rate.")
+    min_lr: Annotated[float, Field(ge=0)] = Field(3e-5, description="Learning rate at the end.")
+    warmup: Annotated[int, Field(ge=0)] = Field(30, description="Steps of linear warm-up.")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.05, description="On matrices only.")
+    beta2: Annotated[float, Field(gt=0, lt=1)] = Field(0.95, description="AdamW's second moment.")
+    clip_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="Largest gradient norm.")
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.995, description="Decay of the averaged weights."
+    )
+    init_from_codebook: bool = Field(
+        True, description="Start the table of a modality from the codebook of its tokenizer."
+    )
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="In attention output and MLP."
+    )
+    decay_tables: bool = Field(
+        False, description="Decay token and modality tables too, as the reference does."
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
+        description="Of activations and of the weights that compute; what is updated, averaged and "
+        "summed is always fp32. auto: bf16 on a GPU and on a CPU that multiplies it natively.",
+    )
+    strategy: Literal["ddp", "fsdp"] = Field(
+        "ddp",
+        description="Of several processes started by torchrun: each holds all weights, or a shard.",
+    )
+    packed: Switch = Field(
+        "auto",
+        description="Lay all samples of a step end to end and decide the update on the device; "
+        "auto: on a GPU.",
+    )
+    compile: Switch = Field(
+        "auto",
+        description="Compile blocks and loss (torch.compile); auto: on a GPU with a C compiler, in "
+        "bf16 or fp16, if the training takes more than about 90 s there.",
+    )
+    graphs: Switch = Field(
+        "auto",
+        description="Capture packed passes and the update as CUDA graphs; auto: on a GPU from "
+        "Ampere on, in bf16 or fp16.",
+    )
+    quantum: Positive | None = Field(
+        None,
+        description="Tokens that a packed batch is filled up to a multiple of, so that few shapes "
+        "come up; none: 64 where all steps are equally long, else an eighth of the longest.",
+    )
+    accumulate: Positive = Field(
+        1, description="Passes that a packed step is cut into: less memory, the same gradients."
+    )
+    workers: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="Processes that mask packed batches ahead; none: half of the cores with a GPU, "
+        "at most 8, and 0 without.",
+    )
+    ahead: Positive = Field(16, description="Packed steps that are made ahead.")
+    tracker: Literal["auto", "none", "tensorboard", "wandb"] = Field(
+        "auto",
+        description="Beside log.jsonl, which is always written; auto: tensorboard if installed.",
+    )
+    val_every: Positive = Field(200, description="Steps between looks at the validation split.")
+    val_samples: Positive = Field(256, description="Fixed masked samples of the validation loss.")
+    save_every: Positive = Field(200, description="Steps between checkpoints to resume from.")
