@@ -19,8 +19,8 @@ import numpy as np
 from measure import Report, arguments, figures, interleave, now, ratio, reference_modalities, shown
 from reference_data import CAPTIONS, COPIES, ClipFiles, write_clips
 
+from nano4m.config.masking import MaskingConfig
 from nano4m.config.presets import FARM_LARGE, REFERENCE
-from nano4m.config.run import MaskingConfig
 from nano4m.modalities import TEXT_END, Modality
 from nano4m.pipeline.info import layouts
 from nano4m.tokens.table import TokenSpec, TokenTable, open_table, write_table

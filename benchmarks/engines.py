@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from nano4m.checkpoints.published import published_name
 from nano4m.compute.distributed import DistributedContext
+from nano4m.config.masking import MaskingConfig
+from nano4m.config.model import ModelConfig
 from nano4m.config.presets import PUBLISHED_MODEL, REFERENCE, SIZE_FIELDS, SIZES
-from nano4m.config.run import MaskingConfig, ModelConfig, TrainConfig
+from nano4m.config.training import TrainConfig
 from nano4m.masking import mask
 from nano4m.modalities import TEXT_END, Modality
 from nano4m.model.fourm import FourM

@@ -23,8 +23,9 @@ from typing import Any
 
 import numpy as np
 
+from nano4m.config.clips import ClipsConfig
+from nano4m.config.datasets import FarmDataset
 from nano4m.config.presets import FARM
-from nano4m.config.run import ClipsConfig, FarmDataset
 from nano4m.data.build import build_clips, make_row
 from nano4m.data.sources import farm
 from nano4m.data.sources.base import ClipPlan

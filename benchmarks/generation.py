@@ -30,8 +30,9 @@ from torch import Tensor
 
 from nano4m.compute.malloc import tune_malloc
 from nano4m.compute.precision import float32_math, has_exact_onednn
+from nano4m.config.generation import GenerateConfig
+from nano4m.config.model import ModelConfig
 from nano4m.config.presets import SIZE_FIELDS, SIZES
-from nano4m.config.run import GenerateConfig, ModelConfig
 from nano4m.generation.sampler import generate
 from nano4m.model.fourm import FourM
 from nano4m.tokens.batch import TokenSequence

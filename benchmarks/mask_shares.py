@@ -9,8 +9,8 @@ import json
 
 from pydantic import ValidationError
 
+from nano4m.config.masking import MaskingConfig
 from nano4m.config.presets import PRESETS, preset
-from nano4m.config.run import MaskingConfig
 from nano4m.masking.check import check_masking
 from nano4m.masking.conditions import KINDS, condition_shares
 from nano4m.pipeline.info import layouts

@@ -15,8 +15,8 @@ import time
 import torch
 from farm_speed import cpu_name
 
+from nano4m.config.masking import MaskingConfig
 from nano4m.config.presets import preset
-from nano4m.config.run import MaskingConfig
 from nano4m.masking import STRATEGIES, mask
 from nano4m.modalities import modality
 from nano4m.pipeline.info import layouts

@@ -58,7 +58,7 @@ def main() -> None:
     own = [*sys.argv, "--work"]
     launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(options.processes)]
     launch += ["--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-    commands = {"alone": own, "all_sources": [*launch, *own]}
+    commands = {"alone": own, "together": [*launch, *own]}
     environment = os.environ | {"OMP_NUM_THREADS": str(options.threads)}
     found: dict[str, list[float]] = {name: [] for name in commands}
     tokens = 0
@@ -72,7 +72,7 @@ def main() -> None:
             result = json.loads(done.stdout.strip().splitlines()[-1])
             found[name].append(result["seconds"])
             tokens = result["tokens"]
-    speedup = ratio(found["alone"], found["all_sources"])
+    speedup = ratio(found["alone"], found["together"])
     cores = os.cpu_count() or 1
     free = cores - report.load[0]
     enough = free >= options.processes - 0.2

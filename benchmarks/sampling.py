@@ -40,7 +40,7 @@ def one(
     run: Path, split: str, clips: int, only: list[str], base: dict, change: dict, seed: int
 ) -> dict[str, Any]:
     """Draw and classifier every direction under one setting, with one seed of the samples."""
-    from nano4m.config.run import GenerateConfig
+    from nano4m.config.generation import GenerateConfig
     from nano4m.evaluate.class_consistency import real_ids
     from nano4m.evaluate.diversity import diversity
 
@@ -118,7 +118,7 @@ def main() -> None:
 
 
 def print_table(found: dict[tuple[str, str], list[Any]]) -> None:
-    """Print mean and standard deviation over seeds: coherence and variety of each direction."""
+    """Print mean and standard deviation over seeds: class consistency and variety of each direction."""
     directions = list(next(iter(found.values()))[0])
     print("| factor | setting | " + " | ".join(directions) + " | mean | variety |")
     print("|---|---|" + "---|" * (len(directions) + 2))
@@ -134,7 +134,7 @@ def print_table(found: dict[tuple[str, str], list[Any]]) -> None:
 
 
 def plot(found: dict[tuple[str, str], list[Any]], path: Path) -> None:
-    """Draw a panel a factor: coherence of each direction, and variety as a dashed line."""
+    """Draw a panel a factor: class consistency of each direction, and variety as a dashed line."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -36,8 +36,9 @@ from reference_baseline import PaddedBatch, Sizes, build_optimizer
 
 from nano4m.compute.distributed import DistributedContext
 from nano4m.compute.precision import measured_peak, resolve_device
+from nano4m.config.model import ModelConfig
 from nano4m.config.presets import REFERENCE
-from nano4m.config.run import Config, ModelConfig
+from nano4m.config.run import Config
 from nano4m.model.fourm import FourM
 from nano4m.tokens.table import TokenSpec, TokenTable, open_table, write_table
 from nano4m.training.accounting import Operations, peak_memory
@@ -102,7 +103,7 @@ def ours(name: str, table: TokenTable, folder: Path, options: Any, device: torch
     recipe = {"batch_size": options.batch, "steps": steps, "precision": "bf16", "val_samples": 16}
     # A timed run is too short for compiling to pay, so it is asked for.
     compiled = "on" if device.type == "cuda" and settings.get("precision") != "fp32" else "off"
-    recipe |= {"codebooks": False, "compile": compiled} | settings
+    recipe |= {"init_from_codebook": False, "compile": compiled} | settings
     masking = REFERENCE.masking.model_dump()
     if options.quick:
         masking |= {"min_inputs": 4, "max_inputs": 12, "min_targets": 4, "max_targets": 12}

@@ -12,7 +12,11 @@ import pytest
 import torch
 
 from nano4m.compute.precision import flushes_denormals
-from nano4m.config.run import Config, ImageVQ, MaskingConfig, MelVQ, ModelConfig, TrainConfig
+from nano4m.config.masking import MaskingConfig
+from nano4m.config.model import ModelConfig
+from nano4m.config.run import Config
+from nano4m.config.tokenizers import ImageVQ, MelVQ
+from nano4m.config.training import TrainConfig
 from nano4m.modalities import MODALITIES, Modality
 from nano4m.tokens.table import TokenSpec, TokenTable
 
@@ -23,8 +27,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-SET_BY_OTHERS = {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR", "KINETO_LOG_LEVEL"}
-"""Variables of the environment that pytest, and PyTorch at its first compilation, set."""
+SET_BY_OTHERS = ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_", "KINETO_", "KMP_")
+"""Beginnings of variables that pytest, PyTorch and scikit-learn set when they are first used."""
 
 
 def global_settings() -> dict[str, object]:
@@ -38,7 +42,7 @@ def global_settings() -> dict[str, object]:
         "inference mode": torch.is_inference_mode_enabled(),
         "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
         "numpy errors": np.geterr(),
-        "environment": {k: v for k, v in os.environ.items() if k not in SET_BY_OTHERS},
+        "environment": {k: v for k, v in os.environ.items() if not k.startswith(SET_BY_OTHERS)},
         "folder": os.getcwd(),
         "sys.path": list(sys.path),
         "sys.argv": list(sys.argv),

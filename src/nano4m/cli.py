@@ -6,7 +6,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,8 +30,9 @@ examples
   nano4m run digits --data DIR                 real digits
   nano4m run farm --out runs/big --size d6-w512 --train.steps 20000
   nano4m run farm --help                       every option of a preset, with its value
-  nano4m generate --run runs/farm --in dog.wav --out rgb,depth --n 8 --dir made
-  nano4m info farm                             parameters, modalities, budgets
+  nano4m run farm --without depth,normals      fewer modalities
+  nano4m generate --run runs/farm --caption "small pig oinking" --out rgb,sound --n 8 --dir made
+  nano4m info farm                             parameters, modalities, masks; memory and time
   nano4m info runs/farm --json                 what a run reached
   nano4m convert FILE --out FOLDER             a published nano4M checkpoint, or back
 
@@ -268,12 +269,29 @@ def usage() -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command line; a user's mistake exits with 2 and one message, Ctrl-C with 130."""
-    # An idle OpenMP thread that spins for long steals the core from one that works: on a busy
-    # machine steps were ten times slower. One that sleeps at once wakes up late: a quarter slower
-    # when alone.
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "100000")
     args = list(sys.argv[1:] if argv is None else argv)
+    with _patient_threads():
+        _main(args)
+
+
+@contextlib.contextmanager
+def _patient_threads() -> Iterator[None]:
+    """Let OpenMP threads of this program, and of those that it starts, wait neither long nor short.
+
+    An idle thread that spins for long steals the core from one that works: on a busy machine steps
+    were ten times slower. One that sleeps at once wakes up late: a quarter slower when alone.
+    """
+    if "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ:
+        yield
+        return
+    os.environ["GOMP_SPINCOUNT"] = "100000"
+    try:
+        yield
+    finally:
+        os.environ.pop("GOMP_SPINCOUNT", None)
+
+
+def _main(args: list[str]) -> None:
     try:
         if not args or args[0] in ("-h", "--help"):
             print(usage())

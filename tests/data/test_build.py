@@ -10,14 +10,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from nano4m.config.run import (
-    Bpe,
-    ClipsConfig,
-    Config,
-    EvaluateConfig,
-    FolderDataset,
-    MelVQ,
-)
+from nano4m.config.clips import ClipsConfig
+from nano4m.config.datasets import FolderDataset
+from nano4m.config.run import Config, EvaluateConfig
+from nano4m.config.tokenizers import Bpe, MelVQ
 from nano4m.data import build as clips
 from nano4m.data import clip_shards
 from nano4m.data.clip_table import open_clips

@@ -14,7 +14,7 @@ import soundfile
 from PIL import Image
 from test_build import config, shards
 
-from nano4m.config.run import FarmDataset
+from nano4m.config.datasets import FarmDataset
 from nano4m.data import build as clips
 from nano4m.data.clip_table import open_clips
 from nano4m.errors import UserError
@@ -23,7 +23,10 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from nano4m.data import build as clips
-from nano4m.config.run import Bpe, ClipsConfig, Config, EvaluateConfig, FolderDataset, MelVQ
+from nano4m.config.tokenizers import Bpe, MelVQ
+from nano4m.config.clips import ClipsConfig
+from nano4m.config.run import Config, EvaluateConfig
+from nano4m.config.datasets import FolderDataset
 if __name__ == "__main__":
     clips.SHARD_CLIPS = 16
     data, out, workers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])

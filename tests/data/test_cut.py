@@ -9,7 +9,9 @@ import soundfile
 from PIL import Image
 from test_build import RATE, config, raw, sine
 
-from nano4m.config.run import Bpe, ClipsConfig, Config, MelVQ
+from nano4m.config.clips import ClipsConfig
+from nano4m.config.run import Config
+from nano4m.config.tokenizers import Bpe, MelVQ
 from nano4m.data import cut
 from nano4m.data.sources.base import RawMedia
 from nano4m.errors import BadMedia

@@ -10,7 +10,7 @@ import soundfile
 from PIL import Image
 from test_build import RATE, config, fake, plan, shards  # noqa: F401
 
-from nano4m.config.run import FarmDataset
+from nano4m.config.datasets import FarmDataset
 from nano4m.data import build as clips
 from nano4m.data.clip_table import open_clips
 from nano4m.data.cut import resample

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from nano4m.config.run import FarmDataset
+from nano4m.config.datasets import FarmDataset
 from nano4m.data.sources import farm, farm_render
 from nano4m.data.sources.base import ClipPlan
 from nano4m.data.sources.farm_animals import ANIMALS
@@ -172,13 +172,14 @@ def test_sounds_of_other_lengths(seconds: float):
 
 def test_depth_of_a_sphere_straight_ahead():
     size = 33
-    _, depth, normals = render(spheres((0.0, 1.0, -4.0, 0.5)), size)
+    _, depth, normals, subject = render(spheres((0.0, 1.0, -4.0, 0.5)), size)
     assert depth[16, 16] == pytest.approx(3.5, abs=1e-6)
     np.testing.assert_allclose(normals[16, 16], [0, 0, 1], atol=1e-6)
     # The outline is a circle where the ray's sine is radius over distance.
     ray = camera_rays(size)
     cosine = -ray[..., 2]
     inside = np.sqrt(1 - cosine**2) < 0.5 / 4.0
+    np.testing.assert_array_equal(subject, inside)
     expected = 4.0 * cosine - np.sqrt(np.where(inside, 0.25 - 16.0 * (1 - cosine**2), 0.0))
     np.testing.assert_allclose(depth[inside], expected[inside], rtol=1e-6)
     np.testing.assert_array_equal(np.isinf(depth), (ray[..., 1] >= 0) & ~inside)
@@ -188,7 +189,7 @@ def test_depth_of_a_sphere_straight_ahead():
 
 def test_depth_of_an_animal_agrees_with_a_scalar_search():
     scene, size = farm.draw_scene(one_of("cow")), 48
-    _, depth, _ = render(scene, size)
+    _, depth, *_ = render(scene, size)
     rng = np.random.default_rng(0)
     cosine, sine = np.cos(scene.pitch), np.sin(scene.pitch)
     num_bodies = 0
@@ -225,7 +226,7 @@ def test_of_two_surfaces_at_one_distance_the_first_is_seen():
 
 
 def test_normals_are_those_of_the_depth():
-    _, depth, normals = render(farm.draw_scene(one_of("pig")), 256)
+    _, depth, normals, _ = render(farm.draw_scene(one_of("pig")), 256)
     points = camera_rays(256) * depth[..., None]
     with np.errstate(invalid="ignore"):
         across = points[1:-1, 2:] - points[1:-1, :-2]
@@ -243,8 +244,8 @@ def test_normals_are_those_of_the_depth():
 
 def test_shadow_darkens_the_ground_and_another_body():
     sun = (1.0, 1.0, 0.0)
-    lit, _, _ = render(spheres((50.0, 1.0, -6.0, 0.1), sun=sun), 64)
-    cast, depth, _ = render(spheres((0.0, 0.8, -6.0, 0.3), sun=sun), 64)
+    lit, *_ = render(spheres((50.0, 1.0, -6.0, 0.1), sun=sun), 64)
+    cast, depth, *_ = render(spheres((0.0, 0.8, -6.0, 0.3), sun=sun), 64)
     # The centre's shadow falls 0.8 to the left of the sphere's foot.
     shadow = pixel_of(np.array([-0.8, 0.0, -6.0]))
     assert depth[shadow] == pytest.approx(np.sqrt(0.8**2 + 1.0 + 36.0), rel=0.02)
@@ -252,8 +253,8 @@ def test_shadow_darkens_the_ground_and_another_body():
     beside = pixel_of(np.array([0.8, 0.0, -6.0]))
     assert (cast[beside] == lit[beside]).all()
     # A ball between the sun and another one.
-    alone, _, _ = render(spheres((0.0, 0.8, -6.0, 0.3), (9.0, 9.0, -6.0, 0.3), sun=sun), 64)
-    both, _, _ = render(spheres((0.0, 0.8, -6.0, 0.3), (1.0, 1.8, -6.0, 0.3), sun=sun), 64)
+    alone, *_ = render(spheres((0.0, 0.8, -6.0, 0.3), (9.0, 9.0, -6.0, 0.3), sun=sun), 64)
+    both, *_ = render(spheres((0.0, 0.8, -6.0, 0.3), (1.0, 1.8, -6.0, 0.3), sun=sun), 64)
     top = pixel_of(np.array([0.15, 0.95, -5.8]))
     assert both[top].sum() < 0.7 * alone[top].sum()
 

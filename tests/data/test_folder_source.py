@@ -9,7 +9,7 @@ from test_sources import pictures_by_split
 
 from conftest import SHARED
 from media_files import picture, tone, video
-from nano4m.config.run import FolderDataset
+from nano4m.config.datasets import FolderDataset
 from nano4m.data.sources import folder
 from nano4m.errors import BadMedia, UserError
 

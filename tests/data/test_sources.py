@@ -8,7 +8,7 @@ import pytest
 
 from conftest import SHARED
 from media_files import picture, tone  # noqa: F401
-from nano4m.config.run import DigitsDataset
+from nano4m.config.datasets import DigitsDataset
 from nano4m.data.sources import SOURCES, digits, source
 from nano4m.errors import UserError
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from conftest import tiny_modalities, tiny_table
-from nano4m.config.run import ModelConfig
+from nano4m.config.model import ModelConfig
 from nano4m.generation.likelihoods import log_prob_parts
 from nano4m.model.fourm import FourM
 from nano4m.tokens.batch import TokenSequence

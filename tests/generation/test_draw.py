@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from scipy.stats import binom, chisquare
 
 from conftest import tiny_modalities
-from nano4m.config.generation import Sampling, onex, parse_overrides
+from nano4m.config.generation import GenerateConfig, Sampling, onex, parse_overrides
 from nano4m.config.presets import FARM
-from nano4m.config.run import Config, GenerateConfig
+from nano4m.config.run import Config
 from nano4m.generation.decoding_order import halton_ranks, radical_inverse, slot_order
 from nano4m.generation.draw import (
     FreshNumbers,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from spied import RGB, SOUND, TOKENS, Spy, build_model, log_probs, some_given
 
-from nano4m.config.run import GenerateConfig
+from nano4m.config.generation import GenerateConfig
 from nano4m.errors import UserError
 from nano4m.generation.guidance import ChainStep, Condition, Guide
 from nano4m.generation.sampler import generate
@@ -77,7 +77,7 @@ def test_equal_questions_are_asked_once_and_equal_lengths_share_a_batch(model):
     ids, given = some_given("rgb", rows=1)
     ids, given = ids.expand(8, -1), given.expand(8, -1)
     spy = Spy(model)
-    config = GenerateConfig(steps=1, codebooks="all_sources", guidance=2.0)
+    config = GenerateConfig(steps=1, codebooks="together", guidance=2.0)
     got, _ = generate(spy, TOKENS, ids, given, ["sound"], config, range(8))
     assert sorted(len(row) for batch in spy.shown for row in batch) == [0, 4]
     assert len({tuple(row) for row in got[:, SOUND].tolist()}) > 1

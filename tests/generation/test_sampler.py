@@ -18,14 +18,14 @@ from spied import (
     some_given,
 )
 
-from nano4m.config.run import GenerateConfig
+from nano4m.config.generation import GenerateConfig
 from nano4m.generation.decoding_state import DecodingState
 from nano4m.generation.sampler import generate, num_codebooks
 from nano4m.model.fourm import FourM
 
 SETTINGS = {
     "defaults": {},
-    "all_sources": {"codebooks": "all_sources"},
+    "together": {"codebooks": "together"},
     "random": {"order": "random", "schedule": "linear", "steps": 5},
     "halton": {"order": "halton", "schedule": "constant", "temperature_schedule": "onex:0.1:0.5"},
     "raster": {"order": "raster", "steps": 50, "top_k": 3, "temperature_schedule": "linear"},
@@ -141,7 +141,7 @@ def test_without_temperature_it_is_repeatable(model):
 def test_cosine_schedule_fills_each_slot_once(model, steps, order):
     ids, given = some_given("rgb", rows=1)
     spy = Spy(model)
-    config = GenerateConfig(steps=steps, codebooks="all_sources", order=order)
+    config = GenerateConfig(steps=steps, codebooks="together", order=order)
     generate(spy, TOKENS, ids, given, ["sound"], config, [0])
     count = min(steps, 8)
     expected, left = [8], 8
@@ -202,7 +202,7 @@ def test_codebooks_of_unequal_sizes_are_refused():
 def test_remasking_draws_the_least_sure_again_and_never_the_given(model):
     ids, given = some_given("rgb", rows=1)
     given[:, SOUND.start + 1] = True
-    settings = {"steps": 1, "codebooks": "all_sources", "temperature": 0.0, "noise": 0.0}
+    settings = {"steps": 1, "codebooks": "together", "temperature": 0.0, "noise": 0.0}
     asked = torch.tensor([[s for s in range(SOUND.start, SOUND.stop) if not given[0, s]]])
     plain, _ = generate(model, TOKENS, ids, given, ["sound"], GenerateConfig(**settings), [0])
     spy = Spy(model)

@@ -12,7 +12,8 @@ import torch
 from test_sampler import CAPTION, SETTINGS, SOUND, TOKENS, Spy, build_model, check, some_given
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nano4m.config.run import GenerateConfig, ModelConfig
+from nano4m.config.generation import GenerateConfig
+from nano4m.config.model import ModelConfig
 from nano4m.evaluate.class_consistency import DECODE_BATCH, DECODE_BATCH_GPU, decode
 from nano4m.generation import guidance
 from nano4m.generation.guidance import ChainStep, Codebook, Condition, Guide, scores
@@ -252,7 +253,7 @@ def test_media_are_decoded_in_large_parts_on_a_gpu():
 
 @pytest.mark.parametrize("there", [False, True])
 @pytest.mark.parametrize(
-    "settings", [{}, {"remask_rounds": 2}, {"order": "random", "codebooks": "all_sources"}]
+    "settings", [{}, {"remask_rounds": 2}, {"order": "random", "codebooks": "together"}]
 )
 def test_every_step_is_told(model, there, settings):
     ids, given = mixed()

@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nano4m.config.run import Bpe, Config, ImageVQ, MelVQ
+from nano4m.config.run import Config
+from nano4m.config.tokenizers import Bpe, ImageVQ, MelVQ
 from nano4m.errors import UserError
 from nano4m.json_files import read_json
 from nano4m.media.picture import psnr, ssim

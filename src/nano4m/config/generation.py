@@ -76,7 +76,7 @@ class Sampling(BaseModel):
     guidance_schedule: GuidanceSchedule = Field(
         "constant", description="Full guidance at all steps, or rising from 1."
     )
-    codebooks: Literal["levels", "all_sources"] = Field(
+    codebooks: Literal["levels", "together"] = Field(
         "levels", description="Residual codebooks coarse to fine, or all at once."
     )
     remask_rounds: Annotated[int, Field(ge=0)] = Field(

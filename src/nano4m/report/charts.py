@@ -84,7 +84,7 @@ def _plain(axes: Axes, palette: Palette) -> None:
 def draw_matrix(
     axes: Axes, results: Results, titles: Mapping[str, str], palette: Palette, zoom: float = 1.0
 ) -> None:
-    """Draw coherence by (given, made) with intervals; below, what the classifiers see at best.
+    """Draw class consistency by (given, made) with intervals; below, what the classifiers see at best.
 
     Args:
         axes: Filled whole.
@@ -165,7 +165,7 @@ def matrix_chart(results: Results, titles: Mapping[str, str]) -> Html:
     figure = Figure(figsize=(1.15 * (len(titles) + 1.7), 0.78 * (len(titles) + 2.4)))
     axes = figure.add_axes((0, 0, 1, 1))
     draw_matrix(axes, results, titles, PAGE)
-    return _svg(figure, "matrix", "Coherence of each direction, as in the table below")
+    return _svg(figure, "matrix", "Class consistency of each direction, as in the table below")
 
 
 # -- loss curves -------------------------------------------------------------------------------

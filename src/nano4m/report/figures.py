@@ -115,7 +115,7 @@ def together(results: Results, titles: Mapping[str, str]) -> list[Html]:
         rows.append(cells)
     how = tag(
         "p",
-        "Coherence of what is made from all other modalities at once, and by how many points of "
+        "Class consistency of what is made from all other modalities at once, and by how many points of "
         "percent it is above that from one of them alone, over the same clips. An interval wholly "
         "below 0 would say that more conditions hurt.",
     )
@@ -148,7 +148,9 @@ def matrix_section(results: Results, titles: Mapping[str, str]) -> Html | None:
     ]
     parts = [
         tag("h3", "Every direction"),
-        table(("given \u2192 made", *SCORE_HEAD), rows, label="Coherence of every direction"),
+        table(
+            ("given \u2192 made", *SCORE_HEAD), rows, label="Class consistency of every direction"
+        ),
     ]
     if classifiers:
         parts += [
@@ -160,7 +162,7 @@ def matrix_section(results: Results, titles: Mapping[str, str]) -> Html | None:
     more = tag("details", tag("summary", "All figures, with baselines and controls"), *parts,
                class_="more")  # fmt: skip
     body = tag("div", matrix_chart(results, titles), class_="matrix")
-    return section("matrix", "Coherence of any to any", how, body, more)
+    return section("matrix", "Class consistency, any to any", how, body, more)
 
 
 def probes_section(results: Results, titles: Mapping[str, str]) -> Html | None:

@@ -222,7 +222,7 @@ def write_report(
         figures.provenance_section(results),
     ]
     links = {
-        "any-to-any": "Seen and heard", "matrix": "Coherence", "probes": "Probes",
+        "any-to-any": "Seen and heard", "matrix": "Class consistency", "probes": "Probes",
         "entropy": "Cross-entropy", "tokenizers": "Tokenizers", "training": "Training",
         "clips": "Clips", "provenance": "How it was made",
     }  # fmt: skip

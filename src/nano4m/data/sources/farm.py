@@ -86,14 +86,17 @@ def _plan_clip(seed: int, index: int, label: str, split: Split) -> ClipPlan:
 
 
 def load(plan: ClipPlan, settings: object) -> RawMedia:
-    """Render and voice one clip: one still picture with exact depth and normals, and one sound."""
+    """Render and voice one clip: a still picture, what is exactly known of its pixels, a sound."""
     assert isinstance(settings, FarmDataset)
-    rgb, depth, normals = render(draw_scene(plan), settings.picture_size)
+    seen = render(draw_scene(plan), settings.picture_size)
     return RawMedia(
         sound=voice(plan, settings.seconds),
         sample_rate=SAMPLE_RATE,
-        frames=(rgb,),
-        planes={"depth": (depth,), "normals": (normals,)},
+        frames=(seen.rgb,),
+        planes={
+            "depth": (seen.depth,),
+            "normals": (seen.normals,),
+        },
     )
 
 
@@ -151,6 +154,7 @@ def draw_scene(plan: ClipPlan) -> Scene:
         ambient=float(rng.uniform(0.42, 0.58)),
         eye_height=float(eye_height),
         pitch=pitch,
+        subject_parts=len(centres),
     )
 
 

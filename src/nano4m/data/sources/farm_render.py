@@ -2,12 +2,13 @@
 
 One ray goes through the centre of each pixel; its hit gives depth, normal and colour. Pixels on an
 outline or a shadow's edge get four more rays, for the colour alone: a depth must never be a mixture
-of two surfaces. DistributedContext axes: x right, y up, z to the viewer; the ground is y = 0.
+of two surfaces. World axes: x right, y up, z to the viewer; the ground is y = 0.
 
 Shapes: P points or rays, E ellipsoids, S pixels a side, W waves.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,6 +41,7 @@ class Scene:
         ambient: Light without the sun, in [0, 1].
         eye_height: Metres of the camera above the ground; it is at x = z = 0 and looks along -z.
         pitch: Radians that the camera looks down.
+        subject_parts: How many of the ellipsoids, the first ones, are the subject's; None: all.
     """
 
     centres: np.ndarray
@@ -57,6 +59,24 @@ class Scene:
     ambient: float
     eye_height: float
     pitch: float
+    subject_parts: int | None = None
+
+
+class Rendering(NamedTuple):
+    """One picture of S pixels a side, and what is exactly known of each pixel.
+
+    Attributes:
+        rgb: uint8 (S, S, 3).
+        depth: float32 (S, S), metres along the ray, inf for the sky.
+        normals: float32 (S, S, 3) unit vectors in camera axes (x right, y up, z to the viewer); the
+            sky is (0, 0, 1).
+        subject: bool (S, S), whether the ray through the pixel's centre meets the subject.
+    """
+
+    rgb: np.ndarray
+    depth: np.ndarray
+    normals: np.ndarray
+    subject: np.ndarray
 
 
 def camera_axes(pitch: float) -> np.ndarray:
@@ -223,13 +243,8 @@ def _edges(labels: np.ndarray) -> np.ndarray:
     return np.flatnonzero(edge)
 
 
-def render(scene: Scene, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Trace one picture.
-
-    Returns:
-        RGB uint8 (S, S, 3); depth float32 (S, S) in metres along the ray, inf for the sky; unit
-        normals float32 (S, S, 3) in camera axes (x right, y up, z to the viewer), sky (0, 0, 1).
-    """
+def render(scene: Scene, size: int) -> Rendering:
+    """Trace one picture of ``size`` pixels a side."""
     tracer = Tracer(scene)
 
     def trace(directions: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -258,4 +273,6 @@ def render(scene: Scene, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     depth = distance.astype(np.float32).reshape(size, size)
     seen = normal @ camera_axes(scene.pitch)
     seen[what == SKY] = 0.0, 0.0, 1.0
-    return rgb, depth, seen.astype(np.float32).reshape(size, size, 3)
+    parts = len(scene.centres) if scene.subject_parts is None else scene.subject_parts
+    subject = ((what >= 0) & (what < parts)).reshape(size, size)
+    return Rendering(rgb, depth, seen.astype(np.float32).reshape(size, size, 3), subject)
