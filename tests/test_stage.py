@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from test_sources import picture, tone
 
+from nano4m.config.clips import ClipsConfig
 from nano4m.config.presets import PRESETS
-from nano4m.config.run import ClipsConfig
 from nano4m.data.sources.listing import list_files
 from nano4m.errors import UserError
 from nano4m.pipeline.run import Run, remembered_data, run_one_stage, settings_of

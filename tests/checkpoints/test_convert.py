@@ -15,8 +15,8 @@ from nano4m.checkpoints.convert import convert, read_published, write_published
 from nano4m.checkpoints.folder import load_model, save_model
 from nano4m.checkpoints.published import published_metadata, published_name, published_tensors
 from nano4m.cli import main
+from nano4m.config.model import ModelConfig
 from nano4m.config.presets import PUBLISHED_MODEL
-from nano4m.config.run import ModelConfig
 from nano4m.errors import UserError
 from nano4m.modalities import MODALITIES
 from nano4m.model.fourm import FourM

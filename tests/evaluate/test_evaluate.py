@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from nano4m.config.run import ModelConfig
+from nano4m.config.model import ModelConfig
 from nano4m.evaluate import likelihood_evaluator as evaluator_module
 from nano4m.evaluate.classify import candidates, caption_begun, classify, conditions
 from nano4m.evaluate.cross_entropy import cross_entropy

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from conftest import tiny_modalities, tiny_table
-from nano4m.config.run import MaskingConfig
+from nano4m.config.masking import MaskingConfig
 from nano4m.masking import STRATEGIES
 from nano4m.modalities import MODALITIES
 from nano4m.tokens.batch import TokenSequence

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from conftest import tiny_modalities
+from nano4m.config.masking import MaskingConfig
 from nano4m.config.presets import PRESETS
-from nano4m.config.run import MaskingConfig
 from nano4m.masking.check import check_masking
 from nano4m.masking.conditions import classify, condition_shares, draw_groups, rarest, used
 from nano4m.modalities import MODALITIES

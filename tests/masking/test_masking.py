@@ -7,7 +7,7 @@ import torch
 from groups import OTHER, TOKENS, only, runs, tiny_rows
 from torch import Tensor
 
-from nano4m.config.run import MaskingConfig
+from nano4m.config.masking import MaskingConfig
 from nano4m.masking import STRATEGIES, draw_masks, mask, place
 from nano4m.masking.plan import Plan, join
 from nano4m.tokens.batch import TokenSequence, pack

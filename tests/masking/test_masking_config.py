@@ -5,8 +5,7 @@ import torch
 from groups import TOKENS, only, tiny_rows
 from pydantic import ValidationError
 
-from nano4m.config.masking import STRATEGY_NAMES
-from nano4m.config.run import MaskingConfig
+from nano4m.config.masking import STRATEGY_NAMES, MaskingConfig
 from nano4m.errors import UserError
 from nano4m.masking import STRATEGIES, draw_masks
 from nano4m.masking.check import check_masking

@@ -6,8 +6,8 @@ import torch
 from scipy import stats
 
 from conftest import tiny_modalities, tiny_table
+from nano4m.config.masking import MaskingConfig
 from nano4m.config.presets import REFERENCE
-from nano4m.config.run import MaskingConfig
 from nano4m.masking import STRATEGIES, mask
 from nano4m.tokens.batch import TokenSequence
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from variants import MODALITIES, PUBLISHED, SIZE, VARIANTS, batch_of, build, each_variant
 
 from naive_model import NaiveModel
-from nano4m.config.run import ModelConfig
+from nano4m.config.model import ModelConfig
 from nano4m.model.fourm import Context, FourM
 from nano4m.model.layers import CrossAttention
 from nano4m.tokens.batch import MaskedBatch

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from conftest import tiny_modalities, tiny_table
-from nano4m.config.run import MaskingConfig, ModelConfig, TrainConfig
+from nano4m.config.masking import MaskingConfig
+from nano4m.config.model import ModelConfig
+from nano4m.config.training import TrainConfig
 from nano4m.masking import mask
 from nano4m.model.fourm import FourM
 from nano4m.model.positions import sincos2d

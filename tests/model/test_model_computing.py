@@ -7,8 +7,8 @@ import torch
 from variants import MODALITIES, SIZE, VARIANTS, batch_of, build, each_variant
 
 from nano4m.checkpoints.folder import load_model, save_model
+from nano4m.config.model import ModelConfig
 from nano4m.config.presets import preset
-from nano4m.config.run import ModelConfig
 from nano4m.errors import UserError
 from nano4m.model.fourm import FourM
 from nano4m.model.layers import Mlp, SwiGlu

@@ -6,8 +6,9 @@ import pytest
 from pydantic import ValidationError
 from variants import MODALITIES, VARIANTS, build
 
+from nano4m.config.model import ModelConfig
 from nano4m.config.presets import PRESETS, SIZES, preset, with_size
-from nano4m.config.run import Config, ModelConfig
+from nano4m.config.run import Config
 from nano4m.errors import UserError
 from nano4m.model.layers import Mlp, SwiGlu
 from nano4m.pipeline.info import describe_preset, info

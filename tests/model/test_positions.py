@@ -6,7 +6,7 @@ import torch
 
 from conftest import tiny_modalities
 from naive_model import sincos, turn
-from nano4m.config.run import ModelConfig
+from nano4m.config.model import ModelConfig
 from nano4m.model.layers import CrossAttention, SelfAttention
 from nano4m.model.positions import Positions, rope1d, rope2d, rotate, sincos1d
 

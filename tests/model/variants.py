@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from conftest import tiny_modalities
-from nano4m.config.run import ModelConfig
+from nano4m.config.model import ModelConfig
 from nano4m.model.fourm import FourM
 from nano4m.tokens.batch import MaskedBatch
 

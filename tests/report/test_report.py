@@ -16,7 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from nano4m.config.run import Bpe, Config, ImageVQ, MelVQ, ReportConfig
+from nano4m.config.run import Config, ReportConfig
+from nano4m.config.tokenizers import Bpe, ImageVQ, MelVQ
 from nano4m.data.clip_shards import write_shard
 from nano4m.data.clip_table import ClipTable, open_clips
 from nano4m.evaluate.results import (

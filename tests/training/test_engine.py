@@ -17,7 +17,10 @@ from safetensors.torch import load_file
 from conftest import small_config, tiny_table
 from nano4m.checkpoints.folder import load_batches, load_model
 from nano4m.compute.distributed import DistributedContext
-from nano4m.config.run import Config, MaskingConfig, ModelConfig, TrainConfig
+from nano4m.config.masking import MaskingConfig
+from nano4m.config.model import ModelConfig
+from nano4m.config.run import Config
+from nano4m.config.training import TrainConfig
 from nano4m.errors import UserError
 from nano4m.masking import mask
 from nano4m.tokens.batch import MaskedBatch

@@ -8,7 +8,7 @@ import torch
 
 from conftest import small_config, tiny_modalities
 from nano4m.config.presets import PRESETS
-from nano4m.config.run import TrainConfig
+from nano4m.config.training import TrainConfig
 from nano4m.model.fourm import FourM
 from nano4m.training.batch_sampler import WEIGHTS, generator
 from nano4m.training.optim import WeightAverage, build_optimizers, gradient_norm, learning_rate
