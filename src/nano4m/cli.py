@@ -247,10 +247,9 @@ def check_registries() -> None:
         UserError: With what is missing, and where.
     """
     from nano4m.media import MEDIA
-    from nano4m.media.base import check_kinds, check_modalities
+    from nano4m.media.base import check_kinds
 
-    check_kinds(MEDIA.values())
-    check_modalities(MODALITIES.values(), MEDIA)
+    check_kinds(MEDIA, MODALITIES.values())
 
 
 def usage() -> str:

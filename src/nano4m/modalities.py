@@ -3,7 +3,7 @@
 A modality is a stream of discrete tokens of one clip. Its entry says how the tokens are laid out,
 which column of the clips table holds its media, which tokenizer makes the tokens, who labels it and
 how to show it, all by key; the folder that owns a key resolves it. Nothing else in the package
-compares a modality's name. To add one that uses a tokenizer that exists, add one entry to
+compares a modality's name. To add one whose kind of media and tokenizer exist, add one entry to
 MODALITIES.
 
 Standard library only.

@@ -44,11 +44,11 @@ FILTERS = {
 
 LABELLERS = {
     "exact": {
-        "description": "depth and normals that the source makes from the rays of the picture",
+        "description": "what the source knows exactly of each pixel, such as its depth",
         "licence": "that of the source",
     }
 }
-"""Who makes the depth and normals that ``cut`` crops."""
+"""Who makes the planes, beside the pictures, that ``cut`` crops."""
 
 # -- sound -------------------------------------------------------------------------------------
 

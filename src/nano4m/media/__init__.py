@@ -1,15 +1,28 @@
-"""Kinds of media, a file each. MEDIA lists them; importing this loads no PyTorch."""
+"""Kinds of media, a file each: the kind NAME is ``KIND`` of ``nano4m.media.NAME``; no PyTorch.
+
+MEDIA holds those that the registry of modalities names, in its order.
+"""
+
+from importlib import import_module
+from pathlib import Path
 
 from nano4m.errors import UserError, nearest
 from nano4m.media.base import MediaKind
-from nano4m.media.caption import CAPTION
-from nano4m.media.depth import DEPTH
-from nano4m.media.normals import NORMALS
-from nano4m.media.picture import PICTURE
-from nano4m.media.sound import SOUND
+from nano4m.modalities import MODALITIES
+
+
+def _load(name: str) -> MediaKind:
+    if not (Path(__file__).parent / f"{name}.py").is_file():
+        users = ", ".join(m.name for m in MODALITIES.values() if m.media == name)
+        raise UserError(
+            f"the modality {users} has media {name!r}, and there is no nano4m/media/{name}.py: a "
+            "kind of media is a file of that room with a KIND"
+        )
+    return import_module(f"nano4m.media.{name}").KIND
+
 
 MEDIA: dict[str, MediaKind] = {
-    kind.name: kind for kind in (PICTURE, DEPTH, NORMALS, SOUND, CAPTION)
+    name: _load(name) for name in dict.fromkeys(m.media for m in MODALITIES.values())
 }
 
 
@@ -17,7 +30,7 @@ def media_kind(name: str) -> MediaKind:
     """Look a kind of media up.
 
     Raises:
-        UserError: There is no kind of this name.
+        UserError: No modality has media of this name.
     """
     if name not in MEDIA:
         raise UserError(f"unknown media {name!r}; {nearest(name, MEDIA)}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nano4m.errors import UserError, nearest
+from nano4m.errors import UserError
 from nano4m.modalities import Modality
 
 if TYPE_CHECKING:
@@ -112,40 +112,32 @@ REQUIRED: dict[str, tuple[str, ...]] = {
 """Form -> the parts of a kind without which some stage or page would fail."""
 
 
-def check_kinds(kinds: Iterable[MediaKind]) -> None:
-    """Refuse a kind that lacks a part, and kinds that get into each other's way.
+def check_kinds(kinds: Mapping[str, MediaKind], modalities: Iterable[Modality]) -> None:
+    """Refuse a kind that lacks a part, kinds that get into each other's way, and a modality whose
+    tokens have a layout that its kind cannot have.
 
     Raises:
-        UserError: With the kind's name and the part's.
+        UserError: With the kind's or the modality's name, and what is missing.
     """
     columns: dict[str, str] = {}
-    for kind in kinds:
+    for name, kind in kinds.items():
+        if kind.name != name:
+            raise UserError(
+                f"the KIND of nano4m/media/{name}.py is called {kind.name!r}; call it {name!r}"
+            )
         missing = [part for part in REQUIRED[kind.form] if not getattr(kind, part)]
         if missing:
             raise UserError(
-                f"the media kind {kind.name!r} lacks {', '.join(missing)}; a kind of the form "
+                f"the media kind {name!r} lacks {', '.join(missing)}; a kind of the form "
                 f"{kind.form!r} needs {', '.join(REQUIRED[kind.form])}: add to its MediaKind"
             )
         if kind.column in columns:
             raise UserError(
-                f"the media kinds {columns[kind.column]!r} and {kind.name!r} share the column "
+                f"the media kinds {columns[kind.column]!r} and {name!r} share the column "
                 f"{kind.column!r} of the clips table; give one another"
             )
-        columns[kind.column] = kind.name
-
-
-def check_modalities(modalities: Iterable[Modality], kinds: Mapping[str, MediaKind]) -> None:
-    """Refuse a modality whose media, or the layout of whose tokens, no kind knows.
-
-    Raises:
-        UserError: With the modality's name.
-    """
+        columns[kind.column] = name
     for modality in modalities:
-        if modality.media not in kinds:
-            raise UserError(
-                f"the modality {modality.name!r} has media {modality.media!r}, which is no kind in "
-                f"nano4m/media; {nearest(modality.media, kinds)}"
-            )
         layouts = kinds[modality.media].layouts
         if modality.layout not in layouts:
             raise UserError(

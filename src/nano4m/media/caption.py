@@ -15,7 +15,7 @@ def _fidelity(x: list[str], y: list[str], tokenizer: Any) -> dict[str, float]:
     }
 
 
-CAPTION = MediaKind(
+KIND = MediaKind(
     name="caption",
     form="text",
     column="caption",

@@ -101,7 +101,7 @@ def _limit(item: Item) -> float:
     return max(1e-3, float(torch.as_tensor(item.value).float().quantile(0.995)))
 
 
-DEPTH = MediaKind(
+KIND = MediaKind(
     name="depth",
     form="plane",
     column="depth",

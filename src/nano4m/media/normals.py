@@ -72,7 +72,7 @@ def _pixels(item: Item, top: float) -> np.ndarray:
     return planes.rgb(torch.as_tensor(item.value) * 0.5 + 0.5)
 
 
-NORMALS = MediaKind(
+KIND = MediaKind(
     name="normals",
     form="plane",
     column="normals",

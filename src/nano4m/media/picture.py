@@ -114,7 +114,7 @@ def _pixels(item: Item, top: float) -> np.ndarray:
     return planes.rgb(item.value)
 
 
-PICTURE = MediaKind(
+KIND = MediaKind(
     name="picture",
     form="plane",
     column="frames",

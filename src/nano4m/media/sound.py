@@ -202,7 +202,7 @@ def _play(item: Item) -> bytes:
     return buffer.getvalue()
 
 
-SOUND = MediaKind(
+KIND = MediaKind(
     name="sound",
     form="sound",
     column="audio",

@@ -28,7 +28,7 @@ SCORE_HEAD = (
     "chance",
     "majority",
     "balanced",
-    "upper bound",
+    "tokenizer round trip",
     "controls",
     "n",
 )
@@ -170,7 +170,7 @@ def probes_section(results: Results, titles: Mapping[str, str]) -> Html | None:
     if not results.probes:
         return None
     marks = legend(("bar", "value"), ("whisker", "95 % interval"), ("tick", "chance"),
-                   ("dots", "commonest class"), ("diamond", "upper bound"))  # fmt: skip
+                   ("dots", "commonest class"), ("diamond", "tokenizer round trip"))  # fmt: skip
     rows = [
         [
             join([p.name, tag("small", p.task)], "<br>"),
@@ -181,7 +181,7 @@ def probes_section(results: Results, titles: Mapping[str, str]) -> Html | None:
     ]
     how = (
         "What the model knows without generating: a probe is worth something where its interval "
-        "clears chance and the commonest class, its controls behave, and it nears its upper bound. "
+        "clears chance and the commonest class, and its controls behave. "
     )
     return section(
         "probes", "Probes", how + BOLD, marks, probe_chart(results.probes),
@@ -234,7 +234,7 @@ def tokenizer_section(
             "codes used", "perplexity", "parameters", "fingerprint")  # fmt: skip
     how = (
         "What is lost before the model sees anything: round trips of held-out clips against the "
-        "originals. No model can make better media than its tokenizer."
+        "originals. The model makes tokens, so what is lost here stays lost."
     )
     return section("tokenizers", "Tokenizers", how,
                    table(head, rows, text=2, label="Quality of the tokenizers"))  # fmt: skip
