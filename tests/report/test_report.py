@@ -66,6 +66,10 @@ class Fake(Tokenizer):
     def __init__(self, media: str, shape: tuple[int, ...]) -> None:
         self.media, self.shape, self.vocab_size = media, shape, 64
 
+    @classmethod
+    def prepare(cls, section: Any, material: Any, seed: int, device: torch.device) -> "Fake":
+        raise NotImplementedError
+
     def to(self, device: torch.device | str) -> "Fake":
         return self
 

@@ -183,7 +183,16 @@ REFERENCE = Config(
     ),
 )
 
-PRESETS: dict[str, Config] = {c.preset: c for c in (FARM, DIGITS, ANIMALS, REFERENCE, FARM_LARGE)}
+PRESETS: dict[str, Config] = {
+    config.preset: config
+    for config in (
+        FARM,
+        DIGITS,
+        ANIMALS,
+        REFERENCE,
+        FARM_LARGE,
+    )
+}
 
 
 def preset(name: str) -> Config:
@@ -210,8 +219,8 @@ def without_modalities(config: Config, names: Sequence[str]) -> Config:
         del left[name]
     if len(left) < 2:
         raise UserError(
-            f"--without {','.join(names)} leaves {', '.join(left) or 'nothing'}; an any-to-any model "
-            "needs two modalities or more"
+            f"--without {','.join(names)} leaves {', '.join(left) or 'nothing'}; an any-to-any "
+            "model needs two modalities or more"
         )
     return config.model_copy(update={"tokenizers": left})
 

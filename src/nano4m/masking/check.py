@@ -60,8 +60,8 @@ def untrained(config: MaskingConfig, sequence: TokenSequence) -> str:
     weights = config.weights_of_num_inputs(num)
     if config.uses("any_to_any", "inference_aligned") and not sum(weights[num - 1 : num]):
         return (
-            f"masking.num_inputs_weights {weights} never draws {num - 1} sources, so no modality is "
-            f"trained from all {num - 1} others, which the evaluation asks for"
+            f"masking.num_inputs_weights {weights} never draws {num - 1} sources, so no modality "
+            f"is trained from all {num - 1} others, which the evaluation asks for"
         )
     return ""
 

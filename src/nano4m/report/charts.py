@@ -84,7 +84,7 @@ def _plain(axes: Axes, palette: Palette) -> None:
 def draw_matrix(
     axes: Axes, results: Results, titles: Mapping[str, str], palette: Palette, zoom: float = 1.0
 ) -> None:
-    """Draw class consistency by (given, made) with intervals; below, what the classifiers see at best.
+    """Draw class consistency by (source, target) with intervals; below, tokenizer round trips.
 
     Args:
         axes: Filled whole.
@@ -211,7 +211,7 @@ def loss_chart(
 
 
 def probe_chart(probes: Sequence[Probe]) -> Html:
-    """Return a bar a probe with its interval, chance, majority and upper bound as SVG."""
+    """Return a bar a probe with its interval, chance, majority and round trip as SVG."""
     figure = Figure(figsize=(9.6, 0.42 * len(probes) + 0.6), layout="constrained")
     axes = figure.subplots()
     _plain(axes, PAGE)

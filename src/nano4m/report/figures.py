@@ -115,9 +115,9 @@ def together(results: Results, titles: Mapping[str, str]) -> list[Html]:
         rows.append(cells)
     how = tag(
         "p",
-        "Class consistency of what is made from all other modalities at once, and by how many points of "
-        "percent it is above that from one of them alone, over the same clips. An interval wholly "
-        "below 0 would say that more conditions hurt.",
+        "Class consistency of what is made from all other modalities at once, and by how many "
+        "points of percent it is above that from one of them alone, over the same clips. An "
+        "interval wholly below 0 would say that more conditions hurt.",
     )
     heads = ["made", "from all others", *(f"above {titles[name]} alone" for name in sources)]
     return [tag("h3", "More conditions"), how, table(heads, rows, label="More conditions")]
