@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_sources import picture, tone
 
+from media_files import picture, tone
 from nano4m.config.clips import ClipsConfig
 from nano4m.config.presets import PRESETS
 from nano4m.data.sources.listing import list_files

@@ -1,9 +1,10 @@
 """The options of a whole run of the farm that takes seconds."""
 
+from nano4m.config.presets import FARM
 from nano4m.modalities import MODALITIES
 
-GRIDS = [name for name, modality in MODALITIES.items() if modality.layout == "grid"]
-FITTED = [name for name, modality in MODALITIES.items() if modality.layout != "text"]
+GRIDS = [name for name in FARM.tokenizers if MODALITIES[name].layout == "grid"]
+FITTED = [name for name in FARM.tokenizers if MODALITIES[name].layout != "text"]
 TINY = f"""
   --dataset.train 44 --dataset.val 22 --dataset.test 22 --dataset.picture-size 32
   --dataset.seconds 0.4

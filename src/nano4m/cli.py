@@ -75,7 +75,7 @@ def _parse(command: str, args: Sequence[str]) -> tuple[Any, Options]:
         print(f"usage: nano4m {command} PRESET [--data DIR] [--out DIR] [options]\n")
         print(_purpose(command) + "\n\npresets")
         for name, config in PRESETS.items():
-            print(f"  {name:<12}{_describe(config)}")
+            print(f"  {name:<16}{_describe(config)}")
         print(f"\nnano4m {command} PRESET --help lists every option with the preset's value.")
         if args:
             raise SystemExit(0)

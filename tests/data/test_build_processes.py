@@ -40,7 +40,7 @@ if __name__ == "__main__":
 
 def start(tmp_path: Path, out: str, workers: int) -> subprocess.Popen:
     command = [sys.executable, "build.py", "data", out, str(workers)]
-    source = str(Path(clips.__file__).parents[1])
+    source = str(Path(clips.__file__).parents[2])
     return subprocess.Popen(
         command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": source}, stderr=subprocess.PIPE,
         start_new_session=True,

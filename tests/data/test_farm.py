@@ -124,7 +124,9 @@ def test_media_have_the_promised_form(label: str):
     assert media.sound.shape == (round(1.024 * 24000),) and media.sound.dtype == np.float32
     assert 0.05 < np.abs(media.sound).max() < 1.0
     assert -32 < 20 * np.log10(np.sqrt(np.mean(media.sound**2))) < -12
-    (rgb,), (depth,), (normals,) = media.frames, *media.planes.values()
+    (rgb,) = media.frames
+    (depth,), (normals,) = (media.planes[name] for name in ("depth", "normals"))
+    assert all(len(own) == 1 for own in media.planes.values())
     assert rgb.shape == (48, 48, 3) and rgb.dtype == np.uint8
     assert depth.shape == (48, 48) and depth.dtype == np.float32
     assert normals.shape == (48, 48, 3) and normals.dtype == np.float32

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from conftest import SHARED
-from media_files import picture, tone  # noqa: F401
+from media_files import tone
 from nano4m.config.datasets import DigitsDataset
 from nano4m.data.sources import SOURCES, digits, source
 from nano4m.errors import UserError

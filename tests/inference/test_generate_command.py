@@ -13,6 +13,7 @@ from PIL import Image
 
 from nano4m.cli import main
 from nano4m.config.generation import GenerateConfig
+from nano4m.config.presets import FARM
 from nano4m.data.clip_table import open_clips
 from nano4m.inference.inputs import read_files
 from nano4m.inference.opened import DRAWS, open_run, times_unconditional
@@ -22,8 +23,8 @@ from nano4m.modalities import MODALITIES
 from nano4m.tokenizers import load_tokenizer
 from nano4m.tokens.table import open_table
 
-GRIDS = [name for name, modality in MODALITIES.items() if modality.layout == "grid"]
-FITTED = [name for name, modality in MODALITIES.items() if modality.layout != "text"]
+GRIDS = [name for name in FARM.tokenizers if MODALITIES[name].layout == "grid"]
+FITTED = [name for name in FARM.tokenizers if MODALITIES[name].layout != "text"]
 TINY = f"""
   --dataset.train 22 --dataset.val 11 --dataset.test 11 --dataset.picture-size 32
   --dataset.seconds 0.4
@@ -247,7 +248,7 @@ def test_guidance_is_refused_where_nothing_was_ever_dropped(run, tmp_path, fails
     config["masking"] |= dict.fromkeys(STRATEGIES, 0.0) | {"dirichlet": 1.0}
     config["generate"]["guidance"] = 1.0
     (other / "config.json").write_text(json.dumps(config))
-    assert times_unconditional(open_run(other, "cpu")) == dict.fromkeys(MODALITIES, 0)
+    assert times_unconditional(open_run(other, "cpu")) == dict.fromkeys(FARM.tokenizers, 0)
     sound = ["--in", str(files / "dog.wav"), "--out", "rgb"]
     said = fails(*sound, "--guidance", "3", run=other)
     assert "guidance needs what the model says of 'rgb' when nothing is given" in said

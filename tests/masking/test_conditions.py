@@ -104,7 +104,8 @@ def test_the_presets_train_what_generation_and_probes_ask_for(name):
     short = {str(c): s for c, s in shares.items() if s < LEAST[c.kind]}
     assert not short
     pairs = [s for c, s in shares.items() if c.kind == "whole" and c.source in MODALITIES]
-    assert min(pairs) > 0.01
+    # More modalities have more pairs to share the steps.
+    assert min(pairs) > 0.16 / len(pairs)
 
 
 def test_budgets_alone_train_next_to_nothing_of_it():

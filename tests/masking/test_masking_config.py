@@ -86,7 +86,7 @@ def test_settings_that_the_modalities_cannot_meet_are_refused(settings, said):
 
 def test_strategies_that_need_what_is_not_there_are_refused():
     grid, text = (TOKENS.modalities[i] for i in (0, 4))
-    with pytest.raises(UserError, match="masking.span 1.0: needs a modality of layout codes"):
+    with pytest.raises(UserError, match="masking.span 1.0: needs a modality of layout codebooks"):
         check_masking(only("span"), TokenSequence((grid, text)))
     with pytest.raises(UserError, match="masking.infill 1.0: no modality has three rows"):
         check_masking(only("infill"), TokenSequence((grid, text)))

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from model_variants import MODALITIES, PUBLISHED, SIZE, VARIANTS, batch_of, build, each_variant
 from safetensors.torch import load_file
-from variants import MODALITIES, PUBLISHED, SIZE, VARIANTS, batch_of, build, each_variant
 
 from naive_model import NaiveModel
 from nano4m.config.model import ModelConfig

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from variants import MODALITIES, SIZE, VARIANTS, batch_of, build, each_variant
+from model_variants import MODALITIES, SIZE, VARIANTS, batch_of, build, each_variant
 
 from nano4m.checkpoints.folder import load_model, save_model
 from nano4m.config.model import ModelConfig

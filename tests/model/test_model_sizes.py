@@ -3,8 +3,8 @@
 import json
 
 import pytest
+from model_variants import MODALITIES, VARIANTS, build
 from pydantic import ValidationError
-from variants import MODALITIES, VARIANTS, build
 
 from nano4m.config.model import ModelConfig
 from nano4m.config.presets import PRESETS, SIZES, preset, with_size

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_tokenizers import IMAGE, MEDIA, MEL, RATE, Clips, fit
+from test_fit import Clips
+from test_tokenizers import IMAGE, MEDIA, MEL, RATE, fit
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import nano4m

@@ -26,11 +26,16 @@ STRATEGY_NAMES = (
 def default_num_inputs_weights(modalities: int) -> tuple[float, ...]:
     """Return the weights of 0, 1, 2, ... sources: mostly one, all others at once too.
 
-    Two fifths go to two sources or more, half of that to two. With fewer than five modalities the
-    weights are those of five: numbers that leave no target are not drawn.
+    Two fifths go to two sources or more. With up to five modalities the weights are those of five:
+    numbers that leave no target are not drawn. With more, all others at once get a larger share,
+    as each target is drawn less often, and all of many sources are less often whole.
     """
-    several = max(5, modalities) - 3
-    return (0.08, 0.52, 0.2, *[round(0.2 / several, 4)] * several)
+    if modalities <= 5:
+        return (0.08, 0.52, 0.2, 0.1, 0.1)
+    every = round(min(0.3, 0.1 * modalities / 5 / 0.85 ** (modalities - 5)), 4)
+    rest = 0.4 - every
+    between = [round(rest / 2 / (modalities - 4), 4)] * (modalities - 4)
+    return (0.08, 0.52, round(rest / 2, 4), *between, every)
 
 
 class MaskingConfig(Section):

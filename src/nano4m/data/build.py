@@ -130,7 +130,7 @@ def check_plans(plans: Sequence[ClipPlan]) -> None:
         UserError: No clips, a clip_id twice or of wrong letters, or a video in two splits.
     """
     if not plans:
-        raise UserError("the source gives no clip; check --data and the settings under --source")
+        raise UserError("the source gives no clip; check --data and the settings under --dataset")
     twice = [name for name, count in Counter(plan.clip_id for plan in plans).items() if count > 1]
     if twice:
         raise UserError(

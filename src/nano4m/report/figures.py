@@ -299,7 +299,7 @@ def provenance_section(results: Results) -> Html:
     ]  # fmt: skip
     parts = [facts(entries)]
     if rows:
-        rows.append(["all_sources", span(sum(results.seconds.values())), ""])
+        rows.append(["together", span(sum(results.seconds.values())), ""])
         head = ("stage", "wall time", "")
         parts.append(tag("h3", "Time of each stage"))
         parts.append(table(head, rows, text=3, label="Wall time of each stage"))
