@@ -121,6 +121,7 @@ MODALITIES: dict[str, Modality] = {
         ),
         _entry("sound", "sound", "codebooks", "mel_vq", "sound", media="sound"),
         _entry("caption", "caption", "text", "bpe", "caption", media="caption"),
+        _entry("silhouette", "silhouette", "grid", "image_vq", "frame", media="silhouette"),
     )
 }
 

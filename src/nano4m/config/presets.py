@@ -72,6 +72,12 @@ FARM = Config(
     generate=GUIDED,
 )
 
+FARM_SILHOUETTE = Config(
+    **dict(FARM)
+    | {"preset": "farm-silhouette", "masking": MaskingConfig()}
+    | {"tokenizers": FARM.tokenizers | {"silhouette": ImageVQ(grid=4, vocab=512)}},
+)
+
 # For a machine with 16 cores and one GPU. Pictures are cut into 8 x 8 pixels, as on the farm, and
 # depth and normals as finely: their outlines are the picture's. Three grids are 768 of 808 tokens.
 FARM_LARGE = Config(
@@ -187,6 +193,7 @@ PRESETS: dict[str, Config] = {
     config.preset: config
     for config in (
         FARM,
+        FARM_SILHOUETTE,
         DIGITS,
         ANIMALS,
         REFERENCE,

@@ -96,6 +96,7 @@ def load(plan: ClipPlan, settings: object) -> RawMedia:
         planes={
             "depth": (seen.depth,),
             "normals": (seen.normals,),
+            "silhouette": (seen.subject,),
         },
     )
 
