@@ -118,7 +118,7 @@ def main() -> None:
 
 
 def print_table(found: dict[tuple[str, str], list[Any]]) -> None:
-    """Print mean and standard deviation over seeds: class consistency and variety of each direction."""
+    """Print mean and deviation over seeds: class consistency and variety of each direction."""
     directions = list(next(iter(found.values()))[0])
     print("| factor | setting | " + " | ".join(directions) + " | mean | variety |")
     print("|---|---|" + "---|" * (len(directions) + 2))

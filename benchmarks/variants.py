@@ -3,8 +3,8 @@
 python benchmarks/variants.py --run runs/digits --set engine --steps 300 --out studies/engine
 
 Each variant and seed is trained from nothing on the token table of --run and judged on its clips:
-class consistency of every direction, class from each modality, validation loss. Finished ones are kept, so
-a study that was stopped goes on. Prints a Markdown table; --out/variants.json has all figures.
+class consistency of every direction, class from each modality, validation loss. Finished ones are
+kept, so a study that was stopped goes on. Prints a Markdown table; --out/variants.json has all figures.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def one(run: Path, out: Path, settings: dict[str, Any], seed: int, split: str) -
         return json.loads(done.read_text())
     from dataclasses import replace
 
-    from nano4m.evaluate.classify import caption_begun, classify, conditions
+    from nano4m.evaluate.caption_classification import caption_begun, classify, conditions
     from nano4m.tokens.table import open_table
     from nano4m.training.trainer import train_model
 

@@ -12,7 +12,7 @@ from test_build import RATE, config, raw, sine
 from nano4m.config.clips import ClipsConfig
 from nano4m.config.run import Config
 from nano4m.config.tokenizers import Bpe, MelVQ
-from nano4m.data import cut
+from nano4m.data import cut, waveform
 from nano4m.data.sources.base import RawMedia
 from nano4m.errors import BadMedia
 from nano4m.media import MEDIA
@@ -27,13 +27,13 @@ def decoded_sound(columns) -> np.ndarray:
 
 def test_mono_is_the_mean_of_the_channels():
     left, right = sine(0.1), sine(0.1, hertz=1000)
-    assert np.allclose(cut.to_mono(np.stack([left, right], 1)), (left + right) / 2, atol=1e-7)
-    assert np.array_equal(cut.to_mono(left), left)
+    assert np.allclose(waveform.to_mono(np.stack([left, right], 1)), (left + right) / 2, atol=1e-7)
+    assert np.array_equal(waveform.to_mono(left), left)
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000, 96000])
 def test_resampling_keeps_duration_and_pitch(rate):
-    sound = cut.resample(sine(0.5, rate), rate, RATE)
+    sound = waveform.resample(sine(0.5, rate), rate, RATE)
     assert abs(len(sound) - 12000) <= 1 and sound.dtype == np.float32
     loudest = np.abs(np.fft.rfft(sound)).argmax() / (len(sound) / RATE)
     assert abs(loudest - 440) < 3
@@ -43,11 +43,11 @@ def test_resampling_keeps_duration_and_pitch(rate):
 def test_window_policies_on_a_sound_with_one_loud_place():
     sound = np.full(1000, 0.01, np.float32)
     sound[620:720] = 0.5
-    assert cut.window_start(sound, 100, "loudest") == 620
-    assert cut.window_start(sound, 100, "start") == 0
-    assert cut.window_start(sound, 100, "centre") == 450
+    assert waveform.window_start(sound, 100, "loudest") == 620
+    assert waveform.window_start(sound, 100, "start") == 0
+    assert waveform.window_start(sound, 100, "centre") == 450
     with pytest.raises(ValueError, match="choose from"):
-        cut.window_start(sound, 100, "end")
+        waveform.window_start(sound, 100, "end")
 
 
 def test_the_loudest_window_is_that_of_a_plain_search():
@@ -55,7 +55,7 @@ def test_the_loudest_window_is_that_of_a_plain_search():
     for _ in range(50):
         sound = np.float32(rng.normal(size=rng.integers(30, 200)) * rng.uniform(size=1))
         energies = [(sound[i : i + 30] ** 2).sum() for i in range(len(sound) - 29)]
-        found = cut.window_start(sound, 30, "loudest")
+        found = waveform.window_start(sound, 30, "loudest")
         assert energies[found] == pytest.approx(max(energies), rel=1e-5)
 
 

@@ -13,7 +13,7 @@ from test_build import RATE, config, fake, plan, shards  # noqa: F401
 from nano4m.config.datasets import FarmDataset
 from nano4m.data import build as clips
 from nano4m.data.clip_table import open_clips
-from nano4m.data.cut import resample
+from nano4m.data.waveform import resample
 from nano4m.data.duplicates import exclude_duplicates, resolve_duplicates
 from nano4m.data.fingerprints import (
     agreement,
@@ -185,7 +185,7 @@ def test_duplicates_are_not_looked_for_where_clips_are_distinct_by_construction(
     assert {n for n, entry in SOURCES.items() if entry.is_distinct} == {"farm"}
     asked = config(window_seconds=1.0, window="start")
     found = clips.build_clips(asked, None, tmp_path / "folder")
-    assert found["duplicates"] == "looked for: 1 moved out"
+    assert found["duplicates"] == "looked for: 1 excluded"
 
     def never(folder):
         raise AssertionError("duplicates are looked for")

@@ -9,7 +9,7 @@ import torch
 
 from nano4m.config.model import ModelConfig
 from nano4m.evaluate import likelihood_evaluator as evaluator_module
-from nano4m.evaluate.classify import candidates, caption_begun, classify, conditions
+from nano4m.evaluate.caption_classification import candidates, caption_begun, classify, conditions
 from nano4m.evaluate.cross_entropy import cross_entropy
 from nano4m.evaluate.likelihood_evaluator import LikelihoodEvaluator
 from nano4m.evaluate.ngram import fit_ngrams

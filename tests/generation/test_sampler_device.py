@@ -18,7 +18,7 @@ from nano4m.evaluate.class_consistency import DECODE_BATCH, DECODE_BATCH_GPU, de
 from nano4m.generation import guidance
 from nano4m.generation.guidance import ChainStep, Codebook, Condition, Guide, scores
 from nano4m.generation.sampler import generate
-from nano4m.generation.text import CHECK
+from nano4m.generation.text_decoding import CHECK
 from nano4m.model.fourm import FourM
 
 GRIDS = ["sound", "depth", "normals"]

@@ -16,7 +16,7 @@ from nano4m.config.generation import GenerateConfig
 from nano4m.config.presets import FARM
 from nano4m.data.clip_table import open_clips
 from nano4m.inference.inputs import read_files
-from nano4m.inference.opened import DRAWS, open_run, times_unconditional
+from nano4m.inference.loaded_run import DRAWS, open_run, times_unconditional
 from nano4m.inference.plan import merge_settings
 from nano4m.masking import STRATEGIES
 from nano4m.modalities import MODALITIES

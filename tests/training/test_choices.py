@@ -18,8 +18,8 @@ from nano4m.pipeline.info import layouts
 from nano4m.pipeline.settings import with_defaults
 from nano4m.training import engine
 from nano4m.training.accounting import memory_needed
+from nano4m.training.checks import too_large
 from nano4m.training.engine import Engine, choose, mask_workers
-from nano4m.training.refusals import too_large
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 HALF, FULL = torch.bfloat16, torch.float32

@@ -209,10 +209,10 @@ def _without_duplicates(config: Config, out: Path) -> str:
     if moved:
         clip, reason = next(iter(moved.items()))
         log_info(
-            f"clips: {len(moved)} moved out, as they are also in another split (first {clip}: "
+            f"clips: {len(moved)} excluded, as they are also in another split (first {clip}: "
             f"{reason}); all are in {MANIFEST}"
         )
-    return f"looked for: {len(moved)} moved out"
+    return f"looked for: {len(moved)} excluded"
 
 
 def build_clips(

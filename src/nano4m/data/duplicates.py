@@ -1,4 +1,4 @@
-"""Clips of one split that are also in another: they are found, and moved out of the table.
+"""Clips of one split that are also in another: they are found, and excluded of the table.
 
 Recordings are named by their source, and the same recording may come in twice under two names:
 uploaded twice, listed in two data sets, saved again. Such a pair in two splits makes a score a lie.
@@ -19,7 +19,7 @@ from nano4m.data.clip_shards import GROUP_ROWS, KEY, find_shards
 from nano4m.data.fingerprints import same_pictures, same_sounds
 
 DUPLICATE = "duplicate"
-"""What the reason of a clip that was moved out begins with."""
+"""What the reason of a clip that was excluded begins with."""
 
 FILTERS = {
     "duplicates": {
@@ -31,7 +31,7 @@ FILTERS = {
 """What ``exclude_duplicates`` applies."""
 
 EXCLUDED_FIRST = ("train", "val", "test")
-"""Of two twins the one in the earlier of these splits is moved out, other things being equal."""
+"""Of two duplicates the one in the earlier of these splits is excluded, all else being equal."""
 
 Pair = tuple[int, int, str]
 """Two clips and what they share."""
@@ -83,18 +83,18 @@ def _read_sounds(
 
 
 def resolve_duplicates(pairs: Sequence[Pair], splits: Sequence[str]) -> dict[int, Pair]:
-    """Return which clips are moved out so that no pair is left, each with the pair that decided.
+    """Return which clips are excluded so that no pair is left, each with the pair that decided.
 
-    The clip with the most twins goes first, so that few are lost; among equals one of the train
-    split, which has the most.
+    The clip with the most duplicates goes first, so that few are lost; among equals one of the
+    train split, which has the most.
     """
-    left, moved = list(pairs), {}
+    left, excluded = list(pairs), {}
     while left:
-        twins = Counter(i for pair in left for i in pair[:2])
-        gone = max(twins, key=lambda i: (twins[i], -EXCLUDED_FIRST.index(splits[i]), -i))
-        moved[gone] = next(pair for pair in left if gone in pair[:2])
-        left = [pair for pair in left if gone not in pair[:2]]
-    return moved
+        counts = Counter(i for pair in left for i in pair[:2])
+        worst = max(counts, key=lambda i: (counts[i], -EXCLUDED_FIRST.index(splits[i]), -i))
+        excluded[worst] = next(pair for pair in left if worst in pair[:2])
+        left = [pair for pair in left if worst not in pair[:2]]
+    return excluded
 
 
 def exclude_duplicates(folder: Path) -> dict[str, str]:
@@ -114,11 +114,12 @@ def exclude_duplicates(folder: Path) -> dict[str, str]:
     ]
     whole = pa.concat_tables(tables)
     ids, splits = whole["clip_id"].to_pylist(), whole["split"].to_pylist()
-    moved = resolve_duplicates(find_pairs(whole, places), splits)
     reasons: dict[int, str] = {}
-    for gone, (first, second, what) in moved.items():
-        twin = second if gone == first else first
-        reasons[gone] = f"{DUPLICATE}: the {what} is that of {ids[twin]} of {splits[twin]}"
+    for gone, (first, second, what) in resolve_duplicates(
+        find_pairs(whole, places), splits
+    ).items():
+        kept = second if gone == first else first
+        reasons[gone] = f"{DUPLICATE}: the {what} is that of {ids[kept]} of {splits[kept]}"
     for path in shards:
         own = {places[i][1]: text for i, text in reasons.items() if places[i][0] == path}
         if own:

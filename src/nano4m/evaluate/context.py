@@ -11,7 +11,7 @@ from nano4m.compute.precision import resolve_device
 from nano4m.config.run import Config
 from nano4m.data.clip_table import ClipTable
 from nano4m.errors import UserError
-from nano4m.evaluate.classify import candidates, caption_begun
+from nano4m.evaluate.caption_classification import candidates, caption_begun
 from nano4m.evaluate.likelihood_evaluator import CLIPS, LikelihoodEvaluator
 from nano4m.evaluate.trie import Text, Trie
 from nano4m.model.fourm import FourM

@@ -16,9 +16,9 @@ import torch
 from nano4m.compute.precision import float32_math
 from nano4m.compute.workers import count_workers, worker_pool
 from nano4m.config.run import Config
+from nano4m.evaluate.caption_classification import classify, conditions
 from nano4m.evaluate.class_consistency import decode_batch, directions_into, predict
 from nano4m.evaluate.classifiers import Classifier, train_classifier
-from nano4m.evaluate.classify import classify, conditions
 from nano4m.evaluate.context import EvalContext, RunLoader, clip_rows, open_context
 from nano4m.evaluate.continuation import continuation
 from nano4m.evaluate.cross_entropy import cross_entropy

@@ -31,7 +31,7 @@ from nano4m.generation.decoding_state import num_codebooks as num_codebooks
 from nano4m.generation.draw import confidence, numbers
 from nano4m.generation.guidance import ChainStep, Codebook, Guide
 from nano4m.generation.likelihoods import log_probs as log_probs
-from nano4m.generation.text import decode_text
+from nano4m.generation.text_decoding import decode_text
 from nano4m.generation.token_schedules import (
     guidance_factor,
     share_steps,

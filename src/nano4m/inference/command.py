@@ -15,8 +15,9 @@ from nano4m.evaluate.diversity import diversity
 from nano4m.evaluate.results import Diversity
 from nano4m.generation.guidance import ChainStep
 from nano4m.generation.sampler import generate
+from nano4m.inference.clips_of_run import choose_rows, read_rows
 from nano4m.inference.inputs import GenerationInput, read_files
-from nano4m.inference.opened import OpenRun, open_run
+from nano4m.inference.loaded_run import LoadedRun, open_run
 from nano4m.inference.options import Options, names_of
 from nano4m.inference.outputs import (
     Made,
@@ -27,7 +28,6 @@ from nano4m.inference.outputs import (
     write_record,
 )
 from nano4m.inference.plan import MOST_SAMPLES, Plan, check_numbers, find_targets, make_plan
-from nano4m.inference.rows import choose_rows, read_rows
 from nano4m.inference.sheet import Row, only, write_sheet
 from nano4m.media.base import Item
 from nano4m.modalities import TEXT_END
@@ -35,7 +35,7 @@ from nano4m.progress import bar, log_info
 from nano4m.stage import provenance, writable
 
 
-def read_inputs(options: Options, run: OpenRun) -> list[GenerationInput]:
+def read_inputs(options: Options, run: LoadedRun) -> list[GenerationInput]:
     """Return what is given: one set of files, clips of the run, or nothing.
 
     Raises:
@@ -69,7 +69,7 @@ def read_inputs(options: Options, run: OpenRun) -> list[GenerationInput]:
     return read_rows(run, rows, [*names, *(k for k in kept if k in run.by_name)])
 
 
-def inputs_names(inputs: Sequence[GenerationInput], run: OpenRun) -> list[str]:
+def inputs_names(inputs: Sequence[GenerationInput], run: LoadedRun) -> list[str]:
     """Return the modalities of which some input has a token."""
     some_L = torch.stack([g.inputs_L for g in inputs]).any(0)
     spans = zip(run.by_name, run.tokens.slices, strict=True)
@@ -90,7 +90,7 @@ def seeds_of(seed: int, inputs: Sequence[GenerationInput], n: int, stream: int) 
     return found
 
 
-def _keep_only(inputs_BL: Tensor, plan: Plan, run: OpenRun) -> Tensor:
+def _keep_only(inputs_BL: Tensor, plan: Plan, run: LoadedRun) -> Tensor:
     """Hide all of an output that is not kept."""
     inputs_BL = inputs_BL.clone()
     for name, (first, last) in plan.keep.items():
@@ -103,7 +103,7 @@ def _keep_only(inputs_BL: Tensor, plan: Plan, run: OpenRun) -> Tensor:
 
 
 def generate_media(
-    run: OpenRun, plan: Plan, inputs: Sequence[GenerationInput], n: int, seed: int
+    run: LoadedRun, plan: Plan, inputs: Sequence[GenerationInput], n: int, seed: int
 ) -> tuple[list[Made], dict[str, list[int]]]:
     """Generate and decode ``n`` samples of each input.
 
@@ -134,7 +134,7 @@ def generate_media(
     return made, seeds
 
 
-def measure(run: OpenRun, made: Made, classes: Sequence[str]) -> Diversity:
+def measure(run: LoadedRun, made: Made, classes: Sequence[str]) -> Diversity:
     """Compare the samples with as many real clips of the run, test clips where it has any."""
     rows = run.table.rows("test") if len(run.table.rows("test")) else run.table.rows("train")
     count = min(len(rows), len(made.ids_NT))
@@ -162,7 +162,7 @@ def _line(name: str, found: Diversity) -> str:
 
 
 def sheet_rows(
-    run: OpenRun, inputs: Sequence[GenerationInput], made: Sequence[Made], n: int, rate: int
+    run: LoadedRun, inputs: Sequence[GenerationInput], made: Sequence[Made], n: int, rate: int
 ) -> list[Row]:
     """Return a line for each input and output; given tokens are shown as they decode."""
     rows = []
@@ -180,7 +180,7 @@ def sheet_rows(
     return rows
 
 
-def _decoded(run: OpenRun, one: GenerationInput) -> dict[str, Any]:
+def _decoded(run: LoadedRun, one: GenerationInput) -> dict[str, Any]:
     """Return the media of the given tokens of a clip."""
     found = {}
     ids_L = torch.where(one.inputs_L, one.ids_L, TEXT_END)

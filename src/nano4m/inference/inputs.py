@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from nano4m.config.clips import ClipsConfig
-from nano4m.data.cut import centre_box, cut, cut_sound, silent
+from nano4m.data.cut import centre_box, cut
 from nano4m.data.sources.base import RawMedia
 from nano4m.data.sources.video import VIDEOS, read_video
+from nano4m.data.waveform import cut_sound, silent
 from nano4m.errors import BadMedia, UserError, nearest
-from nano4m.inference.opened import OpenRun
+from nano4m.inference.loaded_run import LoadedRun
 from nano4m.media import MEDIA, media_kind
 from nano4m.media.base import MediaKind
 from nano4m.modalities import TEXT_END
@@ -111,7 +112,7 @@ def _video(path: Path, clips: ClipsConfig) -> tuple[dict[str, Cell], str]:
     return {name: cell for name, cell in cells.items() if cell}, note
 
 
-def _named(text: str, run: OpenRun) -> tuple[str | None, Path]:
+def _named(text: str, run: LoadedRun) -> tuple[str | None, Path]:
     """Return modality and path of ``MODALITY=PATH``, or None and the path."""
     name, sign, rest = text.partition("=")
     if not sign or Path(text).exists():
@@ -121,7 +122,7 @@ def _named(text: str, run: OpenRun) -> tuple[str | None, Path]:
     return name, Path(rest)
 
 
-def _cells(text: str, run: OpenRun) -> tuple[dict[str, Cell], Path, str]:
+def _cells(text: str, run: LoadedRun) -> tuple[dict[str, Cell], Path, str]:
     """Return the cells of a file by name of modality, its path, and what was done to it."""
     name, path = _named(text, run)
     clips = run.config.clips
@@ -157,7 +158,7 @@ def _cells(text: str, run: OpenRun) -> tuple[dict[str, Cell], Path, str]:
 
 
 def read_files(
-    paths: Sequence[str], caption: str | None, run: OpenRun, tell: Callable[[str], None]
+    paths: Sequence[str], caption: str | None, run: LoadedRun, tell: Callable[[str], None]
 ) -> GenerationInput:
     """Return the one input that files and a caption make together.
 

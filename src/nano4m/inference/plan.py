@@ -8,9 +8,9 @@ from typing import Any
 from nano4m.config.generation import GenerateConfig, Sampling
 from nano4m.errors import UserError, nearest
 from nano4m.generation.guidance import ChainStep, Condition
-from nano4m.inference.opened import OpenRun, require_unconditional
+from nano4m.inference.clips_of_run import parse_range
+from nano4m.inference.loaded_run import LoadedRun, require_unconditional
 from nano4m.inference.options import Options, names_of
-from nano4m.inference.rows import parse_range
 
 MOST_SAMPLES = 4096
 """Of one call: each leaves a file for each output."""
@@ -51,7 +51,7 @@ def merge_settings(run: GenerateConfig, chosen: Mapping[str, Any]) -> GenerateCo
     return GenerateConfig(**(run.model_dump() | dict(chosen) | {"modalities": modalities}))
 
 
-def _known(option: str, name: str, run: OpenRun) -> str:
+def _known(option: str, name: str, run: LoadedRun) -> str:
     if name not in run.by_name:
         raise UserError(
             f"{option} {name}: {run.folder} has no {name!r}; {nearest(name, run.by_name)}"
@@ -59,7 +59,7 @@ def _known(option: str, name: str, run: OpenRun) -> str:
     return name
 
 
-def find_targets(options: Options, run: OpenRun) -> list[str]:
+def find_targets(options: Options, run: LoadedRun) -> list[str]:
     """Return the names of what is to be made.
 
     Raises:
@@ -92,7 +92,9 @@ def check_numbers(options: Options) -> None:
         raise UserError(f"--seed {options.seed}: 0 to {2**31 - 1}")
 
 
-def find_keep(options: Options, targets: Sequence[str], run: OpenRun) -> dict[str, tuple[int, int]]:
+def find_keep(
+    options: Options, targets: Sequence[str], run: LoadedRun
+) -> dict[str, tuple[int, int]]:
     """Return the parts of outputs that are given, in units along the first axis of the layout.
 
     Raises:
@@ -112,7 +114,7 @@ def find_keep(options: Options, targets: Sequence[str], run: OpenRun) -> dict[st
 
 
 def find_conditions(
-    options: Options, inputs: Sequence[str], targets: Sequence[str], run: OpenRun
+    options: Options, inputs: Sequence[str], targets: Sequence[str], run: LoadedRun
 ) -> list[tuple[str, float]]:
     """Return names and weights of --conditions.
 
@@ -143,7 +145,7 @@ def _inputs(inputs: Sequence[str]) -> str:
 
 
 def _check_steps(
-    settings: Sampling, target: str, kept: int, chosen: Mapping[str, Any], run: OpenRun
+    settings: Sampling, target: str, kept: int, chosen: Mapping[str, Any], run: LoadedRun
 ) -> None:
     """Refuse more steps than tokens, if the command line asks for them."""
     modality = run.by_name[target]
@@ -161,7 +163,7 @@ def make_plan(
     options: Options,
     chosen: Mapping[str, Any],
     inputs: Sequence[str],
-    run: OpenRun,
+    run: LoadedRun,
 ) -> Plan:
     """Check options against a run and what is given, and return what to do.
 
@@ -225,7 +227,7 @@ def _check_unconditional(
     keep: Mapping[str, Any],
     inputs: Sequence[str],
     is_chain: bool,
-    run: OpenRun,
+    run: LoadedRun,
 ) -> None:
     """Refuse guidance, or generation from nothing, by a model that never answered to nothing."""
     shown = set(inputs) - set(keep)

@@ -35,8 +35,8 @@ def check_masking(config: MaskingConfig, sequence: TokenSequence) -> None:
     for name in ("span", "reference_span"):
         if config.uses(name) and ("codebooks" not in layouts or set(layouts) == {"codebooks"}):
             raise UserError(
-                f"masking.{name} {getattr(config, name)}: needs a modality of layout codebooks beside "
-                f"others; the layouts are {', '.join(layouts)}; set its weight to 0"
+                f"masking.{name} {getattr(config, name)}: needs a modality of layout codebooks "
+                f"beside others; the layouts are {', '.join(layouts)}; set its weight to 0"
             )
     if config.uses("suffix") and max(units) < 2:
         raise UserError(

@@ -35,6 +35,7 @@ from nano4m.training.batch_sampler import (
 )
 from nano4m.training.batches import BatchMaker
 from nano4m.training.batches import masked_batches as masked_batches
+from nano4m.training.checks import check_shares, fitting, not_finite
 from nano4m.training.device_step import DeviceStep
 from nano4m.training.engine import choose, mask_workers
 from nano4m.training.host_step import HostStep
@@ -43,7 +44,6 @@ from nano4m.training.loss import count_targets
 from nano4m.training.mixed_precision import MixedPrecisionModule
 from nano4m.training.optim import WeightAverage, build_optimizers, learning_rate
 from nano4m.training.packed import PackedBatch, packer
-from nano4m.training.refusals import check_shares, fitting, not_finite
 from nano4m.training.state import TrainingState
 from nano4m.training.tracking import NullTracker, Tracker
 

@@ -7,10 +7,12 @@ import torch
 
 from nano4m.errors import UserError, nearest
 from nano4m.inference.inputs import GenerationInput
-from nano4m.inference.opened import OpenRun
+from nano4m.inference.loaded_run import LoadedRun
 
 
-def choose_rows(run: OpenRun, clips: list[str], split: str | None, rows: str | None) -> np.ndarray:
+def choose_rows(
+    run: LoadedRun, clips: list[str], split: str | None, rows: str | None
+) -> np.ndarray:
     """Return rows of the token table, int64 (n,): of these clips, or of a part of a split.
 
     Raises:
@@ -50,7 +52,7 @@ def parse_range(what: str, text: str, length: int) -> tuple[int, int]:
     return low, high
 
 
-def read_rows(run: OpenRun, rows: np.ndarray, names: Sequence[str]) -> list[GenerationInput]:
+def read_rows(run: LoadedRun, rows: np.ndarray, names: Sequence[str]) -> list[GenerationInput]:
     """Return one input a clip that shows its modalities ``names``, as the tokens of the table."""
     ids_BL, valid_BL = (torch.from_numpy(a) for a in run.table.gather(rows, None))
     shown_L = torch.zeros(run.tokens.length, dtype=torch.bool)

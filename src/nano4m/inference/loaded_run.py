@@ -31,7 +31,7 @@ DRAWS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenRun:
+class LoadedRun:
     """What generation needs of a run.
 
     Attributes:
@@ -77,7 +77,7 @@ def _read_config(folder: Path) -> Config:
         ) from error
 
 
-def open_run(folder: Path, device: str) -> OpenRun:
+def open_run(folder: Path, device: str) -> LoadedRun:
     """Open a run whose training is finished.
 
     Args:
@@ -109,7 +109,7 @@ def open_run(folder: Path, device: str) -> OpenRun:
                 f"--out {folder} --overwrite"
             )
     digests = {name: (manifest_of(folder, name) or {}).get("digest", "") for name in NEEDED}
-    return OpenRun(
+    return LoadedRun(
         folder=folder,
         config=config,
         model=model.to(where).eval(),
@@ -123,7 +123,7 @@ def open_run(folder: Path, device: str) -> OpenRun:
     )
 
 
-def times_unconditional(run: OpenRun) -> dict[str, int]:
+def times_unconditional(run: LoadedRun) -> dict[str, int]:
     """Count in DRAWS masks of the run's training how often each modality is asked from nothing.
 
     The masks are drawn from the masking section of the run, with a fixed seed: whatever the
@@ -142,7 +142,7 @@ def times_unconditional(run: OpenRun) -> dict[str, int]:
     return counts
 
 
-def require_unconditional(run: OpenRun, targets: list[str], why: str) -> None:
+def require_unconditional(run: LoadedRun, targets: list[str], why: str) -> None:
     """Refuse what needs an answer to nothing at all, where the model never learnt one.
 
     Args:
