@@ -4,7 +4,8 @@ python benchmarks/variants.py --run runs/digits --set engine --steps 300 --out s
 
 Each variant and seed is trained from nothing on the token table of --run and judged on its clips:
 class consistency of every direction, class from each modality, validation loss. Finished ones are
-kept, so a study that was stopped goes on. Prints a Markdown table; --out/variants.json has all figures.
+kept, so a study that was stopped goes on.
+Prints a Markdown table; --out/variants.json has all figures.
 """
 
 import argparse

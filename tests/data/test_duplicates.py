@@ -13,7 +13,6 @@ from test_build import RATE, config, fake, plan, shards  # noqa: F401
 from nano4m.config.datasets import FarmDataset
 from nano4m.data import build as clips
 from nano4m.data.clip_table import open_clips
-from nano4m.data.waveform import resample
 from nano4m.data.duplicates import exclude_duplicates, resolve_duplicates
 from nano4m.data.fingerprints import (
     agreement,
@@ -25,6 +24,7 @@ from nano4m.data.fingerprints import (
 )
 from nano4m.data.sources import SOURCES, farm
 from nano4m.data.sources.base import RawMedia
+from nano4m.data.waveform import resample
 
 FARM = FarmDataset(train=160, val=40, test=40, picture_size=32)
 FALSE_ALARMS = 1e-4
