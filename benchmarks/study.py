@@ -16,9 +16,9 @@ import torch
 
 from nano4m.checkpoints.folder import load_model
 from nano4m.compute.precision import float32_math
+from nano4m.config.compatibility import read_stored
 from nano4m.config.generation import GenerateConfig
 from nano4m.config.run import Config
-from nano4m.config.stored import read_stored
 from nano4m.data.clip_table import open_clips
 from nano4m.evaluate.class_consistency import decode, generate_from, predict, sampling_precision
 from nano4m.evaluate.context import EvalContext, RunArtifacts, open_context

@@ -228,7 +228,7 @@ def test_no_modules_import_each_other():
 @pytest.mark.parametrize(
     "relative, code",
     [
-        ("masking/span.py", "from nano4m.data.clip_table import open_clips"),
+        ("masking/audio_span.py", "from nano4m.data.clip_table import open_clips"),
         ("training/trainer.py", "def f():\n    from nano4m.tokenizers import load_tokenizer"),
         ("model/fourm.py", "import nano4m.training.loss"),
         ("evaluate/run.py", "from nano4m.report.page import write_report"),

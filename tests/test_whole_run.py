@@ -15,13 +15,14 @@ from safetensors.torch import load_file
 
 from nano4m.checkpoints import folder as checkpoint
 from nano4m.cli import main
+from nano4m.config.compatibility import read_stored
 from nano4m.config.presets import PRESETS
 from nano4m.config.run import Config
-from nano4m.config.stored import read_stored
 from nano4m.evaluate.results import Results
 from nano4m.json_files import read_json
 from nano4m.pipeline.run import STAGES
 from nano4m.training import trainer as train
+from old_names import age
 from refusals import refused
 from tiny_run import FITTED, TINY
 
@@ -120,6 +121,43 @@ def test_the_same_seed_gives_the_same_figures(finished, tmp_path):
         assert first[key] == second[key], key
     assert first["training"]["val"] == second["training"]["val"]
     assert are_equal(weights(finished), weights(tmp_path / "again"))
+
+
+def test_a_run_of_before_is_up_to_date_and_can_be_evaluated_and_generated_from(
+    finished, copy, tmp_path, capsys
+):
+    age(copy)
+    before = files(copy)
+    main(["run", "farm", "--out", str(copy), *TINY])
+    said = capsys.readouterr().err
+    assert said.count("up to date") == len(STAGES), said
+    assert files(copy) == before
+    main(["evaluate", "farm", "--out", str(copy), *TINY, "--overwrite"])
+    now, then = (json.loads((out / "results.json").read_text()) for out in (copy, finished))
+    for key in ("matrix", "probes", "classifiers", "cross_entropy", "continuation", "all_sources"):
+        assert now[key] == then[key], key
+    main(["report", "farm", "--out", str(copy), *TINY])
+    made = [
+        "--split",
+        "test",
+        "--rows",
+        "0:1",
+        "--out",
+        "rgb,caption",
+        "--dir",
+        str(tmp_path / "x"),
+    ]
+    main(["generate", "--run", str(copy), *made])
+    assert len(list((tmp_path / "x").glob("*.rgb.png"))) == 1
+
+
+def test_an_option_of_before_that_differs_is_still_another_configuration(copy, fails):
+    age(copy)
+    settings = json.loads((copy / "train" / "settings.json").read_text())
+    settings["masking"]["unheard"] = 0.9
+    (copy / "train" / "settings.json").write_text(json.dumps(settings))
+    said = fails("train", "farm", "--out", str(copy), *TINY)
+    assert "masking.no_audio_input_prob: 0.9 there, 0.3 now" in said
 
 
 def test_other_settings_are_refused_and_overwrite_replaces_what_depends_on_them(copy, fails):

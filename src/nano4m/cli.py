@@ -68,8 +68,8 @@ def _parse(command: str, args: Sequence[str]) -> tuple[Any, Options]:
     import tyro
     from pydantic import ValidationError
 
+    from nano4m.config.compatibility import refuse_old_options
     from nano4m.config.run import Config
-    from nano4m.config.stored import refuse_old_options
 
     if not args or args[0] in ("-h", "--help"):
         print(f"usage: nano4m {command} PRESET [--data DIR] [--out DIR] [options]\n")

@@ -14,8 +14,9 @@ from nano4m.masking import mask
 from nano4m.model.fourm import FourM
 from nano4m.model.positions import sincos2d
 from nano4m.tokens.batch import TokenSequence
+from nano4m.training.learning_rate import learning_rate
 from nano4m.training.loss import count_targets, modality_weights, token_cross_entropy
-from nano4m.training.optim import WeightAverage, build_optimizers, learning_rate
+from nano4m.training.optim import WeightAverage, build_optimizers
 
 TOKENS = TokenSequence(tiny_modalities())
 SMALL = ModelConfig(encoder_depth=2, decoder_depth=2, dim=32, head_dim=8)

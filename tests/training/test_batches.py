@@ -8,7 +8,7 @@ import pytest
 from conftest import small_config, tiny_table
 from nano4m.tokens.table import open_table, write_table
 from nano4m.training.batches import BatchMaker
-from nano4m.training.packed import packer
+from nano4m.training.packed_batch import packer
 
 
 def _maker(table, quantum=None):

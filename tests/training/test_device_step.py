@@ -13,7 +13,7 @@ from nano4m.config.masking import MaskingConfig
 from nano4m.training.host_step import HostStep
 from nano4m.training.mixed_precision import MixedPrecisionModule
 from nano4m.training.optim import WeightAverage, build_optimizers
-from nano4m.training.packed import packer
+from nano4m.training.packed_batch import packer
 from nano4m.training.trainer import Trainer, train_model
 
 # A host that reads a number waits for all that was launched.

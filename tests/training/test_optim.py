@@ -11,7 +11,8 @@ from nano4m.config.presets import PRESETS
 from nano4m.config.training import TrainConfig
 from nano4m.model.fourm import FourM
 from nano4m.training.batch_sampler import WEIGHTS, generator
-from nano4m.training.optim import WeightAverage, build_optimizers, gradient_norm, learning_rate
+from nano4m.training.learning_rate import learning_rate
+from nano4m.training.optim import WeightAverage, build_optimizers, gradient_norm
 
 VARIANTS = {
     "default": {},

@@ -12,7 +12,7 @@ from nano4m.config.run import MaskingConfig
 from nano4m.training.batch_sampler import MASKS
 from nano4m.training.batches import masked_batches
 from nano4m.training.mixed_precision import MixedPrecisionModule
-from nano4m.training.packed import Packer, packer
+from nano4m.training.packed_batch import Packer, packer
 
 
 @pytest.mark.parametrize("choices", MODELS.values(), ids=MODELS)

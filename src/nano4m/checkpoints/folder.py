@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from nano4m.compute.distributed import DistributedContext
+from nano4m.config.compatibility import read_stored
 from nano4m.config.model import ModelConfig
-from nano4m.config.stored import read_stored
 from nano4m.errors import UserError
 from nano4m.json_files import read_json, write_json
 from nano4m.model.fourm import FourM

@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from nano4m.config.clips import ClipsConfig
+from nano4m.config.compatibility import with_new_names
 from nano4m.config.datasets import DatasetConfig, FarmDataset
 from nano4m.config.generation import GenerateConfig
 from nano4m.config.masking import MaskingConfig, default_num_inputs_weights
 from nano4m.config.model import ModelConfig
 from nano4m.config.section import Positive, Section, Workers
-from nano4m.config.stored import with_new_names
 from nano4m.config.tokenizers import ImageVQ, MelVQ, TokenizerConfig
 from nano4m.config.training import TrainConfig
 from nano4m.modalities import MODALITIES

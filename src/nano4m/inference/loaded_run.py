@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from nano4m.checkpoints.folder import load_model
 from nano4m.compute.precision import resolve_device
+from nano4m.config.compatibility import read_stored, with_new_names
 from nano4m.config.run import Config
-from nano4m.config.stored import read_stored, with_new_names
 from nano4m.errors import UserError
 from nano4m.json_files import read_json
 from nano4m.masking import mask

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nano4m.media.base import Item
-from nano4m.report.pixels import ColorScale, has_pixels, pixels_of, shared_color_scale
+from nano4m.report.color_scale import ColorScale, has_pixels, pixels_of, shared_color_scale
 
 MOST_COLUMNS = 16
 MOST_ROWS = 24

@@ -18,11 +18,11 @@ from torch import Generator, Tensor
 
 from nano4m.config.masking import MaskingConfig
 from nano4m.masking.any_to_any import any_to_any
+from nano4m.masking.audio_span import reference_span, span
 from nano4m.masking.continuation import infill, suffix
 from nano4m.masking.dirichlet import dirichlet
 from nano4m.masking.inference_aligned import inference_aligned
 from nano4m.masking.plan import Strategy, join, pick_weighted, place
-from nano4m.masking.span import reference_span, span
 from nano4m.tokens.batch import MaskedBatch, TokenSequence, pack
 
 STRATEGIES: dict[str, Strategy] = {

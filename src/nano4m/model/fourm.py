@@ -40,7 +40,7 @@ class Context(NamedTuple):
 class PackedTensors(NamedTuple):
     """A packed batch on the device: samples of any lengths, concatenated without padding.
 
-    Made by ``nano4m.training.packed``. T inputs and U targets of all samples together; int32.
+    Made by ``nano4m.training.packed_batch``. T inputs and U targets of all samples together; int32.
 
     Attributes:
         input_ids_T: An id of -1 is a register token.

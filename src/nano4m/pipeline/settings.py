@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from nano4m.config.compatibility import with_new_names
 from nano4m.config.run import Config
-from nano4m.config.stored import with_new_names
 
 # How something is computed, not what: a change of these does not make a result another one.
 NOT_SETTINGS = {

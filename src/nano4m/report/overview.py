@@ -16,7 +16,7 @@ from nano4m.evaluate.results import Results
 from nano4m.media.base import Item
 from nano4m.modalities import Modality
 from nano4m.report.charts import PAPER, draw_matrix
-from nano4m.report.pixels import ColorScale, has_pixels, pixels_of, shared_color_scale
+from nano4m.report.color_scale import ColorScale, has_pixels, pixels_of, shared_color_scale
 from nano4m.report.samples import Sample, collect
 from nano4m.tokenizers.base import Tokenizer
 from nano4m.tokens.table import TokenTable

@@ -16,8 +16,8 @@ from nano4m.evaluate.results import Results, Score
 from nano4m.media.base import Item
 from nano4m.modalities import Modality
 from nano4m.report import figures, likelihoods
+from nano4m.report.color_scale import ColorScale, shared_color_scale
 from nano4m.report.markup import Html, html, join, percent, section, short, span, tag
-from nano4m.report.pixels import ColorScale, shared_color_scale
 from nano4m.report.render import render
 from nano4m.report.samples import Sample, collect
 from nano4m.tokenizers.base import Tokenizer

@@ -8,8 +8,8 @@ from PIL import Image
 
 from nano4m.media import media_kind
 from nano4m.media.base import Item
+from nano4m.report.color_scale import ColorScale, pixels_of
 from nano4m.report.markup import Html, tag
-from nano4m.report.pixels import ColorScale, pixels_of
 
 LARGEST = 192
 """Pixels a side of a picture in the page; larger ones are made smaller."""

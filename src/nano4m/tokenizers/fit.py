@@ -21,8 +21,8 @@ from torch import Tensor
 
 from nano4m.compute.precision import float32_math, resolve_device
 from nano4m.compute.workers import ahead, count_readers, count_workers, worker_pool
+from nano4m.config.compatibility import read_section
 from nano4m.config.run import Config
-from nano4m.config.stored import read_section
 from nano4m.config.tokenizers import TokenizerConfig
 from nano4m.errors import UserError
 from nano4m.json_files import read_json, write_json

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nano4m.compute.on_device import CPU, hold, repeatable, seeded, take
-from nano4m.config.stored import read_section
+from nano4m.config.compatibility import read_section
 from nano4m.config.tokenizers import ImageVQ
 from nano4m.errors import UserError
 from nano4m.media import media_kind

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nano4m.compute.on_device import CPU, has_room, repeatable, seeded, send, take
-from nano4m.config.stored import read_section
+from nano4m.config.compatibility import read_section
 from nano4m.config.tokenizers import MelVQ
 from nano4m.media.mel import FLOOR_DB, MelSpectrogram
 from nano4m.tokenizers.base import Material, Tokenizer

@@ -17,7 +17,7 @@ from nano4m.masking import mask
 from nano4m.tokens.batch import MaskedBatch, TokenSequence
 from nano4m.tokens.table import TokenTable, open_table
 from nano4m.training.batch_sampler import MASKS, VIEWS, generator
-from nano4m.training.packed import PackedBatch, Packer
+from nano4m.training.packed_batch import PackedBatch, Packer
 
 
 def masked_batches(

@@ -23,7 +23,7 @@ from nano4m.model.attention import has_varlen_kernel
 from nano4m.model.fourm import FourM
 from nano4m.training.device_update import DeviceUpdate
 from nano4m.training.loss import packed_cross_entropy, score_gradient
-from nano4m.training.packed import PackedBatch, PackedShape, unpack
+from nano4m.training.packed_batch import PackedBatch, PackedShape, unpack
 
 WARM = 2
 """Eager runs of a shape before it is captured."""

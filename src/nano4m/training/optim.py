@@ -1,7 +1,5 @@
 """Optimizers (Muon or AdamW), learning rate schedule, and weight average."""
 
-import math
-
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
@@ -63,14 +61,6 @@ def gradient_norm(model: nn.Module, most: float) -> float:
     """Clip all gradients to a norm of at most ``most``; return the norm before."""
     norm = nn.utils.clip_grad_norm_(model.parameters(), most)
     return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-
-
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """Return the rate of ``step`` (from 0): linear warm-up, then a cosine down to ``min_lr``."""
-    if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
-    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 class WeightAverage:

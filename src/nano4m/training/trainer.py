@@ -40,10 +40,11 @@ from nano4m.training.device_step import DeviceStep
 from nano4m.training.engine import choose, mask_workers
 from nano4m.training.host_step import HostStep
 from nano4m.training.interrupt import Interrupt
+from nano4m.training.learning_rate import learning_rate
 from nano4m.training.loss import count_targets
 from nano4m.training.mixed_precision import MixedPrecisionModule
-from nano4m.training.optim import WeightAverage, build_optimizers, learning_rate
-from nano4m.training.packed import PackedBatch, packer
+from nano4m.training.optim import WeightAverage, build_optimizers
+from nano4m.training.packed_batch import PackedBatch, packer
 from nano4m.training.state import TrainingState
 from nano4m.training.tracking import NullTracker, Tracker
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from nano4m.config.datasets import FolderDataset
 from nano4m.data.sources.base import ClipPlan, RawMedia, Split
-from nano4m.data.sources.folder_forms import Contents, Picture, Recording, find_contents
 from nano4m.data.sources.folder_groups import join_groups
+from nano4m.data.sources.folder_layouts import Contents, Picture, Recording, find_contents
 from nano4m.data.sources.video import read_video
 from nano4m.errors import BadMedia, UserError
 from nano4m.media.picture import read_picture

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from nano4m.config.datasets import FolderDataset
-from nano4m.data.sources.folder_forms import Contents, Picture, Recording
+from nano4m.data.sources.folder_layouts import Contents, Picture, Recording
 from nano4m.progress import log_info
 
 
