@@ -95,9 +95,9 @@ def _parse(command: str, args: Sequence[str]) -> tuple[Any, Options]:
     ) -> tuple[Config, Options]:
         return config, options
 
-    said = io.StringIO()
+    messages = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(messages):
             config, options = tyro.cli(
                 parse,
                 prog=f"nano4m {command} {args[0]}",
@@ -113,7 +113,7 @@ def _parse(command: str, args: Sequence[str]) -> tuple[Any, Options]:
         cause = stop.__context__
         if cause is not None and isinstance(cause.__context__, ValidationError):
             raise UserError(_explain(cause.__context__, getattr(cause, "arg", "config"))) from stop
-        sys.stderr.write(said.getvalue())
+        sys.stderr.write(messages.getvalue())
         raise
     return config, options
 
@@ -213,10 +213,10 @@ def _convert(command: str, args: Sequence[str]) -> None:
     from nano4m.checkpoints.convert import convert
     from nano4m.progress import log_info
 
-    told = convert(options.source, options.out)
+    summary = convert(options.source, options.out)
     log_info(f"convert: {options.out}")
     if options.json:
-        print(json.dumps(told, indent=1))
+        print(json.dumps(summary, indent=1))
 
 
 def _generate(command: str, args: Sequence[str]) -> None:
@@ -229,7 +229,7 @@ def _generate(command: str, args: Sequence[str]) -> None:
 
 
 COMMANDS: dict[str, tuple[Callable[[str, Sequence[str]], None], str]] = {
-    "run": (_run, "walk all stages, from clips to report"),
+    "run": (_run, "run all stages, from clips to report"),
     **{name: (_run, stage.summary) for name, stage in STAGES.items()},
     "generate": (_generate, "make media from media with a finished run"),
     "convert": (

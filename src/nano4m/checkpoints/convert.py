@@ -48,16 +48,16 @@ def read_published(path: Path) -> tuple[FourM, TokenSpec]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise UserError(f"{where} cannot be read as safetensors: {error}") from error
-    told = PublishedMetadata.read(metadata, where)
-    token_spec = told.token_spec(where)
+    published = PublishedMetadata.read(metadata, where)
+    token_spec = published.token_spec(where)
     # Checked before building a model of a depth that the file may claim falsely.
-    if told.enc_depth + told.dec_depth > len(tensors):
+    if published.enc_depth + published.dec_depth > len(tensors):
         raise UserError(
-            f"{where}: {len(tensors)} tensors are too few for enc_depth {told.enc_depth} and "
-            f"dec_depth {told.dec_depth}"
+            f"{where}: {len(tensors)} tensors are too few for enc_depth {published.enc_depth} and "
+            f"dec_depth {published.dec_depth}"
         )
     try:
-        config = told.config()
+        config = published.config()
     except ValidationError as error:
         raise UserError(f"{where}: {error.errors()[0]['msg']}") from error
     with torch.device("meta"):

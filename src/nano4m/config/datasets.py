@@ -41,7 +41,7 @@ class FolderDataset(Section):
         4, description="Pictures of its class a sound is paired with."
     )
     min_per_class: Positive = Field(
-        5, description="A class with fewer recordings is left out, said so."
+        5, description="A class with fewer recordings is left out, and named."
     )
 
 

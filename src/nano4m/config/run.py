@@ -21,9 +21,9 @@ from nano4m.modalities import MODALITIES
 
 
 class EvaluateConfig(Section):
-    """Probes, each with chance, majority, controls, upper bound, n and a bootstrap interval."""
+    """Probes, each with chance, majority, controls, round trip, n and a bootstrap interval."""
 
-    split: Literal["val", "test"] = Field("test", description="Clips that are judged.")
+    split: Literal["val", "test"] = Field("test", description="Split that is evaluated.")
     clips: Positive = Field(220, description="Most clips a probe looks at.")
     classifier_steps: Positive = Field(
         400, description="Training steps of each classifier, on real media."

@@ -88,7 +88,7 @@ def write_manifest(out: Path) -> ClipCounts:
             writer = csv.DictWriter(file, MANIFEST_COLUMNS)
             writer.writeheader()
             for rows in manifest_shards(out):
-                writer.writerows(_told(rows))
+                writer.writerows(_for_people(rows))
                 for row in rows:
                     tally.add(row)
         os.replace(partial_path, out / MANIFEST)
@@ -97,7 +97,7 @@ def write_manifest(out: Path) -> ClipCounts:
     return tally
 
 
-def _told(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _for_people(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return rows as a person reads them: levels to a thousandth, kept as 0 or 1."""
     return [
         {k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}

@@ -59,7 +59,7 @@ def caption_begun(
             if node is not None and trie.under_NK[node].sum() == 1:
                 cut.setdefault(length, []).append(clip)
                 break
-    judged, correct = 0, 0
+    counted, correct = 0, 0
     for length, clips in cut.items():
         rests = [sorted({text[length:] for text in own if len(text) > length}) for own in texts]
         shared = Counter(rest for own in rests for rest in own)
@@ -72,8 +72,11 @@ def caption_begun(
         ids, inputs = evaluator.inputs([target], rows)
         inputs[:, span.start + length : span.stop] = False
         found = Search(evaluator, ids * inputs, inputs, target, Trie(rests), length).best_class()
-        judged, correct = judged + len(rows), correct + int((found == evaluator.labels[rows]).sum())
-    return correct / judged if judged else None
+        counted, correct = (
+            counted + len(rows),
+            correct + int((found == evaluator.labels[rows]).sum()),
+        )
+    return correct / counted if counted else None
 
 
 def conditions(evaluator: LikelihoodEvaluator, target: int) -> dict[str, list[int]]:

@@ -113,7 +113,7 @@ def directions_into(
     alone: dict[str, np.ndarray] = {}
     sources = [i for i in range(len(evaluator.names)) if i != target]
 
-    def judged(inputs: Sequence[int], ids: Tensor) -> tuple[np.ndarray, Score]:
+    def classified(inputs: Sequence[int], ids: Tensor) -> tuple[np.ndarray, Score]:
         assert classifier is not None
         found = predict(classifier, decode(tokenizers[name], modality, ids))
         others = derangement(len(evaluator), evaluator.rng(SHUFFLE, GENERATE, *inputs, target))
@@ -136,7 +136,7 @@ def directions_into(
         made[f"{evaluator.names[source]}->{name}"] = ids.numpy().astype(np.uint16)
         if classifier is None:
             continue
-        alone[evaluator.names[source]], cell = judged([source], ids)
+        alone[evaluator.names[source]], cell = classified([source], ids)
         varied = diversity(ids.numpy(), labels, real, labels, modality)
         cells.append(
             Direction(
@@ -148,7 +148,7 @@ def directions_into(
         )
     if classifier is None or len(sources) < 2:
         return cells, None, made
-    hits, cell = judged(sources, drawn(sources))
+    hits, cell = classified(sources, drawn(sources))
     rng = evaluator.rng(RESAMPLE, GENERATE, len(evaluator.names), target)
     gain_over = {
         source: Difference(**bootstrap_difference(hits, fewer, rng, evaluator.resamples))

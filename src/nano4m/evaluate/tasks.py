@@ -56,7 +56,7 @@ class Likelihoods(NamedTuple):
 
 
 def classifier_of(context: EvalContext, target: int) -> tuple[Classifier, ClassifierScore]:
-    """Train the classifier of a modality and score it on the judged clips, real and through ids."""
+    """Train the classifier of a modality; score it on the evaluated clips and their round trips."""
     evaluator, table, evaluate = context.evaluator, context.table, context.config.evaluate
     modality = evaluator.tokens.modalities[target]
     kind, tokenizer = modality.media, context.tokenizers[modality.name]
@@ -67,8 +67,8 @@ def classifier_of(context: EvalContext, target: int) -> tuple[Classifier, Classi
         evaluator.model.device,
     )  # fmt: skip
     real, back = [], []
-    judged = clip_rows(table, context.clips, evaluator.rows)
-    for part in np.array_split(judged, -(-len(evaluator) // decode_batch(tokenizer))):
+    clip_numbers = clip_rows(table, context.clips, evaluator.rows)
+    for part in np.array_split(clip_numbers, -(-len(evaluator) // decode_batch(tokenizer))):
         media = context.clips.media(kind, part, frame=0 if media_kind(kind).is_plane else None)
         real.append(media)
         back.append(tokenizer.decode(tokenizer.encode(media)))

@@ -158,7 +158,7 @@ def _cells(text: str, run: LoadedRun) -> tuple[dict[str, Cell], Path, str]:
 
 
 def read_files(
-    paths: Sequence[str], caption: str | None, run: LoadedRun, tell: Callable[[str], None]
+    paths: Sequence[str], caption: str | None, run: LoadedRun, warn: Callable[[str], None]
 ) -> GenerationInput:
     """Return the one input that files and a caption make together.
 
@@ -166,7 +166,7 @@ def read_files(
         paths: ``PATH`` or ``MODALITY=PATH``.
         caption: Text, or None.
         run: Whose windows, crops and tokenizers are used.
-        tell: Is told what was cut away or padded.
+        warn: Called with what was cut away or padded.
 
     Raises:
         UserError: A file of no known kind, unreadable, or of a modality that the run lacks; two
@@ -182,7 +182,7 @@ def read_files(
                 f"--in {text}: {twice[0]!r} is given by another file already; one input holds one "
                 "of each, run the command once for each file"
             )
-        tell(f"{path.name}: {', '.join(found)}; {note}")
+        warn(f"{path.name}: {', '.join(found)}; {note}")
         cells |= found
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         about.append({"file": str(path), "sha256": digest, "modalities": [*found], "note": note})
@@ -210,7 +210,7 @@ def read_files(
             unknown = getattr(tokenizer, "unknown", None)
             strange = int(unknown(ids[None, :length])[0]) if unknown else 0
             if strange:
-                tell(f"--caption: {strange} of {length} tokens were not seen in training")
+                warn(f"--caption: {strange} of {length} tokens were not seen in training")
     stems = [Path(text.partition("=")[2] or text).stem for text in paths]
     return GenerationInput(
         name=stems[0] if stems else ("caption" if cells else "nothing"),

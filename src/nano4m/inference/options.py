@@ -22,7 +22,7 @@ What is given is one set of files (a sound, a picture, depth, normals, a video, 
 of the run's token table, or nothing. What is made goes to one folder: pictures and normals as PNG,
 depth as 16-bit PNG, sounds as WAV, captions as text, all ids as ids.npz, and generate.json with
 every setting, seed and fingerprint. Files are cut as the clips of the run were: the same window,
-crop and level; what is cut away or padded is said. A setting of sampling that is left out (None)
+crop and level; what is cut away or padded is printed. A setting of sampling that is left out (None)
 is the run's own.
 
 examples
@@ -126,7 +126,7 @@ def parse_options(args: Sequence[str]) -> tuple[Options, dict[str, Any]]:
 
     Raises:
         UserError: A setting that sampling cannot have.
-        SystemExit: After help, or a mistake that tyro has told about.
+        SystemExit: After help, or a mistake that tyro has printed.
     """
     import tyro
 
@@ -141,9 +141,9 @@ def parse_options(args: Sequence[str]) -> tuple[Options, dict[str, Any]]:
     ) -> tuple[Options, Any]:
         return options, sampler
 
-    said = io.StringIO()
+    messages = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(messages):
             options, sampler = tyro.cli(
                 parse, prog="nano4m generate", description=PURPOSE, args=list(args)
             )
@@ -153,7 +153,7 @@ def parse_options(args: Sequence[str]) -> tuple[Options, dict[str, Any]]:
         cause = stop.__context__
         if cause is not None and isinstance(cause.__context__, ValidationError):
             raise UserError(explain(cause.__context__)) from stop
-        sys.stderr.write(said.getvalue())
+        sys.stderr.write(messages.getvalue())
         raise
     chosen = {k: v for k, v in sampler.model_dump().items() if v not in (None, {})}
     try:

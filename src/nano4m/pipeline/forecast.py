@@ -41,24 +41,24 @@ def forecast(config: Config, modalities: tuple[Modality, ...], model: FourM) -> 
     peak = measured_peak(dtype, device)
     whole = Operations.of(model).about(modalities, masking, train)
     engine = choose(config, DistributedContext(device), dtype, whole, peak, quiet=True)
-    told: dict[str, Any] = {
+    summary: dict[str, Any] = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "precision": str(dtype).removeprefix("torch."),
         "engine": str(engine),
     }
     if engine.packed:
         needed = memory_needed(model, train, masking, dtype, train.accumulate)
-        told["memory_of_a_step_gb"] = round(needed / 1e9, 1)
+        summary["memory_of_a_step_gb"] = round(needed / 1e9, 1)
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
-        told["memory_of_the_card_gb"] = round(total / 1e9, 1)
+        summary["memory_of_the_card_gb"] = round(total / 1e9, 1)
     share = SHARES[str(engine).replace(", compiled", "")] * (1.25 if engine.compiled else 1)
     share = CPU_SHARE if device.type == "cpu" else share
     seconds = whole / (share * peak)
     if device.type == "cuda":
         seconds = max(seconds, LAUNCH_SECONDS * train.steps)
-    told["training_takes_about"] = _duration(seconds)
-    return told
+    summary["training_takes_about"] = _duration(seconds)
+    return summary
 
 
 def _duration(seconds: float) -> str:

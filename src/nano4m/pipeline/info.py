@@ -54,12 +54,12 @@ def _sizes() -> dict[str, Any]:
 
     # Any modality will do: the trunk does not depend on it.
     anything = next(iter(MODALITIES.values())).with_tokens((1, 1), 1)
-    told = {}
+    summary = {}
     for name, config in SIZES.items():
         with torch.device("meta"):
             model = FourM(config, (anything,))
-        told[name] = config.model_dump(include=SIZE_FIELDS) | {"trunk": model.trunk_parameters}
-    return told
+        summary[name] = config.model_dump(include=SIZE_FIELDS) | {"trunk": model.trunk_parameters}
+    return summary
 
 
 REGISTRIES = {
@@ -135,7 +135,7 @@ def describe_run(out: Path) -> dict[str, Any]:
     from nano4m.stage import manifest_of
 
     stages = {n: manifest_of(out, n) for n in STAGES}
-    told: dict[str, Any] = {
+    summary: dict[str, Any] = {
         "run": str(out),
         "finished": {n: m["seconds"] for n, m in stages.items() if m},
         "unfinished": [n for n, m in stages.items() if m is None],
@@ -144,12 +144,12 @@ def describe_run(out: Path) -> dict[str, Any]:
     # One of an earlier configuration may lie there until this one is evaluated.
     if stages["evaluate"] and results.exists():
         found = json.loads(results.read_text())
-        told["probes"] = {p["name"]: p["score"]["value"] for p in found["probes"]}
-        told["class_consistency"] = {
+        summary["probes"] = {p["name"]: p["score"]["value"] for p in found["probes"]}
+        summary["class_consistency"] = {
             f"{d['source']} -> {d['target']}": d["class_consistency"]["value"]
             for d in found["matrix"]
         }
-    return told
+    return summary
 
 
 def describe_checkpoint(folder: Path) -> dict[str, Any]:
@@ -157,8 +157,8 @@ def describe_checkpoint(folder: Path) -> dict[str, Any]:
     from nano4m.checkpoints.folder import load_model
 
     model, token_spec = load_model(folder)
-    told = {"checkpoint": str(folder), "fingerprint": token_spec.fingerprint}
-    return told | {"tokenizers": dict(token_spec.tokenizers)} | _model(model)
+    summary = {"checkpoint": str(folder), "fingerprint": token_spec.fingerprint}
+    return summary | {"tokenizers": dict(token_spec.tokenizers)} | _model(model)
 
 
 def describe_table(folder: Path) -> dict[str, Any]:
@@ -198,21 +198,21 @@ def info(what: str, as_json: bool, device: str = "auto") -> str:
     """  # noqa: D400
     path = Path(what)
     if what in REGISTRIES:
-        told = REGISTRIES[what]()
+        summary = REGISTRIES[what]()
     elif what in PRESETS:
-        told = describe_preset(preset(what).model_copy(update={"device": device}))
+        summary = describe_preset(preset(what).model_copy(update={"device": device}))
     elif (path / "tokens.arrow").exists():
-        told = describe_table(path)
+        summary = describe_table(path)
     elif (path / "model.safetensors").exists():
-        told = describe_checkpoint(path)
+        summary = describe_checkpoint(path)
     elif (path / "config.json").exists():
-        told = describe_run(path)
+        summary = describe_run(path)
     else:
         raise UserError(
             f"{what!r} is no preset, no registry and no folder of a run, a checkpoint or a token "
             f"table; {nearest(what, [*PRESETS, *REGISTRIES])}"
         )
-    return json.dumps(told, indent=1) if as_json else "\n".join(_lines(told))
+    return json.dumps(summary, indent=1) if as_json else "\n".join(_lines(summary))
 
 
 def _lines(value: Any, indent: str = "") -> list[str]:

@@ -265,7 +265,7 @@ def clips_section(results: Results, clips: ClipTable) -> Html:
     """Return how many clips there are and why others are not."""
     counts = results.clips
     plain = {words(k): short(v) for k, v in counts.items() if isinstance(v, int | float | str)}
-    plain |= {"split that is judged": results.split, "sample rate": f"{clips.sample_rate:,} Hz"}
+    plain |= {"split that is evaluated": results.split, "sample rate": f"{clips.sample_rate:,} Hz"}
     tables: list[Html] = []
     for key, values in counts.items():
         if isinstance(values, dict) and values:

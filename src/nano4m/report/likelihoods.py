@@ -50,7 +50,7 @@ def entropy_section(
     how = (
         "Nats a token on fixed clips, less is better; each column is what was given. What another "
         "modality tells is the drop from the column with nothing given; shuffled companions must "
-        "not give it. A bigram is told the true token before each one. Compare nats within a row "
+        "not give it. A bigram sees the true token before each one. Compare nats within a row "
         "only, as vocabularies differ; bits can be compared between runs. Coloured: the least of a "
         "row."
     )
@@ -78,8 +78,8 @@ def _continuations(results: Results, titles: Mapping[str, str]) -> list[Html]:
         ])  # fmt: skip
     how = (
         "Nats a token of the second half, given the first half and nothing else. The value goes on "
-        "frame by frame and is told each true frame before, as the bigram is; at once, the model "
-        "is told no more than the first half, and the controls are of that."
+        "frame by frame and sees each true frame before, as the bigram is; at once, the model "
+        "sees no more than the first half, and the controls are of that."
     )
     head = ("continued", "value [95 % interval]", "at once", *BASELINES, "controls", "n")
     return [
