@@ -1,8 +1,8 @@
-"""The first stage: from a source to the clips table.
+"""The first stage: cut the clips of a source into the clips table.
 
-Every clip of the plan becomes a row, kept or not, with the reason; what a decoder cannot read is
-counted and named, never dropped in silence. Shards are written whole, so a build that was stopped
-goes on where it was, and gives the same bytes as one that was not.
+Every planned clip becomes a row, kept or not; a clip that is not kept has a reason, decoder errors
+included. Shards are written atomically, so a stopped build resumes and gives the same bytes as an
+uninterrupted one.
 """
 
 import hashlib
@@ -30,13 +30,13 @@ from nano4m.errors import BadMedia, UserError
 from nano4m.progress import bar, log_info
 
 SHARD_CLIPS = 256
-"""Clips a shard; also what a stopped build loses at most, and a few pieces more."""
+"""Clips per shard; a stopped build loses at most one shard and the pieces in progress."""
 
 PIECE_CLIPS = 64
-"""Most clips that a worker hands over at once, encoded."""
+"""Most encoded clips that a worker returns at once."""
 
 AHEAD = 4
-"""Pieces a worker that are given out, or wait to be written, at once: what bounds the memory."""
+"""Pieces per worker that are in progress or wait to be written; this bounds the memory."""
 
 _CLIP_ID = re.compile(r"[A-Za-z0-9_.-]+")
 
@@ -44,10 +44,10 @@ MakePiece = Callable[[Sequence[ClipPlan]], pa.RecordBatch]
 
 
 def make_row(plan: ClipPlan, *, name: str, settings: object, clips: ClipsConfig) -> dict[str, Any]:
-    """Return the row of one clip; whatever goes wrong with its media becomes its ``reason``.
+    """Return the row of one clip; an error in its media becomes its ``reason``.
 
     Raises:
-        UserError: The settings are wrong, whatever the clip.
+        UserError: The settings are wrong for all clips.
     """
     row: dict[str, Any] = {
         "clip_id": plan.clip_id,
@@ -69,7 +69,7 @@ def make_row(plan: ClipPlan, *, name: str, settings: object, clips: ClipsConfig)
         raise
     except BadMedia as error:
         return row | {"reason": str(error)}
-    except Exception as error:  # one clip among thousands: a named, counted row, not a crash
+    except Exception as error:  # one bad clip becomes a row with a reason, not a crash
         return row | {"reason": f"{type(error).__name__}: {error}"}
     row["left_out"] = "; ".join(raw.left_out) or None
     if "reason" in columns:
@@ -79,7 +79,7 @@ def make_row(plan: ClipPlan, *, name: str, settings: object, clips: ClipsConfig)
 
 
 def make_piece(plans: Sequence[ClipPlan], **settings: Any) -> pa.RecordBatch:
-    """Return the rows of some clips, see ``make_row``, as a piece of a shard."""
+    """Return the rows of some clips (``make_row``) as one piece of a shard."""
     return to_batch([make_row(plan, **settings) for plan in plans])
 
 
@@ -90,7 +90,7 @@ def make_piece(plans: Sequence[ClipPlan], **settings: Any) -> pa.RecordBatch:
 def _mapper(
     make: MakePiece, workers: int
 ) -> Iterator[Callable[[Iterator[Sequence[ClipPlan]]], Iterator[pa.RecordBatch]]]:
-    """Give a function that maps ``make`` over pieces in order, in this process or in a pool."""
+    """Yield a function that maps ``make`` over pieces in order, in this process or in a pool."""
     if workers == 0:
         yield lambda pieces: map(make, pieces)
         return
@@ -109,12 +109,12 @@ def _mapper(
 
 
 def _piece_clips(clips: int, workers: int) -> int:
-    """Return how many clips go to a worker at once: few where there are few, for equal shares."""
+    """Return the clips of one piece; few for a small table, so that workers get equal shares."""
     return max(4, min(PIECE_CLIPS, clips // (4 * max(1, workers))))
 
 
 def _cut_up(parts: Sequence[Sequence[ClipPlan]], size: int) -> Iterator[Sequence[ClipPlan]]:
-    """Yield the pieces of shards; none reaches over the end of its shard."""
+    """Yield the shards cut into pieces; no piece spans two shards."""
     for part in parts:
         for start in range(0, len(part), size):
             yield part[start : start + size]
@@ -124,10 +124,10 @@ def _cut_up(parts: Sequence[Sequence[ClipPlan]], size: int) -> Iterator[Sequence
 
 
 def check_plans(plans: Sequence[ClipPlan]) -> None:
-    """Check what every source promises of its plan as a whole.
+    """Check a plan: ids are unique and valid, and each recording is in one split.
 
     Raises:
-        UserError: No clips, a clip_id twice or of wrong letters, or a video in two splits.
+        UserError: No clips, a duplicate or invalid clip_id, or a video in two splits.
     """
     if not plans:
         raise UserError("the source gives no clip; check --data and the settings under --dataset")
@@ -145,14 +145,14 @@ def check_plans(plans: Sequence[ClipPlan]) -> None:
         if splits.setdefault(plan.video_id, plan.split) != plan.split:
             raise UserError(
                 f"recording {plan.video_id!r} is in two splits, {splits[plan.video_id]} and "
-                f"{plan.split}; clips of one recording belong to one split, or a score is a lie"
+                f"{plan.split}; clips of one recording must be in one split"
             )
 
 
 def _check_kept(tally: ClipCounts, config: Config, out: Path) -> None:
     by_split = tally.by_split()
     needed = sorted({"train", "val", config.evaluate.split})
-    # A probe needs two clips; better said now than after training.
+    # A probe needs two clips; fail now rather than after training.
     least = {split: 1 + (split == config.evaluate.split) for split in needed}
     empty = [split for split in needed if by_split.get(split, [0])[0] < least[split]]
     if empty:
@@ -162,14 +162,14 @@ def _check_kept(tally: ClipCounts, config: Config, out: Path) -> None:
             f"too few clips for {', '.join(empty)}: kept {tally.kept.total()} of "
             f"{tally.planned.total()}, planned {planned}. "
             f"Reasons: {listed or 'none, the source plans no clip there'}. See {out / MANIFEST}; "
-            f"mend the media or the settings and run nano4m clips {config.preset} --overwrite"
+            f"fix the media or the settings and run nano4m clips {config.preset} --overwrite"
         )
 
 
 def _fingerprint(
     config: Config, plans: Sequence[ClipPlan], listing: Mapping[str, Any] | None
 ) -> str:
-    """Hash all that decides what the rows hold: settings, seed, plan and files, not their place."""
+    """Return a hash of settings, seed, plan and files, without their location."""
     settings = {
         "format": FORMAT,
         "seed": config.seed,
@@ -182,10 +182,10 @@ def _fingerprint(
 
 
 def _to_do(out: Path, count: int, fingerprint: str, preset: str) -> list[int]:
-    """Return the shards that are not there yet.
+    """Return the numbers of the missing shards.
 
     Raises:
-        UserError: A shard that is there belongs to other settings.
+        UserError: An existing shard belongs to other settings.
     """
     for path in sorted(out.glob("clips-*.parquet")):
         found = read_about(path)["fingerprint"]
@@ -201,7 +201,7 @@ def _to_do(out: Path, count: int, fingerprint: str, preset: str) -> list[int]:
 
 
 def _without_duplicates(config: Config, out: Path) -> str:
-    """Move clips out that are in two splits, unless the source has none, and tell what was done."""
+    """Exclude duplicates across splits, unless the source has none; return what was done."""
     name = config.dataset.name
     if SOURCES[name].is_distinct:
         return f"not looked for: no two clips of the source {name} are one, by construction"
@@ -218,21 +218,21 @@ def _without_duplicates(config: Config, out: Path) -> str:
 def build_clips(
     config: Config, data: Path | None, out: Path, listing: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Cut the clips of ``config.dataset`` into a clips table in ``out``; go on with one begun.
+    """Cut the clips of ``config.dataset`` into a clips table in ``out``; resume an unfinished one.
 
     Args:
-        config: Of the run; the sections source, clips and seed decide what is written.
-        data: Folder of the source's own media; None where it needs none.
+        config: Of the run; the sections dataset and clips and the seed decide what is written.
+        data: Folder of the source's own media; None if it needs none.
         out: Folder of the table.
-        listing: What lies in ``data``, see ``sources.listing``; shards of another one do not mix.
+        listing: Files in ``data``, see ``sources.listing``; shards of two listings do not mix.
 
     Returns:
         Counts: clips, kept, by_split and by_label ({name: [kept, planned]}), reasons
         ({reason: count}), and duplicates, a sentence.
 
     Raises:
-        UserError: The data or the folder are not as they must be, or a split that is needed has no
-            clip left; the reasons are listed.
+        UserError: The data or the folder are invalid, or a required split has too few clips left;
+            the reasons are listed.
     """
     plans = list(source(config.dataset.name).plan(config.dataset, data, config.seed))
     check_plans(plans)
@@ -268,7 +268,7 @@ def build_clips(
                 )
         duplicates = _without_duplicates(config, out)
         tally = write_manifest(out)
-        for leftover in out.glob("clips-*.partial"):  # of a build that was killed while it wrote
+        for leftover in out.glob("clips-*.partial"):  # left by a killed build
             leftover.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(
@@ -282,9 +282,9 @@ def build_clips(
 
 
 def _log_what_is_missing(counts: Mapping[str, Any], out: Path) -> None:
-    """Name the files that others stand in for, and the classes that no figure will be about."""
+    """Log which files were replaced by others, and which classes have no validation clip."""
     for file, clips in counts["files_left_out"].items():
-        log_info(f"clips: {file}; {clips} clips have another one in its place")
+        log_info(f"clips: {file}; {clips} clips use another one instead")
     by_both = counts["by_label_and_split"]
     for label in counts["by_label"]:
         kept, planned = by_both.get(f"{label}, val", [0, 0])

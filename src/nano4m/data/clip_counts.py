@@ -1,6 +1,6 @@
-"""What became of the clips of a table: counts for people, and the manifest of every row.
+"""Counts of kept and other clips of a table, and the manifest with a line for each clip.
 
-Read shard by shard, so that a table of a million clips needs no more memory than one of a thousand.
+Tables are read shard by shard, so memory does not grow with their size.
 """
 
 import csv
@@ -22,8 +22,8 @@ class ClipCounts:
 
     Attributes:
         planned, kept: Clips by (label, split).
-        reasons: Clips that were not kept, by what stands before the details of their reason.
-        left_out: Clips that do without a file that could not be read, by its name and reason.
+        reasons: Clips that were not kept, by the part of their reason before the first colon.
+        left_out: Clips that use another file instead of an unreadable one, by its name and reason.
     """
 
     planned: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -50,7 +50,7 @@ class ClipCounts:
         return self._by(lambda label, split: split)
 
     def by_label_and_split(self) -> dict[str, list[int]]:
-        """Return [kept, planned] of each "cat, val"."""
+        """Return [kept, planned] of each class and split, such as "cat, val"."""
         return self._by(lambda label, split: f"{label}, {split}")
 
     def _by(self, name: Any) -> dict[str, list[int]]:
@@ -62,7 +62,7 @@ class ClipCounts:
         return dict(sorted(found.items()))
 
     def summary(self) -> dict[str, Any]:
-        """Return all counts by name, as the manifest of the stage has them."""
+        """Return all counts by name, for the manifest of the stage."""
         return {
             "clips": self.planned.total(),
             "kept": self.kept.total(),
@@ -75,7 +75,7 @@ class ClipCounts:
 
 
 def write_manifest(out: Path) -> ClipCounts:
-    """Write ``manifest.csv`` of a complete table, whole or not at all, and count its rows.
+    """Write ``manifest.csv`` of a complete table atomically and return the counts of its rows.
 
     Raises:
         UserError: The table is not complete.
@@ -98,7 +98,7 @@ def write_manifest(out: Path) -> ClipCounts:
 
 
 def _for_people(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return rows as a person reads them: levels to a thousandth, kept as 0 or 1."""
+    """Return rows for the manifest: levels rounded to 0.001, ``kept`` as 0 or 1."""
     return [
         {k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}
         | {"kept": int(row["kept"])}

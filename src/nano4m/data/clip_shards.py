@@ -1,6 +1,6 @@
 """The shards of a clips table: cut media on disk, one row a clip.
 
-A folder of ``clips-00000.parquet``, ... written whole or not at all. Columns:
+A folder of ``clips-00000.parquet``, ..., each written atomically. Columns:
 
     clip_id, source, video_id, label, caption, split, licence   strings
     start_s    where the window starts in the recording, in seconds; negative if padding comes first
@@ -9,12 +9,12 @@ A folder of ``clips-00000.parquet``, ... written whole or not at all. Columns:
     depth, normals, ...   K PNG bytes of each other kind of planes, see ``nano4m.media``; or []
     crop       K boxes [left, top, size] in pixels of the source, one for all media of a frame
     rms_db, peak_db   level as recorded, of the window without its padding; null if unknown
-    audio_fingerprint, image_fingerprints   what duplicates are found by, see ``fingerprints``
+    audio_fingerprint, image_fingerprints   for finding duplicates, see ``fingerprints``
     kept, reason      reason is null where kept; a duplicate of a clip of another split is not kept,
                       but its media stay
-    left_out   files that could not be read and in whose place others stand, or null
+    left_out   unreadable files that were replaced by others, or null
 
-The file metadata says how many shards belong to the table, so that a missing one is noticed.
+The file metadata holds the number of shards of the table, so that a missing one is noticed.
 """
 
 import json
@@ -33,10 +33,10 @@ from nano4m.media import MEDIA
 
 FORMAT = 3
 READABLE = {1, 2, FORMAT}
-"""1 has no fingerprints, 2 other names for them: such tables are read, but not gone on with."""
+"""1 lacks fingerprints, 2 names them differently: such tables are read, but not resumed."""
 
 PLANES = tuple(kind.column for kind in MEDIA.values() if kind.is_plane)
-"""Columns of a list of coded planes, one a frame; ``frames``, the pictures, among them."""
+"""Columns with a list of encoded planes, one a frame, ``frames`` (the pictures) included."""
 
 TEXTS = ("clip_id", "source", "video_id", "label", "caption", "split", "licence")
 
@@ -63,10 +63,10 @@ MANIFEST_COLUMNS = tuple(
 """Columns without media and boxes, in the order of ``manifest.csv``."""
 
 GROUP_ROWS = 64
-"""Clips of a row group: what reading one of them costs."""
+"""Clips per row group: the least that is read at once."""
 
 KEY = b"nano4m.clips"
-"""Of the metadata of a shard."""
+"""Key of a shard's metadata."""
 
 _MAKE = "make it with: nano4m clips PRESET"
 
@@ -77,14 +77,14 @@ def shard_path(folder: Path, index: int) -> Path:
 
 
 def to_batch(rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
-    """Return rows, one mapping a clip with the columns of SCHEMA; a column left out is null."""
+    """Return rows (mappings with the columns of SCHEMA) as a batch; a missing column is null."""
     return pa.RecordBatch.from_pydict(
         {name: [row.get(name) for row in rows] for name in SCHEMA.names}, schema=SCHEMA
     )
 
 
 def write_shard(folder: Path, index: int, rows: Sequence[Mapping[str, Any]], **about: Any) -> Path:
-    """Write one shard of rows, see ``to_batch`` and ``write_batches``, which takes ``about``."""
+    """Write one shard of rows (``to_batch``); ``about`` goes to ``write_batches``."""
     return write_batches(folder, index, [to_batch(rows)], **about)
 
 
@@ -97,12 +97,11 @@ def write_batches(
     num_shards: int | None = None,
     fingerprint: str = "",
 ) -> Path:
-    """Write one shard, whole or not at all, and return its path.
+    """Write one shard atomically and return its path.
 
     Args:
-        folder, index: The table, made if missing, and the number of the shard, from 0.
-        batches: Its clips in order, in one batch or more, see ``to_batch``; how they are cut into
-            batches changes nothing.
+        folder, index: Folder of the table, created if missing, and number of the shard, from 0.
+        batches: Its clips in order, see ``to_batch``; the division into batches does not matter.
         sample_rate: Of the FLAC bytes, in Hz.
         num_shards: Shards of the whole table; None: this is the last one.
         fingerprint: Of everything that the table depends on; shards of two fingerprints do not mix.
@@ -142,10 +141,10 @@ def write_batches(
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """Return what a shard says of its table: sample_rate, num_shards, fingerprint, kept, ...
+    """Return a shard's metadata: sample_rate, num_shards, fingerprint, kept, ...
 
     Raises:
-        UserError: The file is not a whole shard of this format.
+        UserError: The file is not a complete shard of a readable format.
     """
     try:
         metadata = pq.read_schema(path).metadata or {}
@@ -160,7 +159,7 @@ def read_about(path: Path) -> dict[str, Any]:
 
 
 def find_shards(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Return the shards of a complete table with what they say of it, in order.
+    """Return the shards of a complete table with their metadata, in order.
 
     Raises:
         UserError: No table, a shard is missing, or shards of two tables are mixed.
@@ -175,7 +174,7 @@ def find_shards(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
         raise UserError(
             f"the clips in {folder} are not finished: {len(missing)} of {count} shards are missing "
             f"(first {shard_path(folder, missing[0]).name}); run the same nano4m clips PRESET "
-            "again, it goes on where it stopped"
+            "again to resume"
         )
     prints = {(about["fingerprint"], about["sample_rate"]) for _, about in shards}
     if len(prints) > 1:
@@ -185,14 +184,13 @@ def find_shards(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 
 def manifest_shards(folder: Path) -> Iterator[list[dict[str, Any]]]:
-    """Yield the rows of each shard of a complete table, kept or not, without media
-    (MANIFEST_COLUMNS)."""
+    """Yield MANIFEST_COLUMNS of all rows, kept or not, shard by shard of a complete table."""
     for path, _ in find_shards(folder):
         yield read_columns(path, MANIFEST_COLUMNS).to_pylist()
 
 
 def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
     """Return columns of a shard."""
-    # Half the time of pq.read_table, which looks for the files of a data set first.
+    # Takes half the time of pq.read_table, which first searches for the files of a data set.
     with pq.ParquetFile(path) as file:
         return file.read(columns=list(columns), use_threads=False)

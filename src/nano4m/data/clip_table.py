@@ -23,10 +23,10 @@ class ClipTable:
     """The kept clips of a table, in the order of the plan; media are decoded on request.
 
     Attributes:
-        folder: Where it lies.
+        folder: Of the table.
         clip_ids, labels, splits: String arrays (n,).
-        texts: The columns of TEXTS as they lie in the table; NumPy would hold every caption at the
-            width of the longest, so captions, video_ids and licences are converted when asked for.
+        texts: The columns of TEXTS as Arrow arrays; captions, video_ids and licences become NumPy
+            arrays on request only, because NumPy pads every string to the longest.
         sample_rate: Of the sounds, in Hz.
         num_frames: Pictures a clip, K.
         classes: Labels, sorted.
@@ -44,7 +44,7 @@ class ClipTable:
     fingerprint: str
     kinds: frozenset[str]
     column: Callable[[int, int, str], pa.ChunkedArray]
-    """Reads a column of a row group: shard, row group, name."""
+    """Shard, row group and name -> that column of the row group."""
     places: np.ndarray
     """int64 (n, 3): shard, row group and row in it of each clip."""
 
@@ -67,7 +67,7 @@ class ClipTable:
         return strings(self.texts["licence"])
 
     def rows(self, split: str) -> np.ndarray:
-        """Return the rows of a split, int64 (m,), perhaps none.
+        """Return the rows of a split, int64 (m,), possibly empty.
 
         Raises:
             UserError: There is no split of this name.
@@ -81,7 +81,7 @@ class ClipTable:
         return kind in self.kinds
 
     def media(self, kind: str, rows: np.ndarray | Sequence[int], frame: int | None = None) -> Any:
-        """Decode the media of some clips, as tokenizers take them.
+        """Return the decoded media of some clips, as tokenizers take them.
 
         Args:
             kind: Name of a kind of ``nano4m.media.MEDIA``.
@@ -95,7 +95,7 @@ class ClipTable:
         Raises:
             UserError: An unknown kind, or one that the table does not have.
             ValueError: No rows.
-            IndexError: A row or a frame that is not there.
+            IndexError: A row or a frame does not exist.
         """
         found_kind = media_kind(kind)
         if not self.has(kind):
@@ -123,7 +123,7 @@ class ClipTable:
 
 
 def open_clips(folder: Path) -> ClipTable:
-    """Open a complete table; rows that were not kept are invisible.
+    """Return the table in ``folder``, without the rows that were not kept.
 
     Raises:
         UserError: No table, an unfinished one, or one in which no clip was kept.

@@ -1,6 +1,6 @@
-"""One recording to one clip: a sound window, keyframes inside it, one square crop for all pictures.
+"""Cutting one recording to one clip: a sound window, keyframes inside it, one square crop.
 
-``cut`` gives the media columns of the clips table; the sound's part of it is in ``waveform``.
+``cut`` returns the media columns of the clips table; ``waveform`` cuts the sound.
 """
 
 from typing import Any
@@ -33,24 +33,24 @@ FILTERS = {
         "licence": "Apache-2.0",
     },
 }
-"""What ``cut`` applies, in this order, and gives the reason of."""
+"""The filters of ``cut``, in order; a clip that one rejects gets a reason."""
 
 LABELLERS = {
     "exact": {
-        "description": "what the source knows exactly of each pixel, such as its depth",
+        "description": "values of each pixel that the source knows exactly, such as depth",
         "licence": "that of the source",
     }
 }
-"""Who makes the planes, beside the pictures, that ``cut`` crops."""
+"""Where the planes other than pictures come from."""
 
 
 def choose_frames(
     times: tuple[float, ...] | None, available: int, needed: int, start: float, end: float
 ) -> list[int]:
-    """Return which frames become the clip's, in order of time.
+    """Return the indices of the clip's frames, in order of time.
 
-    Frames of a video lie evenly inside [start, end] (seconds); still pictures belong to the whole
-    sound and are repeated where there are too few.
+    Frames of a video are evenly spaced inside [start, end] (seconds); still pictures belong to the
+    whole sound and are repeated if there are too few.
 
     Raises:
         BadMedia: No picture at all, or too few different frames inside the window.
@@ -67,7 +67,7 @@ def choose_frames(
     ideal = [start + (i + 0.5) / needed * (end - start) for i in range(needed)]
     chosen: list[int] = []
     for position, time in enumerate(ideal):
-        # Never the same frame twice, and enough frames are left for those that follow.
+        # Each frame is used once, and enough are left for the later positions.
         first = inside.index(chosen[-1]) + 1 if chosen else 0
         last = len(inside) - (needed - position - 1)
         chosen.append(min(inside[first:last], key=lambda i: abs(times[i] - time)))
@@ -75,7 +75,7 @@ def choose_frames(
 
 
 def centre_box(height: int, width: int) -> Box:
-    """Return the largest square in the centre of a picture."""
+    """Return the largest centred square of a picture."""
     side = min(height, width)
     return (width - side) // 2, (height - side) // 2, side
 
@@ -83,12 +83,12 @@ def centre_box(height: int, width: int) -> Box:
 def cut(raw: RawMedia, settings: ClipsConfig) -> dict[str, Any]:
     """Return the columns of media, fingerprints, crop and levels, and ``offset_s``.
 
-    The level is that of the part of the window that is not padding: a short bark is as loud as a
-    long howl. ``offset_s`` is where the window starts in the recording. A silent window gives its
-    levels and a ``reason`` alone.
+    Levels are measured without padding, so a short bark is as loud as a long howl. ``offset_s``
+    is where the window starts in the recording. A silent window returns only its levels and a
+    ``reason``.
 
     Raises:
-        BadMedia: The clip cannot be used, and why.
+        BadMedia: The clip cannot be used; the message is the reason.
         UserError: The source records a kind of media that is not in the registry.
     """
     window, levels, start, last = cut_sound(raw.sound, raw.sample_rate, settings)

@@ -1,7 +1,7 @@
-"""Clips of one split that are also in another: they are found, and excluded of the table.
+"""Finding clips that occur in two splits, and excluding them from the table.
 
-Recordings are named by their source, and the same recording may come in twice under two names:
-uploaded twice, listed in two data sets, saved again. Such a pair in two splits makes a score a lie.
+One recording may have two names: uploaded twice, listed in two data sets, saved again. Such a pair
+across splits would inflate the scores.
 """
 
 import json
@@ -19,26 +19,26 @@ from nano4m.data.clip_shards import GROUP_ROWS, KEY, find_shards
 from nano4m.data.fingerprints import same_pictures, same_sounds
 
 DUPLICATE = "duplicate"
-"""What the reason of a clip that was excluded begins with."""
+"""Beginning of the reason of an excluded clip."""
 
 FILTERS = {
     "duplicates": {
-        "description": "a clip whose sound or picture is that of a clip of another split is not "
-        "kept; the other one is named",
+        "description": "a clip with the sound or picture of a clip of another split is not kept; "
+        "its reason names that clip",
         "licence": "Apache-2.0",
     }
 }
-"""What ``exclude_duplicates`` applies."""
+"""The filter of ``exclude_duplicates``."""
 
 EXCLUDED_FIRST = ("train", "val", "test")
-"""Of two duplicates the one in the earlier of these splits is excluded, all else being equal."""
+"""Among equals, the duplicate in the earlier of these splits is excluded."""
 
 Pair = tuple[int, int, str]
-"""Two clips and what they share."""
+"""Numbers of two clips, and what they share."""
 
 
 def find_pairs(table: pa.Table, places: Sequence[tuple[Path, int]]) -> list[Pair]:
-    """Return the pairs of clips of different splits that are one recording or show one picture.
+    """Return pairs of clips of different splits with the same recording or the same picture.
 
     Args:
         table: Columns split, kept, reason, audio_fingerprint and image_fingerprints of all clips.
@@ -83,10 +83,10 @@ def _read_sounds(
 
 
 def resolve_duplicates(pairs: Sequence[Pair], splits: Sequence[str]) -> dict[int, Pair]:
-    """Return which clips are excluded so that no pair is left, each with the pair that decided.
+    """Return the clips to exclude so that no pair is left, each with a pair that it is in.
 
-    The clip with the most duplicates goes first, so that few are lost; among equals one of the
-    train split, which has the most.
+    The clip with the most duplicates is excluded first, so that few are lost; among equals, one of
+    the train split, the largest.
     """
     left, excluded = list(pairs), {}
     while left:
@@ -98,9 +98,9 @@ def resolve_duplicates(pairs: Sequence[Pair], splits: Sequence[str]) -> dict[int
 
 
 def exclude_duplicates(folder: Path) -> dict[str, str]:
-    """Move duplicates across splits out of a complete table: clip_id -> reason.
+    """Exclude duplicates across splits from a complete table; return clip_id -> reason.
 
-    Shards are replaced whole; doing it again changes nothing.
+    Shards are replaced atomically; a second call changes nothing.
 
     Raises:
         UserError: The table is not complete.

@@ -1,10 +1,10 @@
-"""Fingerprints of sounds and pictures, and what of two sets of clips is the same recording.
+"""Fingerprints of sounds and pictures, and the search for equal ones in two sets of clips.
 
-A sound is printed after Haitsma and Kalker (ISMIR 2002): the sign of the difference in energy of
-neighbouring bands, from one frame to the next, which neither level nor equalisation changes.
-Changed: frames are short, as windows are, and those that are not heard take no part. Prints find
-candidates; whether a pair is one recording is what the sounds themselves say, by their correlation
-at the best shift. A picture is printed as a thumbnail and compared by correlation.
+The fingerprint of a sound follows Haitsma and Kalker (ISMIR 2002): the sign of the difference in
+energy of neighbouring bands, from one frame to the next, which level and equalisation do not
+change. Unlike there, frames are short, as windows are, and inaudible ones are ignored. Fingerprints
+find candidates; a pair is one recording if the sounds correlate at their best shift. The
+fingerprint of a picture is a thumbnail, compared by correlation.
 
 Shapes: n clips, F frames, B bands.
 """
@@ -18,31 +18,31 @@ BANDS = 16
 LOW_HZ, HIGH_HZ = 150.0, 6000.0
 FRAME_SECONDS, HOP_SECONDS = 0.08, 0.02
 HEARD_DB = 40.0
-"""A frame this far below the loudest one is not heard."""
+"""A frame this far below the loudest one is ignored."""
 MOST_SHIFT = 13
-"""Frames that two windows of one recording may be apart: a quarter of a second."""
+"""Largest shift between two windows of one recording, in frames: a quarter of a second."""
 LEAST_BITS = 96
-"""Fewer common bits decide nothing."""
+"""Fewest common bits for a comparison."""
 LIKELY = 0.42
-"""Agreement of two prints, from -1 to 1, from which on the sounds are listened to."""
+"""Agreement of two fingerprints, in [-1, 1], from which the sounds are compared."""
 CANDIDATES = 4
-"""Clips of the other set that are listened to for each clip, the likeliest ones."""
+"""Likeliest clips of the other set whose sounds are compared with each clip's."""
 SAME_SOUND = 0.94
-"""Correlation of two cuts of one recording. Different takes of a spoken digit by one speaker reach
-0.90, voices of the farm 0.63; a cut that is shifted and quieter, 1.00."""
+"""Correlation from which two sounds are one recording. Different takes of a spoken digit by one
+speaker reach 0.90, voices of the farm 0.63; a shifted and quieter copy, 1.00."""
 
 THUMBNAIL = 16
 SAME_PICTURE = 0.997
-"""Correlation of the thumbnails of one picture, saved twice. Different pictures of the farm reach
+"""Correlation from which two thumbnails are one picture. Different pictures of the farm reach
 0.989, handwritten digits 0.974; a picture scaled up and saved again as a poor JPEG, 0.998."""
 PLAIN = 2.0
-"""Deviation, of 255, below which a picture is too plain to be told from another."""
+"""Deviation, of 255, below which a picture is too plain to compare."""
 
 BLOCK = 256
 
 
 def audio_fingerprint(sound: np.ndarray, sample_rate: int) -> bytes:
-    """Return the print of a sound, float (samples,): int8 (F, B) of -1, 1, or 0 where not heard."""
+    """Return the fingerprint of a sound (samples,): bytes of int8 (F, B), -1, 1 or 0 (ignored)."""
     hop, width = round(HOP_SECONDS * sample_rate), round(FRAME_SECONDS * sample_rate)
     if len(sound) < width + hop or not np.any(sound):
         return b""
@@ -58,14 +58,14 @@ def audio_fingerprint(sound: np.ndarray, sample_rate: int) -> bytes:
 
 
 def image_fingerprint(picture: np.ndarray) -> bytes:
-    """Return the print of uint8 (H, W, 3): its thumbnail; nothing of one that is too plain."""
+    """Return the thumbnail of uint8 (H, W, 3) as bytes; empty if the picture is too plain."""
     size = (THUMBNAIL, THUMBNAIL)
     small = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
     return small.tobytes() if small.std((0, 1)).max() > PLAIN else b""
 
 
 def agreement(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return how well prints agree at their best shift, float32 (n, m) in [-1, 1].
+    """Return the agreement of fingerprints at their best shift, float32 (n, m) in [-1, 1].
 
     Args:
         first, second: int8 (n, F, B) and (m, F, B).
@@ -89,7 +89,7 @@ def agreement(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def correlation(first: np.ndarray, second: np.ndarray) -> float:
     """Return the correlation of two sounds (samples,) at their best shift, in [0, 1].
 
-    A shift at which less than half of the energy of either is common counts as none at all.
+    The result is 0 if the overlap has less than half of the energy of either sound.
     """
     size = 2 * len(first)
     spectrum = np.fft.rfft(first, size) * np.conj(np.fft.rfft(second, size))
@@ -104,7 +104,7 @@ def correlation(first: np.ndarray, second: np.ndarray) -> float:
 
 
 Sounds = Callable[[Sequence[int]], dict[int, np.ndarray]]
-"""Gives the sound of each of some clips, by number."""
+"""Numbers of clips -> their sounds, by number."""
 
 
 def same_sounds(
@@ -113,7 +113,7 @@ def same_sounds(
     """Return the pairs (clip of ``first``, clip of ``second``) that are one recording.
 
     Args:
-        prints: Of all clips, see ``audio_fingerprint``; all of one length, or empty.
+        prints: Fingerprints of all clips, see ``audio_fingerprint``; of one length, or empty.
         first, second: Numbers of clips; ``second`` is the smaller set.
         sounds: Reads sounds.
     """
@@ -145,10 +145,10 @@ def same_sounds(
 def same_pictures(
     prints: Sequence[Sequence[bytes]], first: Sequence[int], second: Sequence[int]
 ) -> list[tuple[int, int]]:
-    """Return the pairs (clip of ``first``, clip of ``second``) that show one and the same picture.
+    """Return the pairs (clip of ``first``, clip of ``second``) that show the same picture.
 
     Args:
-        prints: Of all pictures of all clips, see ``image_fingerprint``.
+        prints: Fingerprints of all pictures of all clips, see ``image_fingerprint``.
         first, second: Numbers of clips; ``second`` is the smaller set.
     """
 

@@ -1,4 +1,4 @@
-"""A recording to the sound of a clip: mono, resampled, one window, one level.
+"""From a recording to the sound of a clip: mono, resampled, cut to a window, set to a level.
 
 Pure functions on arrays (samples,) or (samples, channels).
 """
@@ -11,7 +11,7 @@ from nano4m.config.clips import ClipsConfig
 from nano4m.errors import BadMedia
 
 PEAK_LIMIT = 0.99
-"""The loudness policy never drives a sample beyond this."""
+"""Largest sample after the level is set."""
 
 FLOOR_DB = -200.0
 """Level of digital silence."""
@@ -41,7 +41,7 @@ def resample(sound: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
 
 
 def window_start(sound: np.ndarray, length: int, policy: str) -> int:
-    """Return the first sample of the window; negative where a shorter sound sits in its centre.
+    """Return the first sample of the window; negative if a shorter sound is centred in it.
 
     Raises:
         ValueError: An unknown policy.
@@ -74,12 +74,12 @@ def set_loudness(sound: np.ndarray, rms: float, target_rms_db: float) -> np.ndar
 def cut_sound(
     recorded: np.ndarray, rate: int, settings: ClipsConfig
 ) -> tuple[np.ndarray, dict[str, Any], int, int]:
-    """Return the window, its levels and the samples of the recording where it starts and ends.
+    """Return the window, its levels, and its start and end in samples of the recording.
 
     Args:
         recorded: float32 (samples,) or (samples, channels) at ``rate`` Hz.
         rate: Of the recording.
-        settings: Rate and length of the window, where it lies, its loudness.
+        settings: Sample rate, length and place of the window, its level.
 
     Raises:
         BadMedia: Shorter than ``min_seconds``, or a sample that is not finite.
@@ -97,7 +97,7 @@ def cut_sound(
     levels = {"rms_db": decibels(rms), "peak_db": decibels(float(np.abs(heard).max(initial=0)))}
     if settings.target_rms_db is not None and rms > 0:
         heard = set_loudness(heard, rms, settings.target_rms_db)
-    # A float recording may lie beyond full scale, and resampling overshoots: fit, do not clip.
+    # A float recording may exceed full scale, and resampling overshoots: scale, do not clip.
     heard = heard / max(1.0, float(np.abs(heard).max(initial=0)))
     window = np.zeros(length, np.float32)
     window[first - start : last - start] = heard
@@ -105,7 +105,7 @@ def cut_sound(
 
 
 def silent(rms_db: float, settings: ClipsConfig) -> str | None:
-    """Return why a window of this level is not kept, or None where it is."""
+    """Return why a window of this level is not kept, or None if it is."""
     if rms_db >= settings.silence_db:
         return None
     return f"silent: {rms_db:.1f} dB, below silence_db {settings.silence_db:g} dB"

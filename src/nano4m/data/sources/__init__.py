@@ -13,11 +13,11 @@ class SourceEntry:
     """One source.
 
     Attributes:
-        module: Path of the module with ``plan`` and ``load``; imported when it is asked for.
+        module: Path of the module with ``plan`` and ``load``; imported on request.
         description: One line for a person.
         licence: Of the media.
-        is_distinct: Whether no two clips can be one recording or show one picture, by construction;
-            duplicates are not looked for then.
+        is_distinct: Whether all clips are distinct by construction; then no duplicates are
+            searched for.
     """
 
     module: str
@@ -47,10 +47,10 @@ SOURCES: dict[str, SourceEntry] = {
 
 
 def source(name: str) -> Source:
-    """Return the source of this name, imported now.
+    """Import and return the source of this name.
 
     Raises:
-        UserError: There is no such source.
+        UserError: No source has this name.
     """
     if name not in SOURCES:
         raise UserError(f"unknown source {name!r}; {nearest(name, SOURCES)}")

@@ -1,4 +1,4 @@
-"""What a source of clips gives: a cheap plan of all clips, then the media of one clip at a time."""
+"""Interface of a source: a cheap plan of all clips, and the media of one clip at a time."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ class ClipPlan:
     Attributes:
         clip_id: Unique in the source; letters, digits, ``_ . -`` only.
         source: Name of the source.
-        video_id: Recording that the clip comes from. A split never separates clips of one video.
+        video_id: Recording that the clip comes from; all its clips are in one split.
         start_s: Where the clip starts in that recording, in seconds.
         label: Class, one lower-case word.
         caption: One sentence.
@@ -44,13 +44,13 @@ class RawMedia:
     Attributes:
         sound: float32 (samples,) mono or (samples, channels), in [-1, 1].
         sample_rate: In Hz.
-        frames: uint8 (H, W, 3) pictures, in time order; all of one size where of one video.
-        frame_times: Seconds of each frame in the same clock as ``sound``; None for still pictures,
+        frames: uint8 (H, W, 3) pictures, in order of time; those of one video have one size.
+        frame_times: Seconds of each frame on the clock of ``sound``; None for still pictures,
             which belong to the whole sound.
-        planes: Kind of media -> what lies on the pixels of the frames, (H, W) or (H, W, 3), one a
-            frame: ``depth``, float32 distances along the ray in metres; ``normals``, float32 unit
+        planes: Kind of media -> arrays (H, W) or (H, W, 3), one a frame, that hold a value for each
+            pixel: ``depth``, float32 distances along the ray in metres; ``normals``, float32 unit
             vectors in camera axes (x right, y up, z to the viewer); what the kind's ``crop`` takes.
-        left_out: Files that could not be read and in whose place others stand: name and reason.
+        left_out: Unreadable files that were replaced by others: name and reason.
     """
 
     sound: np.ndarray
@@ -68,14 +68,14 @@ class Source(Protocol):
     """
 
     def plan(self, settings: object, data: Path | None, seed: int) -> Sequence[ClipPlan]:
-        """List every clip, the same for the same arguments.
+        """Return all clips, the same for the same arguments.
 
         Raises:
-            UserError: ``data`` is missing, empty or not of this source's form.
+            UserError: ``data`` is missing, empty or not of this source's layout.
         """
 
     def load(self, plan: ClipPlan, settings: object) -> RawMedia:
-        """Read or make the media of one clip; the result depends on the arguments alone.
+        """Return the media of one clip, read or made; they depend on the arguments alone.
 
         Raises:
             BadMedia: The media cannot be read; the clip gets a manifest row with the reason.

@@ -2,7 +2,7 @@
 
 Sounds: Free Spoken Digit Dataset (https://github.com/Jakobovski/free-spoken-digit-dataset).
 Pictures: the 1,797 handwritten digits of 8x8 pixels that scikit-learn ships (UCI).
-Recordings are split by take and pictures by class, so that nothing of val is seen in train.
+Recordings are split by take and pictures by class, so that train and val share nothing.
 """
 
 import re
@@ -22,7 +22,7 @@ from nano4m.progress import log_info
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 VAL_PICTURES = 0.2
-"""Share of the pictures of a class that is for validation alone."""
+"""Share of the pictures of a class that is reserved for validation."""
 
 _NAME = re.compile(r"(?P<digit>\d)_(?P<speaker>[A-Za-z]+)_(?P<take>\d+)\.wav")
 _LICENCE = "sound CC BY-SA 4.0 (Free Spoken Digit Dataset), picture CC BY 4.0 (UCI digits)"
@@ -77,10 +77,10 @@ def _split_pictures(seed: int) -> dict[tuple[int, Split], np.ndarray]:
 
 
 def plan(settings: DigitsDataset, data: Path | None, seed: int) -> Sequence[ClipPlan]:
-    """List one clip a recording, each with pictures of its class and split.
+    """Return one clip a recording, each with pictures of its class and split.
 
     Raises:
-        UserError: ``data`` is missing, empty or not of the form of the Free Spoken Digit Dataset.
+        UserError: ``data`` is missing, empty or not laid out as the Free Spoken Digit Dataset.
     """
     first, last = settings.val_takes
     pools = _split_pictures(seed)
@@ -115,7 +115,7 @@ def plan(settings: DigitsDataset, data: Path | None, seed: int) -> Sequence[Clip
 
 
 def enlarge(picture: np.ndarray, size: int, rng: np.random.Generator | None) -> np.ndarray:
-    """Return float (8, 8) in [0, 1] as uint8 (size, size, 3), moved a little by ``rng``."""
+    """Return float (8, 8) in [0, 1] as uint8 (size, size, 3), randomly transformed by ``rng``."""
     large = Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC)
     if rng is not None:
         angle = np.deg2rad(rng.uniform(-10, 10))
@@ -133,7 +133,7 @@ def enlarge(picture: np.ndarray, size: int, rng: np.random.Generator | None) -> 
 
 
 def load(plan: ClipPlan, settings: DigitsDataset) -> RawMedia:
-    """Read the recording and draw its pictures; only those of train are moved at random.
+    """Return one recording and its pictures; only those of train are randomly transformed.
 
     Raises:
         BadMedia: The recording cannot be read.

@@ -1,8 +1,8 @@
-"""Eleven toy animals, ray-traced and voiced on the fly: nothing to download, no licence, no end.
+"""Eleven toy animals, ray-traced and voiced on the fly: no download, no licence, any number.
 
-A clip depends on (seed, index) and the settings alone. What the eye and the ear share: the class,
-the body size (enlarges the body, lowers pitch and formants) and the distance (shrinks the picture,
-lowers the level). All else varies freely: colour, pose, place, sun, ground, sky, clutter, noise.
+A clip depends on (seed, index) and the settings alone. Picture and sound share the class, the body
+size (enlarges the body, lowers pitch and formants) and the distance (shrinks the picture, lowers
+the level). All else varies independently: colour, pose, place, sun, ground, sky, clutter, noise.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from nano4m.data.sources.farm_voice import SAMPLE_RATE, speak
 
 LICENCE = "CC0-1.0"
 SIZES = {"small": (0.86, 0.93), "large": (1.1, 1.18)}
-"""Metres of the body, two bands apart."""
+"""Body sizes in metres: two separate ranges."""
 DISTANCES = (3.2, 4.0)
 """Metres from the camera."""
 SKIES: tuple[Colour, ...] = (
@@ -35,7 +35,7 @@ SOILS: tuple[tuple[Colour, Colour], ...] = (
     ((0.66, 0.52, 0.38), (0.6, 0.62, 0.32)),
 )
 _CLASSES, _IDENTITY, _PICTURE, _VOICE = range(4)
-"""Streams of random numbers: a new draw in one leaves the others as they were."""
+"""Streams of random numbers: one more draw from one does not change the others."""
 
 
 def _generator(seed: int, index: int, stream: int) -> np.random.Generator:
@@ -43,9 +43,9 @@ def _generator(seed: int, index: int, stream: int) -> np.random.Generator:
 
 
 def plan(settings: object, data: Path | None, seed: int) -> Sequence[ClipPlan]:
-    """List the train, val and test clips; every run of eleven has each class once.
+    """Return the train, val and test clips; each eleven in a row have each class once.
 
-    ``data`` is not used: a farm needs no files.
+    ``data`` is not used: the farm needs no files.
     """
     assert isinstance(settings, FarmDataset)
     labels = sorted(ANIMALS)
@@ -86,7 +86,7 @@ def _plan_clip(seed: int, index: int, label: str, split: Split) -> ClipPlan:
 
 
 def load(plan: ClipPlan, settings: object) -> RawMedia:
-    """Render and voice one clip: a still picture, what is exactly known of its pixels, a sound."""
+    """Return one clip: a still picture, its exact depth, normals and silhouette, and a sound."""
     assert isinstance(settings, FarmDataset)
     seen = render(draw_scene(plan), settings.picture_size)
     return RawMedia(
@@ -102,7 +102,7 @@ def load(plan: ClipPlan, settings: object) -> RawMedia:
 
 
 def _facts(plan: ClipPlan) -> tuple[int, int, str, float, float]:
-    """Seed, index, class, size and distance of a clip."""
+    """Return seed, index, class, size and distance of a clip."""
     details = plan.details
     seed, index, label = details["seed"], details["index"], details["class"]
     size, distance = details["size"], details["distance"]
@@ -112,17 +112,17 @@ def _facts(plan: ClipPlan) -> tuple[int, int, str, float, float]:
 
 
 def voice(plan: ClipPlan, seconds: float) -> np.ndarray:
-    """The sound of one clip, float32 (samples,)."""
+    """Return the sound of one clip, float32 (samples,)."""
     seed, index, label, size, distance = _facts(plan)
     return speak(label, size, distance, seconds, _generator(seed, index, _VOICE))
 
 
 def draw_scene(plan: ClipPlan) -> Scene:
-    """The animal of one clip in its surroundings."""
+    """Return the scene of one clip: the animal in its surroundings."""
     seed, index, label, size, distance = _facts(plan)
     rng = _generator(seed, index, _PICTURE)
     eye_height = rng.uniform(0.8, 1.1)
-    # Aim at the middle of an average body, so that its own height shows in the picture.
+    # Aim at the middle of an average body, so that the animal's height shows in the picture.
     pitch = float(np.arctan2(eye_height - 0.48, distance) + rng.uniform(-0.01, 0.01))
     centres, shapes = _pose(label, size, rng)
     centres += np.array([_place(centres, shapes, distance, rng), 0.0, -distance])
@@ -160,14 +160,14 @@ def draw_scene(plan: ClipPlan) -> Scene:
 
 
 def _tint(colour: Colour, spread: float, rng: np.random.Generator) -> np.ndarray:
-    """A colour (3,) near the given one."""
+    """Return a colour (3,) near ``colour``."""
     shade = 1.0 + spread * (rng.uniform(-1, 1) + 0.5 * rng.uniform(-1, 1, 3))
     return np.clip(np.array(colour) * shade, 0.02, 0.98)
 
 
 @lru_cache
 def _parts(label: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], tuple[str, ...]]:
-    """Centres (E, 3), shapes (E, 3, 3), groups and roles of a class in its own axes."""
+    """Return centres (E, 3), shapes (E, 3, 3), groups and roles of a class in its own axes."""
     centres, shapes, groups, roles = [], [], [], []
     for group, role, ax, ay, bx, by, thick, wide, z in ANIMALS[label].parts:
         along = np.array([bx - ax, by - ay, 0.0]) / 2.0
@@ -181,7 +181,7 @@ def _parts(label: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], tuple[s
 
 
 def _turn(yaw: float, pitch: float) -> np.ndarray:
-    """(3, 3) rotation: about z by ``pitch`` (front up), then about y by ``yaw``."""
+    """Return the (3, 3) rotation about z by ``pitch`` (front up), then about y by ``yaw``."""
     cy, sy, cp, sp = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch)
     about_y = np.array([[cy, 0.0, sy], [0.0, 1.0, 0.0], [-sy, 0.0, cy]])
     return about_y @ np.array([[cp, -sp, 0.0], [sp, cp, 0.0], [0.0, 0.0, 1.0]])
@@ -190,7 +190,7 @@ def _turn(yaw: float, pitch: float) -> np.ndarray:
 def _place(
     centres: np.ndarray, shapes: np.ndarray, distance: float, rng: np.random.Generator
 ) -> float:
-    """How far to the right an animal stands, in metres, all of it in the picture if it fits."""
+    """Return metres to the right of the centre at which the animal, if it fits, is in view."""
     reach = np.linalg.norm(shapes, axis=2)
     left, right = np.min(centres - reach, axis=0)[0], np.max(centres + reach, axis=0)[0]
     nearest = distance - np.max(centres + reach, axis=0)[2]
@@ -199,7 +199,7 @@ def _place(
 
 
 def _pose(label: str, size: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Centres (E, 3) and shapes (E, 3, 3) in metres, feet on the ground, about x = z = 0."""
+    """Return centres (E, 3) and shapes (E, 3, 3) in metres, feet on the ground, about x = z = 0."""
     centres, shapes, groups, _ = _parts(label)
     centres, shapes, group = centres.copy(), shapes.copy(), np.array(groups)
     shapes *= rng.uniform(0.94, 1.06, (len(shapes), 1, 3))
@@ -235,7 +235,7 @@ def _pose(label: str, size: float, rng: np.random.Generator) -> tuple[np.ndarray
 
 @lru_cache
 def _length(label: str) -> float:
-    """From end to end of a class in its own axes, before it turns."""
+    """Return the length of a class in its own axes, before it turns."""
     centres, shapes, _, _ = _parts(label)
     reach = np.linalg.norm(shapes[:, 0], axis=1)
     return float(np.max(centres[:, 0] + reach) - np.min(centres[:, 0] - reach))
@@ -244,7 +244,7 @@ def _length(label: str) -> float:
 def _paint(
     label: str, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Colours (E, 3), second colours (E, 3), patches (E,) and ripple (E,) of an animal's parts."""
+    """Return colours (E, 3), second colours (E, 3), patches (E,) and ripple (E,) of the parts."""
     animal, roles = ANIMALS[label], _parts(label)[3]
     coat, second = animal.coats[rng.integers(len(animal.coats))]
     colours = {**COMMON, "coat": coat, "second": second, **dict(animal.roles)}
@@ -261,7 +261,7 @@ def _paint(
 def _clutter(
     distance: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Centres (C, 3), shapes (C, 3, 3) and colours (C, 3) of a few bushes and stones."""
+    """Return centres (C, 3), shapes (C, 3, 3) and colours (C, 3) of a few bushes and stones."""
     number = int(rng.integers(0, 4))
     radii = rng.uniform(0.08, 0.22, (number, 3))
     depth = distance + rng.uniform(0.9, 3.5, number)

@@ -10,15 +10,15 @@ half thickness, half width, and z of its middle; where that is not 0 there are t
 
 @dataclass(frozen=True, kw_only=True)
 class Animal:
-    """One class: what it does, how it is built (x to its front, y up) and its coats.
+    """One class: caption, build (x to its front, y up) and coats.
 
     Attributes:
         phrase: Class and verb of the caption.
-        coats: Pairs of colours to choose from: coat and second colour; a common one is twice.
+        coats: Pairs of colours to choose from: coat and second colour; common ones twice.
         patches: Least and most share of the coat in the second colour.
         neck: (x, y) that the group "head" turns about.
         ripple: Strength of the coat's fine texture.
-        roles: Colours of parts that are alike in all animals of the class, over COMMON.
+        roles: Colours of parts that all animals of the class share; they override COMMON.
     """
 
     phrase: str

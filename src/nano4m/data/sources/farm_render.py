@@ -20,12 +20,12 @@ RIPPLE = np.array([[52.0, -31.0, 17.0], [23.0, 58.0, -44.0], [-29.0, 21.0, 61.0]
 BLOCK_RAYS = 4096
 """Rays that are traced at once: those of a picture of 64 pixels."""
 SHADOW_REACH = 25.0
-"""Metres within which shadows are looked for; beyond, a shadow is smaller than a pixel."""
+"""Shadows are traced within these metres; beyond, a shadow is smaller than a pixel."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """Everything a picture is made of; colours are RGB in [0, 1].
+    """All that a picture shows; colours are RGB in [0, 1].
 
     Attributes:
         centres: (E, 3) metres.
@@ -41,7 +41,7 @@ class Scene:
         ambient: Light without the sun, in [0, 1].
         eye_height: Metres of the camera above the ground; it is at x = z = 0 and looks along -z.
         pitch: Radians that the camera looks down.
-        subject_parts: How many of the ellipsoids, the first ones, are the subject's; None: all.
+        subject_parts: The first so many ellipsoids are the subject's; None: all.
     """
 
     centres: np.ndarray
@@ -63,7 +63,7 @@ class Scene:
 
 
 class Rendering(NamedTuple):
-    """One picture of S pixels a side, and what is exactly known of each pixel.
+    """One picture of S pixels a side, with exact depth, normals and subject.
 
     Attributes:
         rgb: uint8 (S, S, 3).
@@ -80,13 +80,13 @@ class Rendering(NamedTuple):
 
 
 def camera_axes(pitch: float) -> np.ndarray:
-    """(3, 3) whose columns are the camera's x, y and z axes in the world."""
+    """Return (3, 3) whose columns are the camera's x, y and z axes in the world."""
     c, s = np.cos(pitch), np.sin(pitch)
     return np.array([[1.0, 0.0, 0.0], [0.0, c, s], [0.0, -s, c]])
 
 
 def rays(columns: np.ndarray, rows: np.ndarray, size: int, pitch: float) -> np.ndarray:
-    """Unit directions (P, 3) in the world through points of the picture, in pixels."""
+    """Return unit directions (P, 3) in the world through points of the picture, in pixels."""
     x = columns / size - 0.5
     y = 0.5 - rows / size
     direction = np.stack([x, y, np.full_like(x, -FOCAL)], axis=1)
@@ -95,13 +95,13 @@ def rays(columns: np.ndarray, rows: np.ndarray, size: int, pitch: float) -> np.n
 
 
 def _monomials(v: np.ndarray) -> np.ndarray:
-    """(6, P) so that v' M v = _coefficients(M) @ _monomials(v) for a symmetric M."""
+    """Return (6, P) so that v' M v = _coefficients(M) @ _monomials(v) for a symmetric M."""
     x, y, z = v.T
     return np.stack([x * x, y * y, z * z, x * y, x * z, y * z])
 
 
 def _coefficients(m: np.ndarray) -> np.ndarray:
-    """(E, 6) for symmetric (E, 3, 3)."""
+    """Return (E, 6) for symmetric (E, 3, 3)."""
     twice = 2.0 * m
     return np.stack(
         [m[:, 0, 0], m[:, 1, 1], m[:, 2, 2], twice[:, 0, 1], twice[:, 0, 2], twice[:, 1, 2]], axis=1
@@ -141,7 +141,7 @@ class Tracer:
         self._sun_offset = np.einsum("ei,ei->e", self._to_sun, scene.centres)
 
     def hit(self, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """First surface along each unit direction (P, 3).
+        """Return the first surface along each unit direction (P, 3).
 
         Returns:
             Distance (P,) in metres, inf for the sky, and what was hit (P,): SKY, GROUND or an
@@ -160,18 +160,18 @@ class Tracer:
         ahead = root > 0.0
         which, ray, root = which[ahead], ray[ahead], root[ahead]
         np.minimum.at(distance, ray, root)
-        # Of two at one distance the one that comes first in the scene, so it is written last.
+        # Of two at one distance, the first of the scene wins, so it is written last.
         first = np.flatnonzero(root == distance[ray])[::-1]
         what[ray[first]] = which[first]
         return distance, what
 
     def normals(self, points: np.ndarray, what: np.ndarray) -> np.ndarray:
-        """Outward unit normals (P, 3) in the world of points on ellipsoids ``what`` >= 0."""
+        """Return outward unit normals (P, 3) in the world of points on ellipsoids ``what`` >= 0."""
         normal = np.einsum("pij,pj->pi", self.forms[what], points - self.scene.centres[what])
         return normal / np.sqrt(np.einsum("pi,pi->p", normal, normal))[:, None]
 
     def shaded(self, points: np.ndarray) -> np.ndarray:
-        """Whether something stands between each point (P, 3) of a visible surface and the sun.
+        """Return whether something is between each point (P, 3) of a visible surface and the sun.
 
         A visible point lies outside every other ellipsoid, so the sun ray meets one ahead of it
         exactly if the discriminant is positive and the ray approaches. On its own ellipsoid the
@@ -185,7 +185,7 @@ class Tracer:
     def colours(
         self, directions: np.ndarray, distance: np.ndarray, what: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Colour (P, 3) in [0, 1], normal (P, 3) in the world (0 for the sky), in shadow or not."""
+        """Return colour (P, 3) in [0, 1], normal (P, 3) in the world (0: sky), and shadow."""
         scene = self.scene
         up = np.clip(directions[:, 1:2] * 3.5, 0.0, 1.0)
         sky = scene.horizon + (scene.zenith - scene.horizon) * up
@@ -216,7 +216,7 @@ class Tracer:
     def _coat(self, points: np.ndarray, what: np.ndarray) -> np.ndarray:
         scene = self.scene
         waves = np.sin(points @ scene.waves[:, :3].T + scene.waves[:, 3])
-        # The sum of the waves is nearly a normal deviate; the logistic curve makes it a rank.
+        # The sum of the waves is nearly normal; the logistic function turns it into a rank.
         rank = 1.0 / (1.0 + np.exp(-1.7 * waves.sum(axis=1) / np.sqrt(0.5 * len(scene.waves))))
         second = (rank < scene.patches[what])[:, None]
         colour = np.where(second, scene.seconds[what], scene.colours[what])
@@ -232,7 +232,7 @@ class Tracer:
 
 
 def _edges(labels: np.ndarray) -> np.ndarray:
-    """Flat indices of the pixels of (S, S) that differ from a neighbour."""
+    """Return flat indices of the pixels of (S, S) that differ from a neighbour."""
     edge = np.zeros(labels.shape, dtype=bool)
     across = labels[:, 1:] != labels[:, :-1]
     along = labels[1:] != labels[:-1]
@@ -244,12 +244,12 @@ def _edges(labels: np.ndarray) -> np.ndarray:
 
 
 def render(scene: Scene, size: int) -> Rendering:
-    """Trace one picture of ``size`` pixels a side."""
+    """Return the traced picture of ``size`` pixels a side."""
     tracer = Tracer(scene)
 
     def trace(directions: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Distance, what was hit, colour, normal and shadow of each ray (P, 3)."""
-        # What one block needs at a time fits the cache of a core; a larger picture does not.
+        """Return distance, what was hit, colour, normal and shadow of each ray (P, 3)."""
+        # One block fits the cache of a core; a larger picture does not.
         found = []
         for start in range(0, len(directions), BLOCK_RAYS):
             block = directions[start : start + BLOCK_RAYS]

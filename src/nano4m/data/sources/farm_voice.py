@@ -26,11 +26,11 @@ class Voice:
         calls: Fewest and most calls of a bout.
         length: Of one call.
         gap: Between the calls of a bout.
-        pitch: Of the contour's 1.
-        contour: Pitch at evenly spaced moments of a call, over ``pitch``.
-        bright: Width of the source's spectrum; near the pitch, the voice is a pure tone.
+        pitch: Frequency where the contour is 1.
+        contour: Pitch at evenly spaced moments of a call, relative to ``pitch``.
+        bright: Width of the source's spectrum; a width near the pitch gives a pure tone.
         breath: Share of noise in the source.
-        vowels: Formants at evenly spaced moments of a call; none is the bare source.
+        vowels: Formants at evenly spaced moments of a call; none: no filter.
         bandwidth: Of the formants.
         vibrato, tremolo: Rate, and depth in [0, 1].
         rough: Depth of the random flutter of the pitch.
@@ -118,7 +118,7 @@ VOICES: dict[str, Voice] = {
 
 
 def _resonators(vowel: Vowel, bandwidth: float) -> np.ndarray:
-    """Second-order sections of a cascade of two-pole resonators, each with gain 1 at 0 Hz."""
+    """Return second-order sections of a cascade of two-pole resonators, gain 1 at 0 Hz."""
     sections = np.zeros((len(vowel), 6))
     for section, formant in zip(sections, vowel, strict=True):
         radius = np.exp(-np.pi * bandwidth / SAMPLE_RATE)
@@ -128,13 +128,13 @@ def _resonators(vowel: Vowel, bandwidth: float) -> np.ndarray:
 
 
 def _flutter(rng: np.random.Generator, share: np.ndarray, seconds: float) -> np.ndarray:
-    """Random contour with about 40 turns a second, of the length of ``share`` in [0, 1]."""
+    """Return a random contour, about 40 turns a second, of the length of ``share`` in [0, 1]."""
     knots = rng.standard_normal(max(4, round(40 * seconds)))
     return np.interp(share * (len(knots) - 1), np.arange(len(knots)), knots)
 
 
 def _call(voice: Voice, size: float, seconds: float, rng: np.random.Generator) -> np.ndarray:
-    """One call of ``seconds``, float64 (samples,), RMS near 1 where it is loudest."""
+    """Return one call of ``seconds``, float64 (samples,), RMS near 1 where it is loudest."""
     num_samples = max(16, round(seconds * SAMPLE_RATE))
     share = np.linspace(0.0, 1.0, num_samples)
     time = share * seconds
@@ -146,7 +146,7 @@ def _call(voice: Voice, size: float, seconds: float, rng: np.random.Generator) -
     pitch *= 1.0 + voice.rough * _flutter(rng, share, seconds)
     middle = 0.5 * (voice.pitch[0] + voice.pitch[1])
     phase = 2.0 * np.pi * np.cumsum(pitch * middle) / SAMPLE_RATE
-    # exp(k cos) is a periodic bell: harmonics fall off like a Gaussian, so nothing folds back.
+    # exp(k cos) is a periodic bell: harmonics fall off like a Gaussian, so there is no aliasing.
     source = np.exp(0.5 * (voice.bright / middle) ** 2 * (np.cos(phase) - 1.0))
     source -= source.mean()
     source /= np.sqrt(np.mean(source**2)) + 1e-12
@@ -171,7 +171,7 @@ def _call(voice: Voice, size: float, seconds: float, rng: np.random.Generator) -
 
 
 def background(num_samples: int, rng: np.random.Generator) -> np.ndarray:
-    """White, pink or wind noise, float64 (samples,), RMS 1."""
+    """Return white, pink or wind noise, float64 (samples,), RMS 1."""
     kind = rng.integers(3)
     noise = rng.standard_normal(num_samples)
     if kind > 0:
@@ -187,13 +187,13 @@ def background(num_samples: int, rng: np.random.Generator) -> np.ndarray:
 def speak(
     label: str, size: float, distance: float, seconds: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Voice one animal with its background.
+    """Return the voice of one animal with its background.
 
     Args:
         label: A key of VOICES.
         size: Body size; pitch goes with size to the power -1.3.
-        distance: In metres; loudness falls twice as fast as in free air (12 dB a doubling), so that
-            it tells distance in spite of the background.
+        distance: In metres; level falls twice as fast as in free air (12 dB a doubling), so that
+            distance is audible above the background.
         seconds: Length of the result.
         rng: Source of everything else.
 
@@ -214,14 +214,14 @@ def speak(
         part += call[: len(part)]
         sounding += len(part)
     noise = background(num_samples, rng)
-    # The level is that of the calls, not of the pauses between them.
+    # The level is measured on the calls, without the pauses between them.
     sound *= np.sqrt(sounding / num_samples / np.mean(sound**2))
     sound += noise * np.sqrt(sounding / num_samples) * 10.0 ** (-snr / 20.0)
     return np.tanh(sound * 10.0 ** (level / 20.0)).astype(np.float32)
 
 
 def _bouts(voice: Voice, seconds: float, rng: np.random.Generator) -> list[tuple[float, float]]:
-    """Start and length of each call, at least one, all inside ``seconds``."""
+    """Return start and length of each call, at least one, all inside ``seconds``."""
     calls: list[tuple[float, float]] = []
     clock = 0.0
     while True:

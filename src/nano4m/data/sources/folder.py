@@ -1,4 +1,4 @@
-"""Clips of one's own folder, split by group of recordings and by picture, the same for one seed."""
+"""Clips of a user's folder, split by group of recordings and by picture, fixed by the seed."""
 
 import hashlib
 import re
@@ -19,17 +19,17 @@ from nano4m.media.sound import read_sound
 from nano4m.progress import log_info
 
 SPARE = 4
-"""Pictures that a sound may draw beyond those it needs, where some cannot be read."""
+"""Spare pictures of a sound, used if some cannot be read."""
 
 
 def _rng(seed: int, *names: str) -> np.random.Generator:
-    """Return a generator that depends on these names, not on what was drawn before."""
+    """Return a generator that depends on the seed and these names only."""
     digest = hashlib.sha256("\0".join(names).encode()).digest()
     return np.random.default_rng([seed, int.from_bytes(digest[:8], "little")])
 
 
 def _clip_id(key: str) -> str:
-    """Return ``key`` where its letters are allowed, else a readable form with a hash of it."""
+    """Return ``key`` if its characters are allowed, else a readable form with a hash of it."""
     readable = re.sub(r"[^A-Za-z0-9_.-]+", "-", key)
     if readable == key:
         return key
@@ -39,9 +39,9 @@ def _clip_id(key: str) -> str:
 def _shares(
     sizes: dict[str, int], settings: FolderDataset, rng: np.random.Generator
 ) -> dict[str, Split]:
-    """Deal groups to splits so that each split's share of the members is near what was asked for.
+    """Return a split for each group such that the shares of members are near the settings.
 
-    train keeps at least one group; val, then test, get one each where there are enough.
+    train gets at least one group; val, then test, get one each if there are enough.
     """
     order = [sorted(sizes)[i] for i in rng.permutation(len(sizes))]
     total = sum(sizes.values())
@@ -51,7 +51,7 @@ def _shares(
         target, got = share * total, 0
         for group in order:
             is_free = group not in dealt and len(dealt) < len(sizes) - 1
-            # A group that would overshoot by more than it brings is left for train.
+            # A group that would overshoot by more than it brings stays in train.
             if share and is_free and got < target and got + sizes[group] / 2 <= target:
                 dealt[group] = split
                 got += sizes[group]
@@ -66,14 +66,14 @@ def split_recordings(
 ) -> dict[str, Split]:
     """Return the split of each group: whole groups, stratified by class.
 
-    A class whose recordings are all of one group stays in train, and so does a message of it.
+    A class whose recordings are all of one group stays in train, with a message.
     """
     classes: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for recording in recordings:
         classes[recording.label][recording.group] += 1
     splits: dict[str, Split] = {}
     for label in sorted(classes):
-        # A group that also has recordings of an earlier class is dealt already.
+        # A group that also has recordings of an earlier class has its split already.
         free = {group: n for group, n in classes[label].items() if group not in splits}
         splits |= _shares(free, settings, _rng(seed, "recordings", label))
         if len(classes[label]) == 1 and settings.val_share + settings.test_share > 0:
@@ -82,9 +82,9 @@ def split_recordings(
 
 
 def prefer_full(pictures: Sequence[Picture], least: int) -> list[Picture]:
-    """Leave out the low-resolution pictures of a class that has at least ``least`` others.
+    """Return pictures, without low-resolution ones of classes with at least ``least`` others.
 
-    By class and not by split: a model that trains on sharp pictures is not judged on blurred ones.
+    By class and not by split, so that training and test pictures are equally sharp.
     """
     full: dict[str, int] = defaultdict(int)
     for picture in pictures:
@@ -97,9 +97,9 @@ def split_pictures(
 ) -> dict[tuple[str, Split], list[Picture]]:
     """Return the pictures of each class and split; no group of pictures is in two splits.
 
-    A group that also has recordings goes where they went (``dealt``: group -> split). A single
-    picture of a class goes to train. Small and full pictures are dealt apart, so that each split
-    has some of both.
+    A group that also has recordings is in their split (``dealt``: group -> split). A single
+    picture of a class is in train. Low-resolution pictures are split on their own, so that each
+    split has some.
     """
     strata: dict[tuple[str, bool], dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for picture in pictures:
@@ -115,7 +115,7 @@ def split_pictures(
 
 
 def _enough(recordings: Sequence[Recording], least: int) -> list[Recording]:
-    """Leave out classes with fewer than ``least`` recordings, and say so."""
+    """Return recordings without classes of fewer than ``least``; log these."""
     counts: dict[str, int] = defaultdict(int)
     for recording in recordings:
         counts[recording.label] += 1
@@ -134,11 +134,10 @@ def _enough(recordings: Sequence[Recording], least: int) -> list[Recording]:
 
 
 def plan(settings: FolderDataset, data: Path | None, seed: int) -> Sequence[ClipPlan]:
-    """List one clip a recording; sounds are paired with pictures of their class and split.
+    """Return one clip a recording; sounds are paired with pictures of their class and split.
 
     Raises:
-        UserError: ``data`` is missing, empty or of no form that is known, or no class is large
-            enough.
+        UserError: ``data`` is missing, empty or of an unknown layout, or no class is large enough.
     """
     if settings.val_share + settings.test_share >= 1:
         raise UserError(
@@ -150,7 +149,7 @@ def plan(settings: FolderDataset, data: Path | None, seed: int) -> Sequence[Clip
     contents = join_groups(Contents(recordings=enough, pictures=contents.pictures), settings)
     recordings = contents.recordings
     splits = split_recordings(recordings, settings, seed)
-    # A picture that belongs to one sound alone goes where that sound goes.
+    # A picture that is paired with one sound alone is in its split.
     owned = {path for recording in recordings for path in recording.pictures}
     pictures = [picture for picture in contents.pictures if picture.path not in owned]
     count = settings.pictures_per_sound
@@ -188,7 +187,7 @@ def plan(settings: FolderDataset, data: Path | None, seed: int) -> Sequence[Clip
 
 
 def load(plan: ClipPlan, settings: FolderDataset) -> RawMedia:
-    """Read one recording and its pictures; a spare one stands in for one that cannot be read.
+    """Return one recording and its pictures; a spare one replaces an unreadable one.
 
     Raises:
         BadMedia: The recording is missing, empty, truncated or unreadable, has no sound, or no

@@ -1,4 +1,4 @@
-"""What of a folder may not part between splits: groups of recordings, joined by what they share."""
+"""Groups of a folder's recordings and pictures; each group must be in one split."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from nano4m.progress import log_info
 
 
 class _Union:
-    """Sets of names that grow together; a set is called by its first name in alphabetic order."""
+    """Disjoint sets of names (union-find); a set is named by its alphabetically first member."""
 
     def __init__(self) -> None:
         self.above: dict[str, str] = {}
@@ -27,7 +27,7 @@ class _Union:
 
 
 def _joined(recordings: Iterable[Recording], pictures: Iterable[Picture]) -> _Union:
-    """Join the groups of recordings and of the pictures paired with them."""
+    """Return the groups of recordings, joined with those of the pictures paired with them."""
     union = _Union()
     groups = {picture.path: picture.group for picture in pictures}
     for recording in recordings:
@@ -38,7 +38,7 @@ def _joined(recordings: Iterable[Recording], pictures: Iterable[Picture]) -> _Un
 
 
 def _largest(recordings: Iterable[Recording], union: _Union) -> dict[str, float]:
-    """Return the share of the recordings of each class that its largest group has."""
+    """Return the share of each class's recordings that is in its largest group."""
     sizes: dict[str, Counter[str]] = defaultdict(Counter)
     for recording in recordings:
         sizes[recording.label][union.find(recording.group)] += 1
@@ -46,12 +46,11 @@ def _largest(recordings: Iterable[Recording], union: _Union) -> dict[str, float]
 
 
 def join_groups(contents: Contents, settings: FolderDataset) -> Contents:
-    """Give recordings and pictures groups such that splits by group share nothing.
+    """Return contents with groups such that splits by group share nothing.
 
-    A group holds all recordings and pictures of one recording group, and all that a pairing of a
-    picture with a sound ties to it. Where a list pairs by class, so that hardly a recording of the
-    class could be set aside, the pairings of that class are given up, and a message says so: its
-    sounds draw from the pictures of the class then.
+    A group holds all recordings and pictures of one recording group, and those linked to them by a
+    pairing of a picture with a sound. If the pairings of a class leave too few of its recordings to
+    hold out, they are dropped with a message: its sounds then draw from the pictures of the class.
     """
     recordings = contents.recordings
     most = 1 - settings.val_share - settings.test_share

@@ -1,4 +1,4 @@
-"""The forms that a folder of media may have, and what lies in it: recordings and pictures.
+"""Layouts of a folder of media, and the recordings and pictures in it.
 
 Nothing is decoded here but the size of a picture.
 """
@@ -18,7 +18,7 @@ from nano4m.media.sound import SUFFIXES as SOUNDS
 from nano4m.progress import log_info
 
 LOWRES = 48
-"""Pictures with a side shorter than this are taken only where there are too few others."""
+"""Pictures with a side shorter than this are used only if there are too few others."""
 
 NO_LICENCE = "not stated"
 
@@ -35,9 +35,9 @@ class Recording:
 
     Attributes:
         key: Unique name in the folder.
-        group: Recordings of one group never part between splits.
+        group: Recordings of one group are in one split.
         label: Class, one lower-case word.
-        pictures: Files paired with this very sound; () takes any of its class.
+        pictures: Files paired with this sound; () means any of its class.
     """
 
     key: str
@@ -62,7 +62,7 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """All that a folder holds."""
+    """Recordings and pictures of a folder."""
 
     recordings: list[Recording] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
@@ -74,7 +74,7 @@ def label_of(name: str) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Return the files of a folder and below, without hidden ones, in one order everywhere."""
+    """Return the files below a folder, without hidden ones, in the same order everywhere."""
     if not folder.is_dir():
         return []
     found = (path for path in folder.rglob("*") if path.is_file())
@@ -83,7 +83,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _read_csv(path: Path, required: set[str]) -> list[dict[str, str]]:
-    """Read a table whose columns include ``required``.
+    """Return the rows of a table whose columns include ``required``.
 
     Raises:
         UserError: It is not text, or a column is missing.
@@ -107,7 +107,7 @@ def _read_csv(path: Path, required: set[str]) -> list[dict[str, str]]:
 
 
 def _picture(path: Path, label: str, group: str = "", quality: str = "") -> Picture | None:
-    """Return the entry of a picture, or None and a word about it where it cannot be opened."""
+    """Return the entry of a picture, or None, with a message, if it cannot be opened."""
     if quality:
         is_lowres = quality == "lowres"
     else:
@@ -171,7 +171,7 @@ def _from_pairs(data: Path) -> Contents:
 
 
 def _from_files(data: Path, entries: list[tuple[Path, str, str]]) -> Contents:
-    """Sort (file, label, caption) by kind."""
+    """Return the contents of (file, label, caption), sorted by kind."""
     contents = Contents()
     for path, label, caption in entries:
         suffix = path.suffix.lower()
@@ -220,10 +220,10 @@ def _class_files(data: Path, tops: set[str]) -> list[tuple[Path, str, str]]:
 
 
 def find_contents(data: Path | None) -> Contents:
-    """Find which form a folder has and list what is in it, in an order that depends on names alone.
+    """Return the contents of a folder of any layout, in an order that depends on names alone.
 
     Raises:
-        UserError: It is no folder, has none of the forms, or a table in it is not as it must be.
+        UserError: It is no folder, has none of the layouts, or holds an invalid table.
     """
     if data is None:
         raise UserError(f"the folder source needs --data: {FORMS}")

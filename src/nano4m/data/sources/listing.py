@@ -1,4 +1,4 @@
-"""What lies in a source's folder: enough to notice that files were added, changed or taken away."""
+"""Listing of a source's folder, to notice that files were added, changed or removed."""
 
 import hashlib
 import os
@@ -20,10 +20,10 @@ class Listing(TypedDict):
 
 
 def list_files(data: Path, without: Path | None = None) -> Listing:
-    """List the media and tables of a folder and below; nothing is opened.
+    """Return the listing of media and tables below a folder; nothing is opened.
 
     Args:
-        data: The folder; one that is not there has no files. Where it lies does not count.
+        data: The folder; a missing one has no files. Its location does not matter.
         without: A folder in it that is left out, such as that of a run.
     """
     found = []

@@ -1,4 +1,4 @@
-"""A video to arrays: its sound and evenly spaced frames, or BadMedia with file and fault."""
+"""Reading a video: its sound and evenly spaced frames, or BadMedia with file and fault."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ VIDEOS = frozenset({".mp4", ".mkv", ".webm", ".mov", ".avi"})
 
 MAX_FRAMES = 64
 MIN_FRAME_GAP = 0.1
-"""Frames are taken this far apart or farther, so that even a window of a second finds several."""
+"""Least seconds between frames, so that even a window of a second has several."""
 
 
 def _decode_audio(container: Any, path: Path) -> tuple[np.ndarray, int, float]:
@@ -51,7 +51,7 @@ def _decode_frames(
         scale = min(1.0, MAX_SHORT_SIDE / min(frame.width, frame.height))
         size = {"width": round(frame.width * scale), "height": round(frame.height * scale)}
         picture = frame.to_ndarray(format="rgb24", **size)
-        # A phone stores an upright video lying down, with the turn as side data.
+        # A phone stores an upright video rotated, with the rotation as side data.
         frames.append(np.ascontiguousarray(np.rot90(picture, round(frame.rotation / 90) % 4)))
         times.append(frame.time)
     if not frames:
