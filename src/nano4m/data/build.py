@@ -284,7 +284,7 @@ def build_clips(
 def _log_what_is_missing(counts: Mapping[str, Any], out: Path) -> None:
     """Log which files were replaced by others, and which classes have no validation clip."""
     for file, clips in counts["files_left_out"].items():
-        log_info(f"clips: {file}; {clips} clips use another one instead")
+        log_info(f"clips: {file}; {clips} clips have another one instead")
     by_both = counts["by_label_and_split"]
     for label in counts["by_label"]:
         kept, planned = by_both.get(f"{label}, val", [0, 0])
