@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """Where a tokenizer's class is, and what a person should know before choosing it.
+    """A tokenizer of the registry: its class, and what to know before choosing it.
 
     Attributes:
         module: Module of the class; importing it may load PyTorch.
@@ -31,7 +31,7 @@ class Entry:
     licence: str
 
     def load(self) -> "type[Tokenizer]":
-        """Import the class."""
+        """Import and return the class."""
         return getattr(importlib.import_module(self.module), self.name)
 
 
@@ -58,10 +58,10 @@ TOKENIZERS: dict[str, Entry] = {
 
 
 def load_tokenizer(folder: Path, device: "torch.device | str" = "cpu") -> "Tokenizer":
-    """Read the tokenizer that ``Tokenizer.save`` wrote, onto a device.
+    """Return the tokenizer that ``Tokenizer.save`` wrote, on a device.
 
     Raises:
-        UserError: No tokenizer there, one of an unknown key, or weights that were changed since.
+        UserError: No tokenizer there, one of an unknown key, or changed weights.
     """
     head, weights = folder / "tokenizer.json", folder / "tokenizer.safetensors"
     for file in (head, weights):
@@ -78,7 +78,7 @@ def load_tokenizer(folder: Path, device: "torch.device | str" = "cpu") -> "Token
     if entry["key"] not in TOKENIZERS:
         raise UserError(f"{head}: tokenizer {entry['key']!r}; {nearest(entry['key'], TOKENIZERS)}")
     tensors = load_file(weights)
-    # Over what is stored: a setting that has another name now, or is new, changes no id.
+    # Hash of the stored settings: one that was renamed or added since changes no fingerprint.
     found = fingerprint_of(entry["key"], entry["settings"], tensors)
     if found != entry["fingerprint"]:
         raise UserError(

@@ -1,4 +1,4 @@
-"""From clips and tokenizers to the token table."""
+"""Tokenizing all clips of a run into the token table."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,15 +20,15 @@ from nano4m.tokenizers.base import Tokenizer
 from nano4m.tokens.table import TokenSpec, TokenTable, write_table
 
 CHUNK = 128
-"""Clips that are read and varied together; on a CPU also those that are encoded together."""
+"""Clips that are read and augmented together; on a CPU they are also encoded together."""
 
 MOST_CHUNKS = 4
-"""That are encoded together on a GPU ..."""
+"""Chunks that are encoded together on a GPU ..."""
 MOST_BYTES = 1 << 28
-"""... as long as their media do not take more than this."""
+"""... as long as their media are not larger, in bytes."""
 
 MOST_IDS = 65536
-"""What uint16 can tell apart."""
+"""Most ids that uint16 can hold."""
 
 
 def vary_sound(
@@ -60,9 +60,7 @@ def _variations(
     is_train: np.ndarray,
     rng: np.random.Generator,
 ) -> Tensor:
-    """Return a sound and its variations: (n, samples) to (n, views, samples); only train clips
-    vary.
-    """
+    """Return sounds (n, samples) as (n, views, samples); only train clips are augmented."""
     views = [media]
     for _ in range(section.augmentations - 1):
         varied = vary_sound(media, sample_rate, section, rng)
@@ -81,7 +79,7 @@ VIEWS: dict[Layout, Callable[..., Any]] = {
     "codebooks": _variations,
     "text": _texts,
 }
-"""Layout -> all versions of the media of some clips that become ids."""
+"""Layout -> function that returns the views of some clips' media."""
 
 ENCODERS: dict[Layout, Callable[[Tokenizer, Any], Tensor]] = {
     "grid": lambda tokenizer, media: tokenizer.encode(media.flatten(0, 1)).reshape(
@@ -92,7 +90,7 @@ ENCODERS: dict[Layout, Callable[[Tokenizer, Any], Tensor]] = {
     ),
     "text": lambda tokenizer, texts: tokenizer.encode(texts)[:, None],
 }
-"""Layout -> ids (n, views, length) of n of them."""
+"""Layout -> function that returns the ids of views, (n, views, length)."""
 
 
 class _Chunk(NamedTuple):
@@ -123,15 +121,15 @@ def _together(chunks: list[Any]) -> Any:
 def build_table(
     config: Config, clips: ClipTable, tokenizers: Mapping[str, Tokenizer], folder: Path
 ) -> dict[str, Any]:
-    """Tokenise every kept clip and write the token table into ``folder``.
+    """Tokenise every kept clip, write the token table into ``folder``, and return a summary.
 
-    Ids are made where the tokenizers are, while threads decode the media of the next clips.
+    Tokenizers encode on their device while threads decode the media of the next clips.
 
     Returns:
-        Summary: clips by split, tokens and views by modality, fingerprint.
+        Clips by split, tokens and views by modality, fingerprint.
 
     Raises:
-        UserError: A vocabulary that the table cannot hold.
+        UserError: A vocabulary is too large for the table.
     """
     for name, tokenizer in tokenizers.items():
         if tokenizer.vocab_size > MOST_IDS:

@@ -14,15 +14,15 @@ from nano4m.json_files import write_json
 
 
 class Material(NamedTuple):
-    """What a tokenizer is prepared with.
+    """Media that a tokenizer is fitted on and measured with.
 
     Attributes:
         media: Name of the kind of media.
         train: Media of train clips: planes (n, C, H, W), sounds (n, samples) or n strings.
-        val: A few of validation clips, one item a clip, for measuring.
-        val_clips: How many they are.
+        val: Media of some validation clips, one item a clip, to measure the quality.
+        val_clips: Number of these clips.
         sample_rate: Of sounds, in Hz.
-        texts: Of a text: the captions of all splits, whose length alone matters; else none.
+        texts: For text, the captions of all splits, of which only the length is used; else empty.
     """
 
     media: str
@@ -34,7 +34,7 @@ class Material(NamedTuple):
 
 
 def fingerprint_of(key: str, settings: dict[str, Any], tensors: dict[str, Tensor]) -> str:
-    """Return the fingerprint of a tokenizer from its key and its state as it is stored."""
+    """Return the fingerprint of a tokenizer from its key and its stored state."""
     digest = hashlib.sha256(json.dumps([key, settings], sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(name.encode())
@@ -50,9 +50,9 @@ class Tokenizer(ABC):
         sound  float32 (B, samples) in [-1, 1] at ``sample_rate``
         text   list of B strings
 
-    ``encode`` takes media from any device and returns ids on the tokenizer's own, ``decode`` takes
-    ids from any device and returns media there; captions are no tensors, and their ids stay on the
-    CPU. ``state`` and ``codebook`` are CPU tensors, so the fingerprint is that of any device.
+    ``encode`` and ``decode`` take tensors of any device and return them on the tokenizer's; ids of
+    captions stay on the CPU. ``state`` and ``codebook`` are CPU tensors, so the fingerprint is the
+    same on any device.
 
     Attributes:
         key: Name in TOKENIZERS and in the configuration.
@@ -92,14 +92,14 @@ class Tokenizer(ABC):
     @property
     @abstractmethod
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device that it computes on."""
 
     @abstractmethod
     def encode(self, media: Any) -> Tensor:
         """Return ids, int64 (B, *shape).
 
-        Text returns (B, max_length) padded behind the end-of-text token; ``lengths`` tells how far
-        to read.
+        Text returns (B, max_length) padded with the end-of-text token; ``lengths`` counts the
+        tokens before the padding.
 
         Raises:
             ValueError: ``media`` is not of this tokenizer's form; the message gives both shapes.
@@ -116,7 +116,7 @@ class Tokenizer(ABC):
     def codebook(self) -> Tensor | None:
         """Return the vector of each id, float32 (vocab_size, width) on the CPU, or None.
 
-        Ids whose vectors are near mean similar things; a model may start from that.
+        Ids with near vectors have similar meanings; a model can be initialised from them.
         """
         return None
 
@@ -127,7 +127,7 @@ class Tokenizer(ABC):
     @classmethod
     @abstractmethod
     def from_state(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> "Tokenizer":
-        """Build the tokenizer whose ``state`` this was, on the CPU."""
+        """Return the tokenizer with this ``state``, on the CPU."""
 
     @cached_property
     def fingerprint(self) -> str:

@@ -1,8 +1,8 @@
 """Captions to ids and back: byte-level byte-pair encoding learnt on the captions of a run.
 
 Sennrich et al. 2016 (arXiv:1508.07909) over bytes as GPT-2 does it, trained by the tokenizers
-library. What we change: only the bytes that the train captions hold have an id, so that a
-vocabulary of a few hundred leaves room for whole words; any other byte becomes UNKNOWN.
+library. Unlike there, only the bytes that the train captions hold have an id, so that a vocabulary
+of a few hundred has room for whole words; any other byte becomes UNKNOWN.
 """
 
 import json
@@ -19,7 +19,7 @@ from nano4m.tokenizers.base import Material, Tokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 UNKNOWN = 1
-"""Id of every byte that no train caption holds; it reads as U+FFFD."""
+"""Id of every byte that no train caption holds; it decodes to U+FFFD."""
 
 # Byte-level text has no space in it (a space is written as U+0120), so no merge can make these.
 _SPECIAL = ["end of text", "not seen"]
@@ -31,7 +31,7 @@ class BpeTokenizer(Tokenizer):
     Spaces, case and punctuation survive the round trip exactly; bytes unseen in training do not.
 
     Args:
-        vocab: Token to id, TEXT_END and UNKNOWN among them.
+        vocab: Token to id, TEXT_END and UNKNOWN included.
         merges: Pairs in the order in which they were learnt.
         max_length: Longest caption in tokens, its end included.
     """
@@ -60,14 +60,14 @@ class BpeTokenizer(Tokenizer):
     def prepare(
         cls, section: Bpe, material: Material, seed: int, device: torch.device
     ) -> "BpeTokenizer":
-        """Fit one, see ``fit``."""
+        """Return a fitted tokenizer, see ``fit``."""
         return cls.fit(section, material.train, material.texts)
 
     @classmethod
     def fit(
         cls, section: Bpe, captions: list[str], others: list[str] | None = None
     ) -> "BpeTokenizer":
-        """Learn merges on ``captions``; of ``others`` (other splits) only the length is looked at.
+        """Return a tokenizer fitted on ``captions``; ``others`` (other splits) only give a length.
 
         Raises:
             UserError: No caption, a vocabulary smaller than the bytes, or too long a caption.
@@ -94,7 +94,7 @@ class BpeTokenizer(Tokenizer):
         return cls(vocab, merges, min(section.max_length, longest))
 
     def to(self, device: torch.device | str) -> Self:
-        """Return this tokenizer: it has no weights, and its ids stay on the CPU."""
+        """Return this tokenizer; it has no weights, and its ids stay on the CPU."""
         return self
 
     @property
@@ -103,7 +103,7 @@ class BpeTokenizer(Tokenizer):
         return torch.device("cpu")
 
     def encode(self, media: list[str]) -> Tensor:
-        """Turn captions into ids, int64 (B, max_length); ``unknown`` counts what had no id.
+        """Return the ids of captions, int64 (B, max_length); ``unknown`` counts bytes without one.
 
         Raises:
             UserError: A caption has more tokens than max_length.
@@ -124,7 +124,7 @@ class BpeTokenizer(Tokenizer):
         return ids
 
     def decode(self, ids: Tensor) -> list[str]:
-        """Turn ids (B, max_length) into captions, each read up to its first TEXT_END."""
+        """Return the captions of ids (B, max_length), each up to its first TEXT_END."""
         from nano4m.tokenizers.quantize import check_ids
 
         ids = ids.cpu()
@@ -135,7 +135,7 @@ class BpeTokenizer(Tokenizer):
     def lengths(self, ids: Tensor) -> Tensor:
         """Return the number of tokens of each caption, int64 (B,), its end included.
 
-        A row without an end counts whole.
+        A row without TEXT_END counts whole.
         """
         is_end = ids == TEXT_END
         first = is_end.int().argmax(1) + 1
@@ -152,7 +152,7 @@ class BpeTokenizer(Tokenizer):
 
     @classmethod
     def from_state(cls, settings: dict, tensors: dict[str, Tensor]) -> "BpeTokenizer":
-        """Rebuild the tokenizer."""
+        """Return the tokenizer with this state."""
         return cls(
             settings["vocab"], [tuple(m) for m in settings["merges"]], settings["max_length"]
         )

@@ -1,7 +1,7 @@
-"""Fit the tokenizers of a run on its train clips, and measure them on its validation clips.
+"""Fitting the tokenizers of a run on train clips, and measuring them on validation clips.
 
-One folder a modality, written whole or not at all, with settings and quality in ``fit.json`` beside
-the weights; one that is there with the same settings and the same clips is kept.
+Each modality has a folder, written atomically, with settings and quality in ``fit.json`` beside the
+weights; an existing one of the same settings and clips is kept.
 """
 
 import json
@@ -37,17 +37,17 @@ if TYPE_CHECKING:
     from nano4m.data.clip_table import ClipTable
 
 MOST_TRAIN = 6000
-"""Pictures or sounds that a fit looks at; more change little and fill the memory."""
+"""Most pictures or sounds of a fit; more change little and fill the memory."""
 
 MOST_VAL = 256
-"""Clips that the quality is measured on."""
+"""Most clips that the quality is measured on."""
 
 READ_AT_ONCE = 256
 """Clips that a thread decodes at a time."""
 
 
 class Job(NamedTuple):
-    """A tokenizer to fit: what of, how, and the folder that it is written to."""
+    """A tokenizer to fit: kind of media, settings, seed, and the folder to write."""
 
     kind: Any
     section: Any
@@ -57,16 +57,15 @@ class Job(NamedTuple):
 
 
 ENOUGH_CORES = 4
-"""From which tokenizers are fitted side by side on a GPU."""
+"""Cores from which tokenizers are fitted in parallel on a GPU."""
 
 
 @float32_math(fast=False)
 def fit_tokenizers(config: Config, clips: "ClipTable", out: Path) -> dict[str, dict[str, Any]]:
-    """Fit what ``config.tokenizers`` lists into ``out/<modality>`` and return the quality of each.
+    """Fit all of ``config.tokenizers`` into ``out/<modality>`` and return the quality of each.
 
-    Deterministic in ``config.seed``, on one kind of device. They are fitted side by side in
-    processes; with a GPU and few cores one after the other, while the media of the next are read.
-    Also writes
+    Deterministic in ``config.seed``, on one kind of device. Processes fit them in parallel; with a
+    GPU and few cores they are fitted in turn, while the media of the next are read. Also writes
     ``out/quality.json``.
 
     Raises:
@@ -91,8 +90,8 @@ def fit_tokenizers(config: Config, clips: "ClipTable", out: Path) -> dict[str, d
         else:
             qualities[name] = quality
 
-    # On a GPU too: a small network takes longer to launch than to compute, and each process
-    # launches its own; a few cores are kept busy by one.
+    # Also on a GPU: launching a small network takes longer than computing it, and processes launch
+    # in parallel; one process keeps a few cores busy.
     cores = count_workers(config.clips.workers)
     workers = min(cores, len(jobs)) if device.type == "cpu" or cores >= ENOUGH_CORES else 0
     with bar("fit tokenizers", len(jobs), "tokenizers") as progress:
@@ -129,7 +128,7 @@ def _fit_here(
         ):
             yield _fit_one(job, material, device)
         return
-    # One thread here as in a worker: the same weights, however many processes there are.
+    # One thread, as in a worker: the weights do not depend on the number of processes.
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -149,13 +148,13 @@ def _fit_in_worker(folder: Path, job: Job, device: str) -> dict[str, Any]:
 def _finished(
     folder: Path, section: TokenizerConfig, settings: dict[str, Any]
 ) -> dict[str, Any] | None:
-    # fit.json is part of the folder that is renamed into place: if it is there, all is there.
+    # fit.json is in the folder that is renamed into place: if it exists, all files do.
     if not (folder / "fit.json").is_file():
         return None
     fit = read_json(folder / "fit.json")
     before, now = fit["settings"], json.loads(json.dumps(settings))
     with suppress(ValidationError):
-        # One of another kind does not validate, and is another one.
+        # The settings of another kind do not validate, so they stay different.
         before["section"] = read_section(type(section), before["section"]).model_dump(mode="json")
     return fit["quality"] if before == now else None
 
@@ -174,7 +173,7 @@ def _fit_one(job: Job, material: Material, device: torch.device) -> dict[str, An
     started = time.perf_counter()
     kind = TOKENIZERS[job.section.kind].load()
     tokenizer = kind.prepare(job.section, material, job.seed, device)
-    # Its weights come to the host here: whatever a GPU still had to do is done.
+    # The fingerprint copies the weights to the host, so it waits for the GPU.
     fingerprint = tokenizer.fingerprint
     seconds = time.perf_counter() - started
     quality: dict[str, Any] = {
@@ -199,7 +198,7 @@ def _fit_one(job: Job, material: Material, device: torch.device) -> dict[str, An
 def _read_pictures(
     clips: "ClipTable", kind: Any, rows: np.ndarray, g: torch.Generator, threads: int
 ) -> Tensor:
-    # One random frame a clip, several times over where there are fewer clips than MOST_TRAIN.
+    # One random frame a clip, or several if there are fewer clips than MOST_TRAIN.
     frames = torch.stack([torch.randperm(clips.num_frames, generator=g) for _ in rows]).numpy()
     rounds = min(clips.num_frames, -(-MOST_TRAIN // len(rows)))
     pairs = [(row, frames[i, k]) for k in range(rounds) for i, row in enumerate(rows)]
@@ -210,7 +209,7 @@ def _read_pictures(
         parts += [(part, frame) for part in _parts(own)]
 
     def read(part: tuple[np.ndarray, int]) -> Tensor:
-        # Half the memory; 8-bit pictures lose nothing, depth less than one part in a thousand.
+        # float16 is half the memory; 8-bit pictures lose nothing, depth less than 1 in 1000.
         return clips.media(kind, part[0], frame=part[1]).half()
 
     return torch.cat(list(ahead(read, parts, threads)))

@@ -29,7 +29,7 @@ class Residual(nn.Module):
         nn.init.zeros_(self.narrow.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keep the shape (B, width, H, W)."""
+        """Return (B, width, H, W) for (B, width, H, W)."""
         return x + self.narrow(F.silu(self.wide(F.silu(x))))
 
 
@@ -72,7 +72,7 @@ class ImageVQTokenizer(Tokenizer):
         section: Settings of the configuration.
 
     Raises:
-        UserError: The grid does not suit the picture, or FSQ not the vocabulary.
+        UserError: The grid does not suit the picture, or FSQ has no levels for the vocabulary.
     """
 
     key = "image_vq"
@@ -99,7 +99,7 @@ class ImageVQTokenizer(Tokenizer):
     def prepare(
         cls, section: ImageVQ, material: Material, seed: int, device: torch.device
     ) -> "ImageVQTokenizer":
-        """Fit one, see ``fit``."""
+        """Return a fitted tokenizer, see ``fit``."""
         return cls.fit(section, material.media, material.train, seed, device)
 
     @classmethod
@@ -111,7 +111,7 @@ class ImageVQTokenizer(Tokenizer):
         seed: int,
         device: torch.device = CPU,
     ) -> "ImageVQTokenizer":
-        """Train on pictures (n, channels, H, W) of kind ``media``, on a device.
+        """Return a tokenizer trained on pictures (n, channels, H, W) of kind ``media``.
 
         The same seed gives the same tokenizer on the same machine.
         """
@@ -131,18 +131,18 @@ class ImageVQTokenizer(Tokenizer):
         return tokenizer
 
     def to(self, device: torch.device | str) -> Self:
-        """Move the network."""
+        """Move the network to a device and return this tokenizer."""
         self.net.to(device)
         return self
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """Device of the network."""
         return next(self.net.parameters()).device
 
     @torch.no_grad()
     def encode(self, media: Tensor) -> Tensor:
-        """Turn media (B, channels, H, W) into ids, int64 (B, grid, grid)."""
+        """Return ids, int64 (B, grid, grid), of media (B, channels, H, W)."""
         self._check(media)
         with repeatable(self.device, exact=True):
             ids = self.net.ids(self._centred(media.to(self.device).float()))
@@ -150,7 +150,7 @@ class ImageVQTokenizer(Tokenizer):
 
     @torch.no_grad()
     def decode(self, ids: Tensor) -> Tensor:
-        """Turn ids (B, grid, grid) into media float32 (B, channels, H, W)."""
+        """Return media, float32 (B, channels, H, W), of ids (B, grid, grid)."""
         check_ids(ids, self.shape, self.vocab_size)
         ids = ids.to(self.device).long()
         with repeatable(self.device, exact=True):
@@ -174,7 +174,7 @@ class ImageVQTokenizer(Tokenizer):
 
     @classmethod
     def from_state(cls, settings: dict, tensors: dict[str, Tensor]) -> "ImageVQTokenizer":
-        """Rebuild the tokenizer."""
+        """Return the tokenizer with this state."""
         with seeded(0):
             section = read_section(ImageVQ, settings["section"])
             tokenizer = cls(settings["media"], settings["picture_size"], section)
@@ -197,7 +197,7 @@ def _grids(picture_size: int) -> list[int]:
 
 
 def _loss(y: Tensor, x: Tensor) -> Tensor:
-    # Squared error alone blurs thin shapes away; that of pixels' differences keeps them.
+    # Squared error alone blurs thin shapes; the error of differences between pixels keeps them.
     rows = F.mse_loss(y.diff(dim=2), x.diff(dim=2))
     columns = F.mse_loss(y.diff(dim=3), x.diff(dim=3))
     return F.mse_loss(y, x) + rows + columns

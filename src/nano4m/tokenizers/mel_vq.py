@@ -1,9 +1,9 @@
 """Sound to ids and back: log-mel spectrogram, convolutional VQ over time, Griffin-Lim.
 
 After VQ-VAE and SoundStream's residual codebooks (arXiv:1711.00937, arXiv:2107.03312), on mel bands
-instead of the waveform. The network sees decibels less the mean of their band over the train split,
-over one deviation for all bands: a deviation for each would blow up bands that are nearly always
-silent. The way back goes through the same decibels to power, never through mixed scales.
+instead of the waveform. The network's input is decibels minus the mean of their band over the train
+split, divided by one deviation for all bands: a deviation for each would amplify bands that are
+nearly always silent. Decoding inverts the same scale.
 
 Legend: B batch, M mel bands, F frames, T token frames, Q codebooks.
 """
@@ -36,7 +36,7 @@ class Residual(nn.Module):
         nn.init.zeros_(self.narrow.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keep the shape (B, width, T)."""
+        """Return (B, width, T) for (B, width, T)."""
         return x + self.narrow(F.silu(self.wide(F.silu(x))))
 
 
@@ -48,7 +48,7 @@ class Patches(nn.Module):
         self.size, self.back = size, back
 
     def forward(self, x: Tensor) -> Tensor:
-        """Fold ``size`` frames into channels, or unfold them."""
+        """Return ``x`` with ``size`` frames folded into channels, or unfolded."""
         if self.back:
             return x.unflatten(1, (-1, self.size)).transpose(2, 3).flatten(2)
         return x.unflatten(2, (-1, self.size)).transpose(2, 3).flatten(1, 2)
@@ -57,7 +57,7 @@ class Patches(nn.Module):
 def build(
     mels: int, downsample: int, width: int, code_dim: int, quantizer: Quantizer
 ) -> Autoencoder:
-    """Return the network over (B, mels, F) that makes one token of ``downsample`` frames."""
+    """Return the network over (B, mels, F), with a token for each ``downsample`` frames."""
     down: list[nn.Module] = [
         Patches(downsample),
         nn.Conv1d(mels * downsample, width, 3, padding=1),
@@ -78,8 +78,8 @@ def build(
 class MelVQTokenizer(Tokenizer):
     """Ids (B, T, Q) of one sound a clip, T = ceil(frames / downsample).
 
-    The last token covers frames of silence where ``downsample`` does not divide the frames. Ids of
-    codebook k lie in k * vocab .. (k + 1) * vocab - 1, so that every id names its codebook.
+    The last token is padded with silent frames if ``downsample`` does not divide the frames. Ids of
+    codebook k lie in k * vocab .. (k + 1) * vocab - 1, so that every id identifies its codebook.
 
     Args:
         samples: Length of a sound.
@@ -87,7 +87,7 @@ class MelVQTokenizer(Tokenizer):
         section: Settings of the configuration.
 
     Raises:
-        UserError: n_fft, hop and mels that do not go together.
+        UserError: n_fft, hop and mels are incompatible.
     """
 
     key = "mel_vq"
@@ -111,7 +111,7 @@ class MelVQTokenizer(Tokenizer):
     def prepare(
         cls, section: MelVQ, material: Material, seed: int, device: torch.device
     ) -> "MelVQTokenizer":
-        """Fit one, see ``fit``."""
+        """Return a fitted tokenizer, see ``fit``."""
         return cls.fit(section, material.train, material.sample_rate, seed, device)
 
     @classmethod
@@ -123,10 +123,10 @@ class MelVQTokenizer(Tokenizer):
         seed: int,
         device: torch.device = CPU,
     ) -> "MelVQTokenizer":
-        """Train on sounds (n, samples), on a device.
+        """Return a tokenizer trained on sounds (n, samples), on a device.
 
-        The same seed gives the same tokenizer on the same machine. With more than one view a clip
-        the training batches are shifted and scaled as views are.
+        The same seed gives the same tokenizer on the same machine. With more than one view a clip,
+        training batches are shifted and scaled as views are.
         """
         with seeded(seed, device):
             tokenizer = cls(sounds.shape[1], sample_rate, section).to(device)
@@ -152,7 +152,7 @@ class MelVQTokenizer(Tokenizer):
         return tokenizer
 
     def to(self, device: torch.device | str) -> Self:
-        """Move the network, the filters and the statistics."""
+        """Move network, filters and statistics to a device and return this tokenizer."""
         self.net.to(device)
         self.mel.to(device)
         self.mean, self.std = self.mean.to(device), self.std.to(device)
@@ -160,22 +160,22 @@ class MelVQTokenizer(Tokenizer):
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """Device of the network."""
         return self.mean.device
 
     @torch.no_grad()
     def encode(self, media: Tensor) -> Tensor:
-        """Turn sounds, float32 (B, samples) in [-1, 1], into ids, int64 (B, T, Q)."""
+        """Return ids, int64 (B, T, Q), of sounds, float32 (B, samples) in [-1, 1]."""
         with repeatable(self.device, exact=True):
             ids = self.net.ids(self._normal(self._logmel(media, self.device)))
         return ids + self._offsets(ids.device)
 
     @torch.no_grad()
     def decode_logmel(self, ids: Tensor) -> Tensor:
-        """Turn ids (B, T, Q) into log-mel (B, mels, frames) in dB: what ``decode`` listens to.
+        """Return the log-mel (B, mels, frames) in dB of ids (B, T, Q), the input of Griffin-Lim.
 
         Raises:
-            ValueError: Wrong shape, id out of range, or an id in another codebook's place.
+            ValueError: Wrong shape, id out of range, or an id of another codebook.
         """
         check_ids(ids, self.shape, self.vocab_size)
         own = ids.long() - self._offsets(ids.device)
@@ -194,7 +194,7 @@ class MelVQTokenizer(Tokenizer):
 
     @torch.no_grad()
     def decode(self, ids: Tensor) -> Tensor:
-        """Turn ids (B, T, Q) into sounds, float32 (B, samples) in [-1, 1]."""
+        """Return sounds, float32 (B, samples) in [-1, 1], of ids (B, T, Q)."""
         sound = self.mel.to_waveform(
             self.decode_logmel(ids), self.section.griffin_lim, self.samples
         )
@@ -217,7 +217,7 @@ class MelVQTokenizer(Tokenizer):
 
     @classmethod
     def from_state(cls, settings: dict, tensors: dict[str, Tensor]) -> "MelVQTokenizer":
-        """Rebuild the tokenizer."""
+        """Return the tokenizer with this state."""
         with seeded(0):
             section = read_section(MelVQ, settings["section"])
             tokenizer = cls(settings["samples"], settings["sample_rate"], section)
@@ -241,7 +241,7 @@ class MelVQTokenizer(Tokenizer):
         return torch.arange(self.num_codebooks, device=device) * self.section.vocab
 
     def _vary(self, logmel: Tensor, generator: torch.Generator) -> Tensor:
-        # What a view does to the sound, in whole frames, on its spectrogram.
+        # The shift and the gain of a view, in whole frames, on its spectrogram.
         frames = int(self.section.shift_seconds * self.sample_rate / self.section.hop)
         gain = (torch.rand(len(logmel), 1, 1, generator=generator) * 2 - 1) * self.section.gain_db
         shifts = torch.randint(-frames, frames + 1, (len(logmel),), generator=generator)
@@ -254,9 +254,9 @@ class MelVQTokenizer(Tokenizer):
 
 
 def _loss(y: Tensor, x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    # Most of a spectrogram is silence and noise, which the ear forgives: what lies within 30 dB of
-    # the loudest counts ten times as much. The mean of decibels is below the decibels of the mean:
-    # the level of whole frames has its own term, small, for a large one costs the shape.
+    # Most of a spectrogram is silence and noise, so values within 30 dB of the loudest count ten
+    # times as much. The mean of decibels is below the decibels of the mean, so the level of whole
+    # frames has a term of its own, which is small because a large one harms the shape.
     x_db, y_db = x * std + mean, y * std + mean
     level_x, level_y = _level(x_db), _level(y_db)
     level = _weighted(((level_y - level_x) / std[0]).square(), level_x)
@@ -264,7 +264,7 @@ def _loss(y: Tensor, x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def _level(db: Tensor) -> Tensor:
-    # Decibels of all bands of a frame together, (B, 1, F).
+    # Level of all bands of a frame together in dB, (B, 1, F).
     scale = math.log(10) / 10
     return (db * scale).logsumexp(1, keepdim=True) / scale
 

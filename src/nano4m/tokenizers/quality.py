@@ -1,6 +1,6 @@
-"""How much of the media survives a tokenizer: round trips against the original.
+"""Quality of a tokenizer: round trips compared with the original media.
 
-Each kind of media has its own measures (``fidelity`` of ``nano4m.media``); here are those of all.
+Each kind of media has its own measures (``fidelity`` of ``nano4m.media``); those of all are here.
 """
 
 import math
@@ -25,12 +25,12 @@ def code_use(ids: Tensor, vocab_size: int) -> dict[str, float]:
 
 
 def measure(tokenizer: Any, kind: str, media: Any) -> dict[str, float]:
-    """Return all numbers of one tokenizer on held-out media (one item a clip), from any device.
+    """Return all measures of a tokenizer on held-out media (one item a clip) of any device.
 
     Raises:
         UserError: An unknown kind.
     """
-    # Small parts stay in the cache of a CPU; a GPU is idle with them.
+    # Small parts fit the cache of a CPU; they would leave a GPU idle.
     batch = 64 if tokenizer.device.type == "cpu" else 256
     ids = torch.cat([tokenizer.encode(media[i : i + batch]) for i in range(0, len(media), batch)])
     parts = [tokenizer.decode(chunk) for chunk in ids.split(batch)]

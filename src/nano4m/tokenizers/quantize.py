@@ -2,8 +2,8 @@
 
 Codebooks come from vector-quantize-pytorch: VQ with moving averages (van den Oord et al. 2017,
 arXiv:1711.00937, appendix A.1), its residual form (Zeghidour et al. 2021, arXiv:2107.03312), and
-FSQ (Mentzer et al. 2023, arXiv:2309.15505). What we add: the first steps train a plain autoencoder,
-so that the codebook starts from k-means over encoder outputs that mean something.
+FSQ (Mentzer et al. 2023, arXiv:2309.15505). In addition, the first steps train a plain autoencoder,
+so that k-means initialises the codebook from trained encoder outputs.
 
 Legend: B batch, L positions, Q codebooks, C width of a code.
 """
@@ -23,7 +23,7 @@ FSQ_LEVELS: dict[int, tuple[int, ...]] = {
     1000: (8, 5, 5, 5), 1024: (8, 8, 4, 4), 2048: (8, 8, 8, 4), 4096: (8, 8, 8, 8),
     15360: (8, 8, 8, 6, 5), 16384: (8, 8, 8, 8, 4), 64000: (8, 8, 8, 5, 5, 5),
 }  # fmt: skip
-"""Levels of each coordinate by the size of the vocabulary that they make."""
+"""Vocabulary size -> levels of each coordinate."""
 
 
 class Quantizer(nn.Module):
@@ -34,10 +34,10 @@ class Quantizer(nn.Module):
         dim: Width of the vectors to quantize; FSQ projects them to its own few coordinates.
         vocab: Ids of one codebook.
         codebooks: Residual codebooks.
-        cosine: Codes on the unit sphere (Yu et al. 2021, arXiv:2110.04627).
+        cosine: Whether codes are on the unit sphere (Yu et al. 2021, arXiv:2110.04627).
 
     Raises:
-        UserError: FSQ with a vocabulary that no levels make, or with several codebooks.
+        UserError: FSQ with a vocabulary that no levels give, or with several codebooks.
     """
 
     def __init__(
@@ -114,12 +114,12 @@ def train_autoencoder(
 ) -> None:
     """Train ``net`` in place, where it is, on batches drawn with a CPU generator of ``seed``.
 
-    ``batch`` returns them on the device of ``net``. Between two notes of the progress this loop
-    reads nothing from there; the library does, to see whether a code is dead.
+    ``batch`` returns them on the device of ``net``. This loop waits for the device only to log its
+    progress; the library also does, to find unused codes.
 
-    AdamW on a one-cycle schedule. The first ``plain_share`` of the steps go without the quantizer
-    (not with FSQ, which has no codebook to start). The library's k-means and code replacement draw
-    from the global streams: call this inside ``seeded``.
+    AdamW on a one-cycle schedule. The first ``plain_share`` of the steps skip the quantizer (not
+    with FSQ, which has no codebook to start). The library's k-means and code replacement draw from
+    the global random streams: call this inside ``seeded``.
     """
     generator = torch.Generator().manual_seed(seed)
     plain = 0 if net.quantizer.kind == "fsq" else int(steps * plain_share)
@@ -168,13 +168,13 @@ def check_ids(ids: Tensor, shape: tuple[int, ...], vocab_size: int) -> None:
     """Refuse ids that are not int (B, *shape) in 0..vocab_size-1.
 
     Raises:
-        ValueError: With what was given and what is allowed.
+        ValueError: The message gives what was passed and what is allowed.
     """
     if tuple(ids.shape[1:]) != tuple(shape):
         raise ValueError(f"ids must be (B, {shape}), not {tuple(ids.shape)}")
     if ids.is_floating_point():
         raise ValueError(f"ids must be integers, not {ids.dtype}")
-    # One number pair is read, wherever the ids are.
+    # One transfer reads both, wherever the ids are.
     low, high = torch.stack(ids.aminmax()).tolist() if ids.numel() else (0, 0)
     if low < 0 or high >= vocab_size:
         raise ValueError(f"ids from {low} to {high}, allowed are 0 to {vocab_size - 1}")
