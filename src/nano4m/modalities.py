@@ -1,10 +1,9 @@
 """The registry of modalities: the one place that knows a modality by its name.
 
-A modality is a stream of discrete tokens of one clip. Its entry says how the tokens are laid out,
-which column of the clips table holds its media, which tokenizer makes the tokens, who labels it and
-how to show it, all by key; the folder that owns a key resolves it. Nothing else in the package
-compares a modality's name. To add one whose kind of media and tokenizer exist, add one entry to
-MODALITIES.
+A modality is a stream of discrete tokens of one clip. Its entry holds, by key, the layout of its
+tokens, its kind of media, its default tokenizer and its labeller; the room that owns a key resolves
+it. Nothing else in the package compares a modality's name. To add one whose kind of media and
+tokenizer exist, add one entry to MODALITIES.
 
 Standard library only.
 """
@@ -21,7 +20,7 @@ TEXT_END = 0
 
 
 _RENAMED = {"views": "frame_group", "codes": "codebooks"}
-"""Keys and layouts of entries of before -> those of now."""
+"""Keys and layouts in entries of earlier versions -> those of this one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,16 +29,17 @@ class Modality:
 
     Attributes:
         name: Key of the registry and column of the token table.
-        title: What a person reads in the report.
+        title: Name in the report.
         layout: ``grid`` (rows, columns), ``codebooks`` (frames, codebooks) or ``text`` (length,).
         shape: Sizes of that layout; ``()`` until a tokenizer of a run fixes them.
         vocab_size: Number of ids, of all codebooks together; 0 until a tokenizer fixes it.
         media: Kind of the media that the ids encode: it selects reader, classifier and renderer.
         tokenizer: Key of the default tokenizer.
-        frame_group: Modalities with the same key take the same view of a clip: frame k of all
-            pictures of a clip goes together, a sound varies on its own.
-        labeller: Key of what makes the media when a source does not record them; None if recorded.
-        shape and vocab_size are per run and travel with token tables and checkpoints.
+        frame_group: Modalities with the same key use the same view of a clip: frame k of all its
+            pictures; a sound has views of its own.
+        labeller: Key of the maker of media that a source does not record; None if recorded.
+
+    shape and vocab_size are fixed per run and stored in token tables and checkpoints.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Modality:
 
     @property
     def is_text(self) -> bool:
-        """Whether tokens are a sentence of varying length, read and written from left to right."""
+        """Whether tokens are a sentence of varying length, in order from left to right."""
         return self.layout == "text"
 
     @property
@@ -87,7 +87,7 @@ class Modality:
         return [(i // self.columns, i % self.columns) for i in range(self.length)]
 
     def with_tokens(self, shape: tuple[int, ...], vocab_size: int) -> "Modality":
-        """Return the entry as one run uses it, with the sizes that its tokenizer fixed."""
+        """Return the entry of one run, with the sizes that its tokenizer fixed."""
         return dataclasses.replace(self, shape=tuple(shape), vocab_size=vocab_size)
 
     def to_json(self) -> dict[str, Any]:
@@ -96,7 +96,7 @@ class Modality:
 
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> "Modality":
-        """Read what ``to_json`` wrote, in this version or another one of the same format."""
+        """Return the entry that ``to_json`` wrote, in any version of the same format."""
         found = {_RENAMED.get(k, k): v for k, v in entry.items()} | {"shape": tuple(entry["shape"])}
         found["layout"] = _RENAMED.get(found["layout"], found["layout"])
         known = {field.name for field in dataclasses.fields(cls)}
@@ -137,7 +137,7 @@ PUBLISHED: dict[str, str] = {
 
 
 def modality(name: str) -> Modality:
-    """ColorScale a modality up by name.
+    """Return the modality of this name.
 
     Raises:
         UserError: The name is not in the registry.

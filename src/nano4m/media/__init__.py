@@ -1,6 +1,6 @@
 """Kinds of media, a file each: the kind NAME is ``KIND`` of ``nano4m.media.NAME``; no PyTorch.
 
-MEDIA holds those that the registry of modalities names, in its order.
+MEDIA holds the kinds that the registry of modalities names, in its order.
 """
 
 from importlib import import_module
@@ -27,7 +27,7 @@ MEDIA: dict[str, MediaKind] = {
 
 
 def media_kind(name: str) -> MediaKind:
-    """Look a kind of media up.
+    """Return the kind of media of this name.
 
     Raises:
         UserError: No modality has media of this name.

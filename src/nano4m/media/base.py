@@ -1,7 +1,7 @@
-"""What is known of a kind of media: how it is stored, read, written, compared and shown.
+"""Description of a kind of media: how it is stored, read, written, compared and shown.
 
-A kind is one file of this room with one ``MediaKind``. Functions import what is heavy when they are
-called: the command line looks at the kinds before PyTorch is loaded.
+A kind is one file of this room with one ``MediaKind``. Functions import heavy modules when called,
+because the command line reads the kinds without loading PyTorch.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -23,7 +23,7 @@ Box = tuple[int, int, int]
 """Left, top and side of a square, in pixels."""
 
 Send = Callable[["Tensor", Any], "Tensor"]
-"""Moves a tensor to a device without waiting for it, see ``compute.on_device.send``."""
+"""Function that moves a tensor to a device asynchronously, see ``compute.on_device.send``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +37,12 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class MediaKind:
-    """One kind of media. REQUIRED lists the parts that each form cannot do without.
+    """One kind of media; REQUIRED lists the parts that each form needs.
 
     Attributes:
-        name: Key of the registry, and of what a source records.
-        form: What the arrays are.
-        column: Of the clips table.
+        name: Key of the registry, and of the media that a source records.
+        form: Form of the arrays, see ``Form``.
+        column: Column of the clips table.
         layouts: Layouts of tokens that can hold it.
         channels: Of a plane.
         is_direction: Whether a pixel is a unit vector in [-1, 1]; else values are in [0, 1].
@@ -53,19 +53,19 @@ class MediaKind:
             or (n, K, C, H, W) where ``frame`` is None; a sound float32 (n, samples); a list of n
             strings.
         claims: How surely a file of a user is of this kind: 0 no, 1 by its name, 2 by its content.
-            A kind that claims none is named: ``--in KIND=FILE``.
+            Files of a kind that claims none are passed by name: ``--in KIND=FILE``.
         suffixes: Of the files that it claims.
         read: ``(path, clips section) -> plane``, or sound (samples, channels) and rate.
         suffix: Of a file that is written.
         write: ``(one item as tokenizers give it, rate) -> bytes`` of such a file.
-        features: ``(rate, device) -> function`` that makes (B, C, H, W) of a batch of media, for
-            the classifier of an evaluation. None: a text is right if it is one of its class.
+        features: ``(rate, device) -> function`` from a batch of media to the input (B, C, H, W) of
+            the evaluation's classifier. None: a text is correct if its class has it in train.
         augment: ``(features, generator, send) -> features``, in training of that classifier.
         fidelity: ``(originals, round trips, tokenizer) -> named numbers`` on held-out media.
         limit: Top of the colour scale that an item needs, where items share one.
         default_limit: Top of that scale where no real item sets it.
         pixels: ``(item, top of the shared scale) -> uint8 (H, W, 3)``.
-        play: ``item -> bytes`` of a WAV file, where it can be listened to.
+        play: ``item -> bytes`` of a WAV file, for an audible kind.
     """
 
     name: str
@@ -96,7 +96,7 @@ class MediaKind:
         return self.form == "plane"
 
     def part(self, name: str) -> Any:
-        """Return a part that may be missing in general and is there by ``check_kinds``."""
+        """Return a part whose presence ``check_kinds`` ensures."""
         found = getattr(self, name)
         assert found is not None, f"{self.name} has no {name}"
         return found
@@ -109,12 +109,11 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "sound": (*_ALL, *_SHOWN, "play", "limit"),
     "text": _ALL,
 }
-"""Form -> the parts of a kind without which some stage or page would fail."""
+"""Form -> the parts that its kinds must have."""
 
 
 def check_kinds(kinds: Mapping[str, MediaKind], modalities: Iterable[Modality]) -> None:
-    """Refuse a kind that lacks a part, kinds that get into each other's way, and a modality whose
-    tokens have a layout that its kind cannot have.
+    """Refuse kinds that lack a part or conflict, and modalities of a layout that their kind lacks.
 
     Raises:
         UserError: With the kind's or the modality's name, and what is missing.

@@ -38,7 +38,7 @@ def read_depth(path: Path, near: float) -> np.ndarray:
         near: Distance of the largest value of such a PNG, in metres.
 
     Raises:
-        BadMedia: Missing, unreadable, of another shape or type, or a distance that is none.
+        BadMedia: Missing, unreadable, of another shape or type, or an invalid distance.
     """
     with planes.reading(path):
         if path.suffix.lower() == ".npy":
@@ -60,7 +60,7 @@ def read_depth(path: Path, near: float) -> np.ndarray:
 def crop_depth(distance: np.ndarray, box: Box, size: int, near: float) -> np.ndarray:
     """Crop and resize a distance (H, W) in metres to inverse depth in [0, 1], float32 (size, size).
 
-    The inverse is taken first: a mean with infinity (the sky) is then well defined.
+    The inverse is taken first, so that a mean with infinity (the sky) is well defined.
 
     Raises:
         BadMedia: A distance is NaN or not positive.
@@ -86,7 +86,7 @@ def _decode(cells: list[Any], frame: int | None) -> "Tensor":
 def _fidelity(x: "Tensor", y: "Tensor", tokenizer: Any) -> dict[str, float]:
     import torch
 
-    # The ratio of distances is the inverse ratio of inverse depths; the sky has none.
+    # The ratio of distances is the inverse ratio of inverse depths; the sky is left out.
     near = x > 1e-3
     ratio = torch.maximum(x[near] / y[near].clamp_min(1e-6), y[near] / x[near])
     return {

@@ -1,4 +1,4 @@
-"""Sound to log-mel spectrogram and back, in PyTorch alone.
+"""Sound to log-mel spectrogram and back, in PyTorch only.
 
 Frame t is centred on sample (t + 1/2) * hop, the ends are padded with zeros, so that a sound has
 exactly ceil(samples / hop) frames. Levels are in dB: a sine of amplitude 1 whose frequency is at
@@ -18,7 +18,7 @@ from torch import Tensor
 from nano4m.errors import UserError
 
 FLOOR_DB = -80.0
-"""Everything weaker is stored as this: 80 dB below a sine of full scale."""
+"""Lowest level that is stored: 80 dB below a sine of full scale."""
 
 
 def mel_filters(sample_rate: int, n_fft: int, mels: int) -> Tensor:
@@ -53,7 +53,7 @@ class MelSpectrogram:
         mels: Number of bands.
 
     Raises:
-        UserError: Sizes that do not go together.
+        UserError: Incompatible sizes.
     """
 
     def __init__(self, sample_rate: int, n_fft: int, hop: int, mels: int) -> None:
@@ -74,7 +74,7 @@ class MelSpectrogram:
         return -(-samples // self.hop)
 
     def __call__(self, sound: Tensor) -> Tensor:
-        """Turn a sound, float32 (B, samples), into log-mel, float32 (B, mels, frames) in dB.
+        """Return the log-mel, float32 (B, mels, frames) in dB, of a sound, float32 (B, samples).
 
         Raises:
             ValueError: Not two axes, or no sample.
@@ -88,13 +88,13 @@ class MelSpectrogram:
     def to_waveform(
         self, logmel: Tensor, iterations: int = 32, samples: int | None = None
     ) -> Tensor:
-        """Turn log-mel, (B, mels, frames) in dB, into a sound, float32 (B, samples).
+        """Return a sound, float32 (B, samples), of log-mel (B, mels, frames) in dB.
 
         The same spectrogram always gives the same sound, whatever else is in the batch.
 
         Args:
             logmel: Decibels as ``__call__`` gives them.
-            iterations: Of Griffin-Lim; 32 is near what more of them reach.
+            iterations: Of Griffin-Lim; more than 32 improve little.
             samples: Length of the result; none: frames * hop.
 
         Raises:
@@ -118,7 +118,7 @@ class MelSpectrogram:
         return torch.fft.rfft(padded.unfold(1, self.n_fft, self.hop) * self.window)
 
     def _linear_power(self, logmel_BFM: Tensor, iterations: int = 8) -> Tensor:
-        # What reads the floor is at most the floor: let it be silent, not a hiss at the floor.
+        # A value at the floor may be anything below it: make it silent, not a hiss at the floor.
         mel = (
             torch.where(logmel_BFM <= FLOOR_DB + 0.5, 0.0, 10.0 ** (logmel_BFM / 10))
             / self._scale**2
@@ -150,7 +150,7 @@ class MelSpectrogram:
             frames_BFK = torch.fft.irfft(spectrum, self.n_fft) * self.window
             return self._overlap_add(frames_BFK)[:, side:-side] / weight
 
-        # One draw for the whole batch: a sound does not depend on its neighbours.
+        # One draw for the whole batch: a sound does not depend on the others of its batch.
         start = torch.rand(1, frames, bins, generator=torch.Generator().manual_seed(0))
         start = start.to(magnitude_BFN.device) * (2 * math.pi)
         spectrum = magnitude_BFN * torch.polar(torch.ones_like(start), start)
@@ -161,7 +161,7 @@ class MelSpectrogram:
             previous = consistent
             spectrum = ahead * (magnitude_BFN / ahead.abs().clamp_min(1e-12))
         sound = inverse(spectrum)
-        # Frames that contradict each other cancel: give back the power that the magnitudes ask for.
+        # Inconsistent frames cancel partly: restore the power of the magnitudes.
         asked = magnitude_BFN.square().sum((1, 2))
         got = self._spectrum(self._pad(sound)).abs().square().sum((1, 2))
         return sound * (asked / got.clamp_min(1e-12)).sqrt()[:, None]

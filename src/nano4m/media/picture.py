@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 
 MAX_SHORT_SIDE = 512
-"""Pixels; the largest picture that a clip may have."""
+"""Most pixels of a picture's shorter side; larger pictures are reduced."""
 
 
 def read_picture(path: Path) -> np.ndarray:
@@ -31,7 +31,7 @@ def read_picture(path: Path) -> np.ndarray:
         image.draft("RGB", (size, size))
         upright = ImageOps.exif_transpose(image)
         if "A" in upright.getbands() or "transparency" in upright.info:
-            # Without a ground, transparent pixels show whatever colour lies beneath them.
+            # Without a background, transparent pixels would show their hidden colour.
             layer = upright.convert("RGBA")
             upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
         picture = upright.convert("RGB")

@@ -1,4 +1,4 @@
-"""What kinds of planes have in common: pixels cropped, coded as PNG, and looked at.
+"""Functions shared by the kinds of planes: cropping, PNG coding, and rendering.
 
 Shapes: n clips, K frames, B batch, C channels, H height, W width.
 """
@@ -24,7 +24,7 @@ MOST_PIXELS = 64
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn whatever a decoder raises on ``path`` into BadMedia."""
+    """Turn any error of a decoder on ``path`` into BadMedia."""
     if not path.is_file():
         raise BadMedia(f"missing file: {path.name}")
     if not path.stat().st_size:
@@ -56,7 +56,7 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def open_cells(cells: list[list[bytes]], frame: int | None) -> np.ndarray:
-    """Decode (n, K, H, W) or (n, K, H, W, 3); without K where ``frame`` is given."""
+    """Return decoded (n, K, H, W) or (n, K, H, W, 3); without K if ``frame`` is given."""
     if frame is not None:
         return np.stack([np.asarray(Image.open(io.BytesIO(cell[frame]))) for cell in cells])
     return np.stack(
@@ -65,7 +65,7 @@ def open_cells(cells: list[list[bytes]], frame: int | None) -> np.ndarray:
 
 
 def open_rgb(cells: list[list[bytes]], frame: int | None) -> "Tensor":
-    """Decode float32 (n, K, 3, H, W) in [0, 1]; without K where ``frame`` is given."""
+    """Return decoded float32 (n, K, 3, H, W) in [0, 1]; without K if ``frame`` is given."""
     import torch
 
     coded = torch.from_numpy(open_cells(cells, frame)).movedim(-1, -3)
@@ -84,7 +84,7 @@ def plane_of(value: Any) -> np.ndarray:
 
 
 def features(rate: int, device: Any) -> Any:
-    """Return what averages planes (B, C, H, W) down to MOST_PIXELS a side."""
+    """Return a function that averages planes (B, C, H, W) down to MOST_PIXELS a side."""
     import torch.nn.functional as F
 
     def prepare(media: "Tensor") -> "Tensor":
@@ -96,11 +96,11 @@ def features(rate: int, device: Any) -> Any:
 
 
 def shift(x: "Tensor", most: Any, generator: "Generator", fill: "Tensor") -> "Tensor":
-    """Move a batch (B, C, H, W) by up to ``most`` rows and columns and uncover ``fill`` ()."""
+    """Return a batch (B, C, H, W) shifted by up to ``most`` pixels and padded with ``fill``."""
     import torch
 
     height, width = x.shape[2:]
-    # Not F.pad: it takes a number, and the host would wait for the device to tell it.
+    # Not F.pad: its fill is a Python number, so the host would wait for the device.
     padded = fill.expand(*x.shape[:2], height + 2 * most[0], width + 2 * most[1]).clone()
     padded[:, :, most[0] : most[0] + height, most[1] : most[1] + width] = x
     top, left = (int(torch.randint(2 * n + 1, (), generator=generator)) for n in most)
@@ -116,13 +116,13 @@ def uniform(x: "Tensor", size: float, generator: "Generator", send: Any) -> "Ten
 
 
 def augment(x: "Tensor", generator: "Generator", send: Any) -> "Tensor":
-    """Shift, blur, scale and offset a batch of planes."""
+    """Return a batch of planes, randomly shifted, blurred, scaled and offset."""
     import torch
     import torch.nn.functional as F
 
     side = min(x.shape[2:])
     x = shift(x, (side // 12, side // 12), generator, x[:, :, 0].mean())
-    # Detail that a tokenizer loses must not be what a classifier relies on: most are blurred.
+    # Most are blurred, so that a classifier does not rely on detail that a tokenizer loses.
     blur = 1 + int(torch.randint(min(3, side // 8), (), generator=generator))
     if blur > 1:
         x = F.interpolate(F.avg_pool2d(x, blur, ceil_mode=True), size=x.shape[2:], mode="bilinear")
@@ -133,7 +133,7 @@ def augment(x: "Tensor", generator: "Generator", send: Any) -> "Tensor":
 
 
 def colored(values: np.ndarray, name: str) -> np.ndarray:
-    """Return numbers in [0, 1] (H, W) in a colour map of matplotlib, uint8 (H, W, 3)."""
+    """Return numbers (H, W) in [0, 1] in a colour map of matplotlib, uint8 (H, W, 3)."""
     from matplotlib import colormaps
 
     return (colormaps[name](np.clip(values, 0, 1))[..., :3] * 255).round().astype(np.uint8)

@@ -21,7 +21,7 @@ MAX_SECONDS = 600
 """A longer recording is refused: it would fill the memory of a worker for one window."""
 
 LEVELS_DB = 60.0
-"""Range of a spectrogram's colours, down from the loudest."""
+"""Range of a spectrogram's colours in dB, down from the loudest."""
 
 
 def check_seconds(path: Path, seconds: float) -> None:
@@ -37,7 +37,7 @@ def check_seconds(path: Path, seconds: float) -> None:
 
 
 def _check_riff(path: Path) -> None:
-    """libsndfile reads a WAV whose end is missing without a word; its header knows better."""
+    """Refuse a truncated WAV, which libsndfile reads without an error; its header has the size."""
     with path.open("rb") as file:
         head = file.read(12)
     size = int.from_bytes(head[4:8], "little")
@@ -110,7 +110,7 @@ def _features(rate: int, device: Any) -> Any:
     mel = MelSpectrogram(rate, n_fft=1024, hop=512, mels=40).to(device)
 
     def prepare(media: "Tensor") -> "Tensor":
-        # What lies 60 dB below the peak is not heard, and phase reconstruction leaves it arbitrary.
+        # Levels 60 dB below the peak are inaudible, and phase reconstruction makes them arbitrary.
         logmel_BMF = mel(media.float())
         floor = (logmel_BMF.amax((1, 2), keepdim=True) - 60).clamp_min(FLOOR_DB)
         return torch.maximum(logmel_BMF, floor)[:, None]
@@ -121,7 +121,7 @@ def _features(rate: int, device: Any) -> Any:
 def _augment(x: "Tensor", generator: "Generator", send: Any) -> "Tensor":
     import torch
 
-    # Standardised log-mel: a shift in time, a change of level, a hole in time and one in pitch.
+    # On standardised log-mel: a shift in time, a change of level, a mask in time and in frequency.
     x = planes.shift(x, (1, x.shape[3] // 10), generator, x.min())
     x = x + planes.uniform(x, 0.4, generator, send)
     x = x.clone()
@@ -172,7 +172,7 @@ def log_mel(item: Item) -> np.ndarray:
 
     from nano4m.media.mel import MelSpectrogram
 
-    # A window of some 45 ms: as long as 64 bands need to hold a bin of the spectrum each.
+    # A window of some 45 ms, so that each of 64 bands holds a bin of the spectrum.
     n_fft = 1024 if item.sample_rate <= 24000 else 2048
     sound = torch.as_tensor(item.value).float().reshape(1, -1)
     return MelSpectrogram(item.sample_rate, n_fft, n_fft // 4, 64)(sound)[0].numpy()
