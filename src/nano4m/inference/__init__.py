@@ -1,1 +1,1 @@
-"""Media in, media out, by a finished run: the command ``nano4m generate``."""
+"""Generation of media from media by a finished run: the command ``nano4m generate``."""

@@ -1,4 +1,4 @@
-"""What generation starts from: clips of the run, as the token table has them."""
+"""Inputs of generation from clips of the run, as tokens of its table."""
 
 from collections.abc import Sequence
 
@@ -13,10 +13,10 @@ from nano4m.inference.loaded_run import LoadedRun
 def choose_rows(
     run: LoadedRun, clips: list[str], split: str | None, rows: str | None
 ) -> np.ndarray:
-    """Return rows of the token table, int64 (n,): of these clips, or of a part of a split.
+    """Return rows of the token table, int64 (n,): those of these clips, or a part of a split.
 
     Raises:
-        UserError: A clip or rows that are not there.
+        UserError: A clip or rows that do not exist.
     """
     if clips:
         number = {clip: i for i, clip in enumerate(run.table.clip_ids.tolist())}
@@ -38,7 +38,7 @@ def choose_rows(
 
 
 def parse_range(what: str, text: str, length: int) -> tuple[int, int]:
-    """Return the ends of ``FIRST:LAST`` inside ``length``; either may be left out.
+    """Return first and last of ``FIRST:LAST`` inside ``length``; either may be left out.
 
     Raises:
         UserError: Not of this form, empty, or beyond the end.
@@ -53,7 +53,7 @@ def parse_range(what: str, text: str, length: int) -> tuple[int, int]:
 
 
 def read_rows(run: LoadedRun, rows: np.ndarray, names: Sequence[str]) -> list[GenerationInput]:
-    """Return one input a clip that shows its modalities ``names``, as the tokens of the table."""
+    """Return one input a clip, with the table's tokens of the modalities ``names``."""
     ids_BL, valid_BL = (torch.from_numpy(a) for a in run.table.gather(rows, None))
     shown_L = torch.zeros(run.tokens.length, dtype=torch.bool)
     for name in names:

@@ -36,7 +36,7 @@ from nano4m.stage import provenance, writable
 
 
 def read_inputs(options: Options, run: LoadedRun) -> list[GenerationInput]:
-    """Return what is given: one set of files, clips of the run, or nothing.
+    """Return the inputs: one from a set of files, one a clip of the run, or an empty one.
 
     Raises:
         UserError: Files and clips at once, or something that cannot be read.
@@ -77,9 +77,9 @@ def inputs_names(inputs: Sequence[GenerationInput], run: LoadedRun) -> list[str]
 
 
 def seeds_of(seed: int, inputs: Sequence[GenerationInput], n: int, stream: int) -> list[int]:
-    """Return a seed for each sample, those of one input after the other.
+    """Return one seed a sample, those of one input after the other.
 
-    It depends on ``seed``, what the input is called, the number of the sample and ``stream``.
+    A seed depends on ``seed``, the input's name, the number of the sample and ``stream``.
     """
     found = []
     for one in inputs:
@@ -91,7 +91,7 @@ def seeds_of(seed: int, inputs: Sequence[GenerationInput], n: int, stream: int) 
 
 
 def _keep_only(inputs_BL: Tensor, plan: Plan, run: LoadedRun) -> Tensor:
-    """Hide all of an output that is not kept."""
+    """Return ``inputs_BL`` without those parts of outputs that are not kept."""
     inputs_BL = inputs_BL.clone()
     for name, (first, last) in plan.keep.items():
         modality, span = run.by_name[name], run.tokens.slices[run.tokens.index(name)]
@@ -108,7 +108,7 @@ def generate_media(
     """Generate and decode ``n`` samples of each input.
 
     Returns:
-        What was made, by output, and the seeds of its samples by the name of the output.
+        The samples of each output, and their seeds by name of the output.
     """
     made: list[Made] = []
     seeds: dict[str, list[int]] = {}
@@ -117,7 +117,7 @@ def generate_media(
     inputs_BL = _keep_only(inputs_BL, plan, run)
     with bar("generate", len(plan.targets), "output") as progress:
         for chain in plan.chains:
-            # Outputs that are made apart have random numbers of their own.
+            # Outputs of different chains have random streams of their own.
             stream = run.tokens.index(chain[0].target)
             own = seeds_of(seed, inputs, n, stream)
             found, known = generate(
@@ -135,7 +135,7 @@ def generate_media(
 
 
 def measure(run: LoadedRun, made: Made, classes: Sequence[str]) -> Diversity:
-    """Compare the samples with as many real clips of the run, test clips where it has any."""
+    """Return the diversity of samples beside as many real clips, test clips if there are any."""
     rows = run.table.rows("test") if len(run.table.rows("test")) else run.table.rows("train")
     count = min(len(rows), len(made.ids_NT))
     rows = rows[np.linspace(0, len(rows) - 1, count).astype(np.int64)]
@@ -147,7 +147,7 @@ def measure(run: LoadedRun, made: Made, classes: Sequence[str]) -> Diversity:
 
 
 def _line(name: str, found: Diversity) -> str:
-    """Return the measures in one line."""
+    """Return the measures as one line."""
 
     def gap(value: float | None) -> str:
         return "-" if value is None else f"{value:.2f}"
@@ -164,7 +164,7 @@ def _line(name: str, found: Diversity) -> str:
 def sheet_rows(
     run: LoadedRun, inputs: Sequence[GenerationInput], made: Sequence[Made], n: int, rate: int
 ) -> list[Row]:
-    """Return a line for each input and output; given tokens are shown as they decode."""
+    """Return a row for each input and output; input tokens are shown decoded."""
     rows = []
     for number, one in enumerate(inputs):
         items = [
@@ -181,7 +181,7 @@ def sheet_rows(
 
 
 def _decoded(run: LoadedRun, one: GenerationInput) -> dict[str, Any]:
-    """Return the media of the given tokens of a clip."""
+    """Return the decoded input tokens of a clip, by modality."""
     found = {}
     ids_L = torch.where(one.inputs_L, one.ids_L, TEXT_END)
     for (name, modality), span in zip(run.by_name.items(), run.tokens.slices, strict=True):
@@ -191,7 +191,7 @@ def _decoded(run: LoadedRun, one: GenerationInput) -> dict[str, Any]:
 
 
 def _about(step: ChainStep) -> dict[str, Any]:
-    """Return one step as JSON."""
+    """Return a step as JSON."""
     return {
         "target": step.target,
         "conditions": None if step.conditions is None else [
@@ -204,14 +204,14 @@ def _about(step: ChainStep) -> dict[str, Any]:
 
 @float32_math()
 def run_command(options: Options, chosen: Mapping[str, Any]) -> Path:
-    """Carry ``nano4m generate`` out and return the folder that it wrote.
+    """Run ``nano4m generate`` and return the folder that it wrote.
 
     Args:
         options: Of the command line.
-        chosen: Settings of sampling that are given; the others are the run's own.
+        chosen: Sampling settings of the command line; the others are the run's own.
 
     Raises:
-        UserError: Any mistake of a user; nothing is written then.
+        UserError: A mistake of the user; nothing is written then.
     """
     started = time.perf_counter()
     check_numbers(options)

@@ -1,7 +1,7 @@
-"""What generation starts from: files, as ids and marks of given slots.
+"""Inputs of generation from files: ids, and marks of the slots that are inputs.
 
-A file takes the way of the clips stage: its kind of media reads it, ``cut`` cuts it, it is coded
-and decoded as a row of the clips table is, and tokenised by the run's own tokenizers.
+A file is processed as in the clips stage: its kind of media reads it, ``cut`` cuts it, it is coded
+and decoded like a row of the clips table, and tokenized by the run's own tokenizers.
 """
 
 import hashlib
@@ -33,10 +33,10 @@ class GenerationInput:
     """One input.
 
     Attributes:
-        name: Of the files that are made from it.
-        ids_L, inputs_L: int64 ids and bool marks of all slots.
+        name: Beginning of the names of its output files.
+        ids_L, inputs_L: int64 ids, and bool marks of inputs, of all slots.
         media: Name of a modality -> media as its tokenizer takes them, one item.
-        about: What it was and what was done to it, JSON.
+        about: Its origin and how it was processed, JSON.
     """
 
     name: str
@@ -47,7 +47,7 @@ class GenerationInput:
 
 
 def _window_note(seconds: float, start: float, clips: ClipsConfig) -> str:
-    """Say what the window does to a recording of ``seconds``."""
+    """Return a note of what the window does to a recording of ``seconds``."""
     if abs(seconds - clips.window_seconds) * clips.sample_rate < 1:
         return f"{seconds:.2f} s, as long as the window"
     if seconds < clips.window_seconds:
@@ -90,7 +90,7 @@ def _plane_cell(kind: MediaKind, path: Path, clips: ClipsConfig) -> tuple[Cell, 
 
 
 def _cell(kind: MediaKind, path: Path, clips: ClipsConfig) -> tuple[Cell, str]:
-    """Return the cell of a file and a note of what was done to it."""
+    """Return the cell of a file, and a note of how it was processed."""
     return (_plane_cell if kind.is_plane else _sound_cell)(kind, path, clips)
 
 
@@ -102,7 +102,7 @@ def _kind_of(path: Path) -> MediaKind | None:
 
 
 def _video(path: Path, clips: ClipsConfig) -> tuple[dict[str, Cell], str]:
-    """Return the cells of a video, its first keyframe the picture, and a note."""
+    """Return the cells of a video, whose picture is its first keyframe, and a note."""
     sound, rate, frames, times = read_video(path)
     columns = cut(RawMedia(sound=sound, sample_rate=rate, frames=frames, frame_times=times), clips)
     if "reason" in columns:
@@ -123,7 +123,7 @@ def _named(text: str, run: LoadedRun) -> tuple[str | None, Path]:
 
 
 def _cells(text: str, run: LoadedRun) -> tuple[dict[str, Cell], Path, str]:
-    """Return the cells of a file by name of modality, its path, and what was done to it."""
+    """Return the cells of a file by modality, its path, and a note of how it was processed."""
     name, path = _named(text, run)
     clips = run.config.clips
     if not path.is_file():
@@ -165,8 +165,8 @@ def read_files(
     Args:
         paths: ``PATH`` or ``MODALITY=PATH``.
         caption: Text, or None.
-        run: Whose windows, crops and tokenizers are used.
-        warn: Called with what was cut away or padded.
+        run: Its windows, crops and tokenizers are used.
+        warn: Called with a note of what was cut away or padded.
 
     Raises:
         UserError: A file of no known kind, unreadable, or of a modality that the run lacks; two

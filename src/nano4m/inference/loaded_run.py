@@ -27,20 +27,20 @@ NEEDED = ("clips", "tokenizers", "table", "train")
 """Stages of a run that must be finished."""
 
 DRAWS = 1024
-"""Masks that are looked at to see whether a model was ever asked with nothing given."""
+"""Masks that are drawn to check whether a model was trained without inputs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedRun:
-    """What generation needs of a run.
+    """A loaded run, as generation needs it.
 
     Attributes:
         folder: Of the run.
-        config: With which it was made.
+        config: Its configuration.
         model: In evaluation mode, on its device.
         tokenizers: By name of modality, on the same device.
         table: Tokens of its clips.
-        fingerprints: TokenSpec, tokenizers and digests of the stages.
+        fingerprints: Of the token spec, the tokenizers and the stages.
     """
 
     folder: Path
@@ -52,7 +52,7 @@ class LoadedRun:
 
     @property
     def tokens(self) -> TokenSequence:
-        """Order of the slots."""
+        """Token sequence of the run."""
         return TokenSequence(self.table.modalities)
 
     @property
@@ -78,7 +78,7 @@ def _read_config(folder: Path) -> Config:
 
 
 def open_run(folder: Path, device: str) -> LoadedRun:
-    """Open a run whose training is finished.
+    """Return a run whose training is finished, loaded.
 
     Args:
         folder: Of the run.
@@ -124,14 +124,13 @@ def open_run(folder: Path, device: str) -> LoadedRun:
 
 
 def times_unconditional(run: LoadedRun) -> dict[str, int]:
-    """Count in DRAWS masks of the run's training how often each modality is asked from nothing.
+    """Return how many of DRAWS training masks have each modality as a target without inputs.
 
-    The masks are drawn from the masking section of the run, with a fixed seed: whatever the
-    strategies are, this is what the model was trained on.
+    The masks are drawn from the masking section of the run, with a fixed seed.
     """
     rows = torch.arange(DRAWS) % len(run.table.clip_ids)
     ids, valid = (torch.from_numpy(a) for a in run.table.gather(rows.numpy(), None))
-    # One sample a group: as many draws of roles as samples.
+    # Groups of one sample, so that each sample draws roles of its own.
     masking = run.config.masking.model_copy(update={"group_size": 1})
     draw = torch.Generator().manual_seed(0)
     counts = {m.name: 0 for m in run.table.modalities}
@@ -143,15 +142,15 @@ def times_unconditional(run: LoadedRun) -> dict[str, int]:
 
 
 def require_unconditional(run: LoadedRun, targets: list[str], why: str) -> None:
-    """Refuse what needs an answer to nothing at all, where the model never learnt one.
+    """Refuse a run that was never trained to predict ``targets`` without inputs.
 
     Args:
-        run: Whose masking is looked at.
-        targets: Modalities that are asked for.
-        why: What needs it, the beginning of the message.
+        run: Its masking is checked.
+        targets: Names of modalities.
+        why: What needs this: the beginning of the message.
 
     Raises:
-        UserError: With what to train.
+        UserError: The message says how to train.
     """
     counts = times_unconditional(run)
     missing = [name for name in targets if not counts[name]]

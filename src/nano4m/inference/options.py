@@ -18,12 +18,11 @@ from nano4m.errors import UserError
 PURPOSE = """\
 Make media from media with a finished run.
 
-What is given is one set of files (a sound, a picture, depth, normals, a video, a caption), or rows
-of the run's token table, or nothing. What is made goes to one folder: pictures and normals as PNG,
-depth as 16-bit PNG, sounds as WAV, captions as text, all ids as ids.npz, and generate.json with
-every setting, seed and fingerprint. Files are cut as the clips of the run were: the same window,
-crop and level; what is cut away or padded is printed. A setting of sampling that is left out (None)
-is the run's own.
+Inputs are one set of files (a sound, a picture, depth, normals, a video, a caption), clips of the
+run, or nothing. Outputs go to one folder: pictures and normals as PNG, depth as 16-bit PNG, sounds
+as WAV, captions as text, all ids as ids.npz, and generate.json with every setting, seed and
+fingerprint. Files are cut as the clips of the run were: the same window, crop and level; what is
+cut away or padded is printed. A sampling setting that is left out (None) is the run's own.
 
 examples
   a picture and its depth from a sound, 8 samples of each:
@@ -31,7 +30,7 @@ examples
   a sound from a picture and a caption, guided:
     nano4m generate --run runs/farm --in dog.png --caption "small dog barking" --out sound \\
       --steps 12 --guidance 3 --dir made/bark
-  a chain, in which each finished modality is given to the next:
+  a chain, in which each finished modality is an input of the next:
     nano4m generate --run runs/farm --caption "small pig oinking" --chain rgb,depth,normals \\
       --dir made/pig
   the first eight clips of the test split, from their sound alone:
@@ -58,7 +57,7 @@ def _option(field: FieldInfo) -> Any:
     return kind | None, Field(None, description=field.description)
 
 
-# Every field of the section, with no value: what is not given is the run's own setting.
+# Every field of the section, without a value: what is left out is the run's own setting.
 SamplerOptions: Any = create_model(
     "SamplerOptions",
     **{name: _option(field) for name, field in GenerateConfig.model_fields.items()},
@@ -67,32 +66,31 @@ SamplerOptions: Any = create_model(
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What to make from what.
+    """What to generate from which inputs.
 
     Attributes:
         run: Folder of a run whose training is finished.
-        inputs: File that is given, PATH or MODALITY=PATH; repeat it for several. Sounds, pictures,
-            videos (both), .npy or 16-bit PNG (depth); a PNG of normals is named as such:
+        inputs: Input file, PATH or MODALITY=PATH; repeat it for several. Sounds, pictures, videos
+            (both), .npy or 16-bit PNG (depth); a PNG of normals must be named:
             normals=FILE.
-        caption: Text that is given.
-        clips: Clips of the run that are given instead of files: ID,ID.
-        split: Split of the run whose clips are given instead of files.
+        caption: Input text.
+        clips: Clips of the run as inputs instead of files: ID,ID.
+        split: Split of the run whose clips are inputs instead of files.
         rows: Which clips of the split, FIRST:LAST, the last one not included; all if left out.
-        input_modalities: Modalities of those clips that are inputs; all that are not made if left
-            out.
-        out: Modalities to make, each from what is given alone: NAME,NAME.
-        chain: Modalities to make one after another, each from what is given and what came before.
-        keep: Parts of what is made that are given: MODALITY=FIRST:LAST in rows of a picture, frames
+        input_modalities: Modalities of those clips that are inputs; all but outputs if left out.
+        out: Modalities to generate, each from the inputs alone: NAME,NAME.
+        chain: Modalities to generate one after another, each from the inputs and those before it.
+        keep: Parts of outputs that are inputs: MODALITY=FIRST:LAST in rows of a picture, frames
             of a sound, words of a caption, the last one not included.
         conditions: Conditions with a weight each, MODALITY=WEIGHT: l_u + sum w_i (l_i - l_u). A
-            negative one leads away. In a chain, what is finished joins with the weight --guidance.
-        negative: Modality that guidance leads away from: it takes the place of the unconditional.
+            negative weight leads away. In a chain, finished modalities join with weight --guidance.
+        negative: Modality that guidance leads away from, in place of the unconditional prediction.
         n: Samples of each input.
         seed: Random seed. A sample depends on it, on the name of its input and on its own number,
             not on the other samples.
         dir: Folder to write to, made if missing.
-        overwrite: Write into a folder that is not empty; what this command left there is replaced,
-            other files stay.
+        overwrite: Write into a folder that is not empty; files of an earlier call are replaced,
+            others stay.
         sheet: Also write sheet.png, inputs beside samples, and sounds.png, their spectrograms.
         device: Where to compute: cpu, cuda, cuda:N or mps; auto: the GPU if there is one.
     """
@@ -118,14 +116,14 @@ class Options:
 
 
 RENAMED = {"--given": "--input-modalities"}
-"""Options of before, and what they are called now."""
+"""Options of earlier versions -> their names now."""
 
 
 def parse_options(args: Sequence[str]) -> tuple[Options, dict[str, Any]]:
-    """Return the options, and the settings of sampling that are given.
+    """Return the options, and the sampling settings that are set.
 
     Raises:
-        UserError: A setting that sampling cannot have.
+        UserError: An invalid sampling setting.
         SystemExit: After help, or a mistake that tyro has printed.
     """
     import tyro

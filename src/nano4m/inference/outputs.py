@@ -1,4 +1,4 @@
-"""What generation leaves: one file a sample and modality, all ids, and a record of how."""
+"""Output files of generation: one a sample and modality, all ids, and a record of the call."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from nano4m.stage import writable
 from nano4m.tokenizers.base import Tokenizer
 
 RECORD = "generate"
-"""The record is ``generate.json``; what it lists is what a later call may replace."""
+"""Name of the record, ``generate.json``; a later call may replace the files that it lists."""
 
 DECODE_BATCH = 64
 DECODE_BATCH_GPU = 256
@@ -25,7 +25,7 @@ DECODE_BATCH_GPU = 256
 
 
 def decode(tokenizer: Tokenizer, modality: Modality, ids_NT: Tensor) -> list[Any]:
-    """Return the media of each sequence of ids, on the CPU, decoded where the tokenizer is."""
+    """Return the media of each sequence of ids, on the CPU, decoded on the tokenizer's device."""
     media: list[Any] = []
     for part in ids_NT.split(DECODE_BATCH if tokenizer.device.type == "cpu" else DECODE_BATCH_GPU):
         decoded = tokenizer.decode(part.reshape(-1, *modality.shape))
@@ -39,7 +39,7 @@ class Made:
 
     Attributes:
         modality: Of the run.
-        ids_NT: int64 ids; a text has its end token behind its end.
+        ids_NT: int64 ids; a text is padded with its end token.
         media: N decoded items.
     """
 
@@ -49,7 +49,7 @@ class Made:
 
 
 def prepare_folder(folder: Path, overwrite: bool) -> None:
-    """Make the folder; where it holds files, refuse, or remove those of an earlier call.
+    """Create the folder; if it holds files, refuse, or remove those of an earlier call.
 
     Raises:
         UserError: It is no folder, cannot be written, or is not empty and ``overwrite`` is not set.
@@ -67,7 +67,7 @@ def prepare_folder(folder: Path, overwrite: bool) -> None:
             record = folder / f"{RECORD}.json"
             listed = _listed(record) if record.exists() else []
             for name in listed:
-                # Never a path that leads out of the folder, whatever the record says.
+                # Never a path outside the folder, whatever the record says.
                 if Path(name).name == name:
                     (folder / name).unlink(missing_ok=True)
             record.unlink(missing_ok=True)
@@ -109,5 +109,5 @@ def write_ids(folder: Path, names: Sequence[str], made: Sequence[Made]) -> str:
 
 
 def write_record(folder: Path, record: Mapping[str, Any], files: Sequence[str]) -> None:
-    """Write ``generate.json``, last: where it stands, everything else is there."""
+    """Write ``generate.json``, last: if it exists, all other files do."""
     write_json(folder / f"{RECORD}.json", {**record, "files": [*files]})

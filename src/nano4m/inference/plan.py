@@ -1,4 +1,4 @@
-"""From the options of ``nano4m generate`` to steps of generation, with every check before them."""
+"""From options of ``nano4m generate`` to steps of generation, with all checks."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,16 +13,16 @@ from nano4m.inference.loaded_run import LoadedRun, require_unconditional
 from nano4m.inference.options import Options, names_of
 
 MOST_SAMPLES = 4096
-"""Of one call: each leaves a file for each output."""
+"""Most samples of one call; each leaves a file for each output."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is made, from what.
+    """The outputs of a call, and the steps that generate them.
 
     Attributes:
-        chains: Steps that are walked together; without a chain, one step each.
-        keep: Name of an output -> first and last unit of it that is given.
+        chains: Chains of steps, each generated together; without --chain, one step each.
+        keep: Name of an output -> first and last of its units that are inputs.
         config: Of sampling.
     """
 
@@ -32,15 +32,15 @@ class Plan:
 
     @property
     def targets(self) -> list[str]:
-        """Names of what is made."""
+        """Names of the outputs."""
         return [step.target for chain in self.chains for step in chain]
 
 
 def merge_settings(run: GenerateConfig, chosen: Mapping[str, Any]) -> GenerateConfig:
     """Return the settings of a run, changed by those of a command line.
 
-    The nearest wins: one modality on the command line, all on the command line, one in the run, all
-    in the run.
+    Priority: one modality on the command line, all on the command line, one in the run, all in the
+    run.
     """
     modalities = {
         name: {setting: value for setting, value in own.items() if setting not in chosen}
@@ -60,7 +60,7 @@ def _known(option: str, name: str, run: LoadedRun) -> str:
 
 
 def find_targets(options: Options, run: LoadedRun) -> list[str]:
-    """Return the names of what is to be made.
+    """Return the names of the outputs.
 
     Raises:
         UserError: Neither or both of --out and --chain, a name twice, or one that the run lacks.
@@ -84,7 +84,7 @@ def check_numbers(options: Options) -> None:
     """Refuse numbers out of range.
 
     Raises:
-        UserError: What was given and what is allowed.
+        UserError: The message gives what was passed and what is allowed.
     """
     if not 1 <= options.n <= MOST_SAMPLES:
         raise UserError(f"--n {options.n}: 1 to {MOST_SAMPLES} samples")
@@ -95,10 +95,10 @@ def check_numbers(options: Options) -> None:
 def find_keep(
     options: Options, targets: Sequence[str], run: LoadedRun
 ) -> dict[str, tuple[int, int]]:
-    """Return the parts of outputs that are given, in units along the first axis of the layout.
+    """Return the parts of outputs that are inputs, in units along the first axis of the layout.
 
     Raises:
-        UserError: Not of the form MODALITY=FIRST:LAST, or of something that is not made.
+        UserError: Not of the form MODALITY=FIRST:LAST, or of something that is no output.
     """
     found = {}
     for text in options.keep:
@@ -119,7 +119,7 @@ def find_conditions(
     """Return names and weights of --conditions.
 
     Raises:
-        UserError: Not of the form MODALITY=WEIGHT, or of something that is not given.
+        UserError: Not of the form MODALITY=WEIGHT, or of something that is no input.
     """
     found = []
     for text in options.conditions:
@@ -147,7 +147,7 @@ def _inputs(inputs: Sequence[str]) -> str:
 def _check_steps(
     settings: Sampling, target: str, kept: int, chosen: Mapping[str, Any], run: LoadedRun
 ) -> None:
-    """Refuse more steps than tokens, if the command line asks for them."""
+    """Refuse more steps than tokens, if the command line sets them."""
     modality = run.by_name[target]
     targets = "steps" in chosen or "steps" in chosen.get("modalities", {}).get(target, {})
     room = modality.length - kept
@@ -165,16 +165,16 @@ def make_plan(
     inputs: Sequence[str],
     run: LoadedRun,
 ) -> Plan:
-    """Check options against a run and what is given, and return what to do.
+    """Return the plan of a call, after checks of its options against the run and the inputs.
 
     Args:
         options: Of the command.
-        chosen: Settings of sampling that are given.
-        given: Modalities of which the inputs have tokens.
-        run: With which to make.
+        chosen: Sampling settings of the command line.
+        inputs: Modalities of which the inputs have tokens.
+        run: The run that generates.
 
     Raises:
-        UserError: A mistake, with what to write instead.
+        UserError: The message says what to write instead.
     """
     targets = find_targets(options, run)
     keep = find_keep(options, targets, run)
@@ -229,7 +229,7 @@ def _check_unconditional(
     is_chain: bool,
     run: LoadedRun,
 ) -> None:
-    """Refuse guidance, or generation from nothing, by a model that never answered to nothing."""
+    """Refuse guidance, or outputs without inputs, of a model that was not trained for them."""
     shown = set(inputs) - set(keep)
     from_nothing, guided = [], []
     for position, step in enumerate(steps):

@@ -13,15 +13,15 @@ from nano4m.report.color_scale import ColorScale, has_pixels, pixels_of, shared_
 
 MOST_COLUMNS = 16
 MOST_ROWS = 24
-"""A sheet is to be looked at; more stays in the files."""
+"""Most tiles of a sheet; further samples are only in the files."""
 
 INCHES = 1.6
-"""Side of a tile."""
+"""Side of a tile in inches."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of a sheet: the name of the input, a title, what was given, and samples."""
+    """One row of a sheet: the name of the input, a title, the inputs, and the samples."""
 
     source: str
     title: str
@@ -48,10 +48,10 @@ def _draw(axes: Axes, item: Item, scale: ColorScale, is_given: bool) -> None:
 
 
 def write_sheet(path: Path, rows: Sequence[Row]) -> str | None:
-    """Write a PNG: a line a row, given tiles framed, at most MOST_ROWS by MOST_COLUMNS.
+    """Write a PNG: a line a row, input tiles framed, at most MOST_ROWS by MOST_COLUMNS.
 
     Returns:
-        The name of the file, or None where there is nothing to show.
+        The name of the file, or None if there is nothing to show.
     """
     shown = [row for row in rows if row.inputs or row.made][:MOST_ROWS]
     if not shown:
@@ -74,7 +74,7 @@ def write_sheet(path: Path, rows: Sequence[Row]) -> str | None:
 
 
 def only(rows: Sequence[Row], media: str) -> list[Row]:
-    """Return one row an input with its items of one kind; inputs without any are left out."""
+    """Return one row an input with its items of one kind, without inputs that have none."""
     found: dict[str, Row] = {}
     for row in rows:
         made = [item for item in row.made if item.media == media]
