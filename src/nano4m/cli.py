@@ -36,7 +36,7 @@ examples
   nano4m info runs/farm --json                 what a run reached
   nano4m convert FILE --out FOLDER             a published nano4M checkpoint, or back
 
-A command that was stopped goes on where it was when it is run again.
+Run a stopped command again to resume it.
 """
 
 
@@ -51,7 +51,8 @@ class Options:
         size: Size of the model by name instead of the preset's, see nano4m info sizes; options
             under --model still change it.
         without: Modalities of the preset that are left out: NAME,NAME.
-        overwrite: Replace what belongs to another configuration, and what follows from it.
+        overwrite: Replace results of another configuration, and all that follow from them; results
+            of the same configuration stay.
         json: Print the summary as JSON on standard output.
     """
 
@@ -119,8 +120,8 @@ def _parse(command: str, args: Sequence[str]) -> tuple[Any, Options]:
 
 
 def _start(base: Any, args: Sequence[str]) -> Any:
-    """Return a preset with what decides which other options there are, and their defaults: its
-    size, its modalities, and the kind of each tokenizer.
+    """Return a preset with the options set that decide which others there are, and their
+    defaults: its size, its modalities, and the kind of each tokenizer.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--size", nargs="?")
@@ -236,7 +237,7 @@ COMMANDS: dict[str, tuple[Callable[[str, Sequence[str]], None], str]] = {
         _convert,
         "turn a published nano4M file into a checkpoint folder, or such a folder into a file",
     ),
-    "info": (_info, "tell about a preset, a run, a checkpoint, a token table or a registry"),
+    "info": (_info, "describe a preset, a run, a checkpoint, a token table or a registry"),
 }
 
 
@@ -275,10 +276,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 @contextlib.contextmanager
 def _patient_threads() -> Iterator[None]:
-    """Let OpenMP threads of this program, and of those that it starts, wait neither long nor short.
+    """Limit how long idle OpenMP threads of this program, and of its children, spin.
 
-    An idle thread that spins for long steals the core from one that works: on a busy machine steps
-    were ten times slower. One that sleeps at once wakes up late: a quarter slower when alone.
+    Long spinning takes cores from threads that work: steps were ten times slower on a busy machine.
+    A thread that sleeps at once wakes up late: steps were a quarter slower on an idle one.
     """
     if "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ:
         yield

@@ -1,1 +1,1 @@
-"""The road of a run: its stages in order, what each depends on, and what there is."""
+"""The pipeline: the stages of a run in order, their dependencies, and information about runs."""

@@ -1,8 +1,8 @@
-"""What a run will take on a device, before it is begun: memory of a step and time of the training.
+"""Memory of a step and time of the training on a device, estimated before a run.
 
-Memory is counted from widths and lengths (``memory_needed``). Time is the useful operations of the
-run over the share of the measured peak that steps of this size reach (docs/PERFORMANCE.md), never
-less than what launching takes; the other stages are not in it.
+Memory is computed from widths and lengths (``memory_needed``). Time is the useful operations of the
+run over the share of the measured peak that steps of this size reach (docs/PERFORMANCE.md), but at
+least the time of launches; the other stages are not included.
 """
 
 from typing import Any
@@ -18,10 +18,10 @@ from nano4m.training.accounting import Operations, memory_needed
 from nano4m.training.engine import choose
 
 SHARES = {"by groups": 0.05, "packed": 0.12, "packed, CUDA graphs": 0.2}
-"""Share of a GPU's peak that large steps reach, by the engine; compiled ones a quarter more."""
+"""Share of a GPU's peak that large steps reach, by engine; a quarter more if compiled."""
 CPU_SHARE = 0.5
 LAUNCH_SECONDS = 0.006
-"""Of a step on a GPU, however small it is."""
+"""Least time of a step on a GPU."""
 
 
 def forecast(config: Config, modalities: tuple[Modality, ...], model: FourM) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def forecast(config: Config, modalities: tuple[Modality, ...], model: FourM) -> 
         model: Of the run, perhaps on ``meta``.
 
     Raises:
-        UserError: The device is not there.
+        UserError: The device does not exist.
     """
     device = resolve_device(config.device)
     train, masking = config.train, config.masking

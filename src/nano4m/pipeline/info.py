@@ -1,4 +1,4 @@
-"""What there is: presets, runs, token tables and registries, for a person or as JSON."""
+"""Descriptions of presets, runs, token tables and registries, as text or JSON."""
 
 import json
 from pathlib import Path
@@ -52,7 +52,7 @@ def _sizes() -> dict[str, Any]:
 
     from nano4m.model.fourm import FourM
 
-    # Any modality will do: the trunk does not depend on it.
+    # Any modality works: the trunk does not depend on it.
     anything = next(iter(MODALITIES.values())).with_tokens((1, 1), 1)
     summary = {}
     for name, config in SIZES.items():
@@ -74,7 +74,7 @@ REGISTRIES = {
 
 
 def _model(model: Any) -> dict[str, Any]:
-    """Return size, parameters and choices of a model, and what it speaks."""
+    """Return size, parameters, options and modalities of a model."""
     return {
         "parameters": model.num_parameters,
         "trunk_parameters": model.trunk_parameters,
@@ -102,8 +102,8 @@ def layouts(config: Config) -> tuple[Modality, ...]:
 
 
 def describe_preset(config: Config) -> dict[str, Any]:
-    """Return parameters, modalities and budgets of a configuration, what its masks train, and what
-    the training takes on its device.
+    """Return parameters, modalities and budgets of a configuration, the share of each task in its
+    masks, and memory and time of its training.
     """
     import torch
 
@@ -130,7 +130,7 @@ def describe_preset(config: Config) -> dict[str, Any]:
 
 
 def describe_run(out: Path) -> dict[str, Any]:
-    """Return the finished stages of a run and, if it was evaluated, its figures."""
+    """Return the finished stages of a run and, if it was evaluated, its results."""
     from nano4m.pipeline.run import STAGES
     from nano4m.stage import manifest_of
 
@@ -141,7 +141,7 @@ def describe_run(out: Path) -> dict[str, Any]:
         "unfinished": [n for n, m in stages.items() if m is None],
     }
     results = out / "results.json"
-    # One of an earlier configuration may lie there until this one is evaluated.
+    # Results of an earlier configuration may stay there until this one is evaluated.
     if stages["evaluate"] and results.exists():
         found = json.loads(results.read_text())
         summary["probes"] = {p["name"]: p["score"]["value"] for p in found["probes"]}
@@ -216,7 +216,7 @@ def info(what: str, as_json: bool, device: str = "auto") -> str:
 
 
 def _lines(value: Any, indent: str = "") -> list[str]:
-    """Lay a dictionary out as aligned lines."""
+    """Return a dictionary as aligned lines."""
     lines = []
     width = max((len(str(k)) for k in value), default=0) + 2
     for key, entry in value.items():

@@ -1,4 +1,4 @@
-"""The road of a run: its stages in order, what each depends on and what it calls."""
+"""The stages of a run in order, what each depends on and what it calls."""
 
 import json
 from collections.abc import Callable
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """One run: a configuration, where its data come from, where it writes, who trains together."""
+    """One run: configuration, data folder, output folder, and the processes that train it."""
 
     config: Config
     out: Path
@@ -38,7 +38,7 @@ class Run:
 
     @cached_property
     def listing(self) -> dict[str, Any] | None:
-        """What lies in ``data``; what lay there when the clips were cut if it is gone by now."""
+        """Listing of ``data``; if it is gone, its listing from when the clips were cut."""
         from nano4m.data.sources.listing import list_files
 
         if self.data is None:
@@ -89,9 +89,9 @@ def _train(run: Run, folder: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """Opens what evaluation looks at; small, to be sent to another process.
+    """Function that loads a run for evaluation; small, to be sent to another process.
 
-    ``device``, as ``Config.device``, is that of the tokenizers; the model is moved by who asks it.
+    ``device``, as ``Config.device``, is that of the tokenizers; the caller moves the model.
     """
 
     out: Path
@@ -99,10 +99,10 @@ class TrainedRun:
     device: str = "cpu"
 
     def __call__(self) -> "RunArtifacts":
-        """Open it.
+        """Return the loaded run.
 
         Raises:
-            UserError: A part is missing, or they do not belong together.
+            UserError: A part is missing, or parts do not match.
         """
         from nano4m.checkpoints.folder import load_model
         from nano4m.compute.precision import resolve_device
@@ -161,7 +161,7 @@ def _report(run: Run, folder: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage: what it does in one line, the sections it adds to what it depends on, its work."""
+    """A stage: a one-line description, the sections that it adds to its dependencies, its work."""
 
     summary: str
     sections: tuple[str, ...]
@@ -180,7 +180,7 @@ STAGES: dict[str, Stage] = {
     "table": Stage("turn all clips into the token table", (), _table),
     "train": Stage("train the transformer", ("masking", "model", "train"), _train),
     "evaluate": Stage(
-        "measure it: probes, classifiers, any-to-any matrix", ("generate", "evaluate"), _evaluate
+        "evaluate it: probes, classifiers, any-to-any matrix", ("generate", "evaluate"), _evaluate
     ),
     "report": Stage("write the page to look at and listen to", ("report",), _report),
 }
@@ -230,7 +230,7 @@ def run_pipeline(run: Run, overwrite: bool = False) -> dict[str, dict[str, Any]]
     """
     if size_of_world() > 1:
         raise UserError(
-            f"torchrun starts {size_of_world()} processes of the whole road, and only train shares "
+            f"torchrun starts {size_of_world()} processes of all stages, and only train shares "
             f"its work; run: nano4m table {run.config.preset} --out {run.out}, and then: "
             f"torchrun --nproc-per-node {size_of_world()} -m nano4m train {run.config.preset} "
             f"--out {run.out}"
@@ -267,7 +267,7 @@ def _together(run: Run, name: str, overwrite: bool) -> dict[str, Any]:
 
     world = open_training(run.config)
     run = replace(run, world=world)
-    # The first process looks after the folder; the others train when it does.
+    # The first process manages the folder; the others start training when it does.
     if world.rank:
         return STAGES[name].work(run, run.out / name) if world.any_rank(False) else {}
     begun = []
@@ -299,7 +299,7 @@ def _alone(
 def _one(run: Run, name: str, begin: Callable[[], None] = lambda: None) -> dict[str, Any]:
     def work(folder: Path) -> dict[str, Any]:
         begin()
-        # Not earlier: a run that is refused leaves the configuration of the one that is there.
+        # Not earlier: a refused run must not replace the configuration of the existing one.
         write_config(run)
         return STAGES[name].work(run, folder)
 
@@ -311,7 +311,7 @@ def _one(run: Run, name: str, begin: Callable[[], None] = lambda: None) -> dict[
 
 
 def write_config(run: Run) -> None:
-    """Keep the resolved configuration beside the results."""
+    """Write the resolved configuration beside the results."""
     from nano4m.stage import writable
 
     with writable(run.out):

@@ -1,5 +1,5 @@
-"""What makes two runs the same: which fields of the configuration are settings, and old ones read
-as they would be written now.
+"""Fields of the configuration that identify a result, and settings of earlier versions in the form
+of this one.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from nano4m.config.compatibility import with_new_names
 from nano4m.config.run import Config
 
-# How something is computed, not what: a change of these does not make a result another one.
+# How something is computed, not what: changing these does not change a result.
 NOT_SETTINGS = {
     "clips": {"workers"},
     "model": {"checkpointing"},
@@ -30,9 +30,9 @@ NOT_SETTINGS = {
 
 
 def with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a finished stage as they would be written now.
+    """Return the settings of a finished stage in the form of this version.
 
-    Names of before become those of now, and an option that came later has its default.
+    Old names are replaced by new ones, and options that were added since have their defaults.
     """
     settings = with_new_names(settings)
     filled = dict(settings)
@@ -45,7 +45,7 @@ def with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
             found = TypeAdapter(field.rebuild_annotation()).dump_python(whole, mode="json")
         except ValidationError:
             continue
-        # What was left out as no setting stays out.
+        # Fields that are no settings stay out.
         found = {k: v for k, v in found.items() if k not in NOT_SETTINGS.get(name, ())}
         filled[name] = found
     return filled
