@@ -85,7 +85,7 @@ def test_the_installed_command_and_the_module_are_the_same():
     [
         ("trian farm", "nano4m: unknown command 'trian'; did you mean 'train'? choose from clips,"),
         ("run farn", "nano4m: unknown preset 'farn'; did you mean 'farm'? choose from animals,"),
-        ("run", "nano4m: nano4m run needs a preset; choose from farm, digits, animals"),
+        ("run", f"nano4m: nano4m run needs a preset; choose from {', '.join(PRESETS)}"),
         ("run --seed 1 farm", "nano4m: the preset comes first: nano4m run PRESET --seed 1 farm;"),
         ("run farm --train.stepz 3", "Unrecognized options: --train.stepz"),
         ("run farm --train.stepz 3", "Perhaps you meant: --train.steps"),

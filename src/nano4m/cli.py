@@ -185,21 +185,21 @@ def _run(command: str, args: Sequence[str]) -> None:
 
 
 def _info(command: str, args: Sequence[str]) -> None:
-    from nano4m.pipeline.info import info
+    from nano4m.pipeline import info
 
     parser = argparse.ArgumentParser(f"nano4m {command}", add_help=False, allow_abbrev=False)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--device", default="auto")
     options, rest = parser.parse_known_args(args)
     if "-h" in rest or "--help" in rest:
-        print(info.__doc__)
+        print(info.usage())
         return
     if len(rest) != 1:
         raise UserError(
             "usage: nano4m info WHAT [--json] [--device DEVICE]; WHAT is a preset, a run's folder "
             "or a registry"
         )
-    print(info(rest[0], options.json, options.device))
+    print(info.info(rest[0], options.json, options.device))
 
 
 def _convert(command: str, args: Sequence[str]) -> None:

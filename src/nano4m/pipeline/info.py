@@ -1,6 +1,7 @@
 """Descriptions of presets, runs, token tables and registries, as text or JSON."""
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -183,19 +184,34 @@ def describe_table(folder: Path) -> dict[str, Any]:
     }
 
 
-def info(what: str, as_json: bool, device: str = "auto") -> str:
-    """usage: nano4m info WHAT [--json] [--device DEVICE]
+def usage() -> str:
+    """Return the help of ``nano4m info``."""
+    rows = {
+        "a preset": f"{', '.join(PRESETS)}: parameters, modalities, masks, and what its training "
+        "takes on the device: memory of a step, time (auto, cpu, cuda, cuda:N or mps)",
+        "the folder of a run": "what is finished and what it reached",
+        "a checkpoint's": "parameters, choices, modalities, fingerprints",
+        "a token table's": "clips, modalities, fingerprints",
+        "a registry": f"{', '.join(REGISTRIES)}; with licences",
+    }
+    lines = ["usage: nano4m info WHAT [--json] [--device DEVICE]", "", "WHAT is"]
+    for name, text in rows.items():
+        first, *rest = textwrap.wrap(text, 66)
+        lines += [f"  {name:<22}{first}", *(" " * 24 + line for line in rest)]
+    return "\n".join(lines)
 
-    WHAT is
-      a preset              farm, digits, animals, reference, farm-large: parameters,
-                            modalities, budgets, and what its training takes on the device:
-                            memory of a step, time (auto, cpu, cuda, cuda:N or mps)
-      the folder of a run   what is finished and what it reached
-      a checkpoint's        parameters, choices, modalities, fingerprints
-      a token table's       clips, modalities, fingerprints
-      a registry            presets, sizes, modalities, sources, tokenizers, labellers, filters;
-                            with licences
-    """  # noqa: D400
+
+def info(what: str, as_json: bool, device: str = "auto") -> str:
+    """Return what ``usage`` lists, for a person or as JSON.
+
+    Args:
+        what: A preset, a registry, or the folder of a run, a checkpoint or a token table.
+        as_json: Return JSON.
+        device: Of a preset: where its training is to run.
+
+    Raises:
+        UserError: Nothing of these.
+    """
     path = Path(what)
     if what in REGISTRIES:
         summary = REGISTRIES[what]()
