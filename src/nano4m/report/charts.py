@@ -34,7 +34,7 @@ class Palette:
 PAPER = Palette("#1d1d22", "#62636c", "#dcdad4", "#2f62d8", "#c4581c")
 """For a PNG on white."""
 
-# Colours that nobody would choose: in the SVG they become the page's own, light or dark.
+# Placeholder colours: the SVG replaces them by the page's own, light or dark.
 PAGE = Palette("#010203", "#010204", "#010205", "#010206", "#010207")
 _VARIABLES = {
     PAGE.text: "var(--text)",
@@ -87,9 +87,9 @@ def draw_matrix(
     """Draw class consistency by (source, target) with intervals; below, tokenizer round trips.
 
     Args:
-        axes: Filled whole.
+        axes: Axes to fill.
         results: ``matrix`` and ``classifiers`` are drawn.
-        titles: What to call each modality, in the order of rows and columns.
+        titles: Title of each modality, in the order of rows and columns.
         palette: Colours.
         zoom: Of the text.
     """
@@ -110,7 +110,7 @@ def draw_matrix(
     gap, half = 0.3, 0.47
 
     def cell(x: float, y: float, share: float, chance: float, colour: str) -> None:
-        # Nothing at chance, so that an empty-looking matrix is an empty matrix.
+        # No colour at chance, so that a matrix at chance looks empty.
         strength = max(0.0, share - chance) / max(1e-9, 1 - chance)
         box = FancyBboxPatch(
             (x - half, y - half), 2 * half, 2 * half, boxstyle="round,pad=0,rounding_size=0.08",
@@ -153,7 +153,7 @@ def draw_matrix(
     for i, (label, _) in enumerate(below):
         axes.text(-0.62, len(sources) + gap + i * 0.62 - 0.19, label, ha="right", va="center",
                   fontsize=9.5 * zoom, color=palette.second)  # fmt: skip
-    axes.text(-0.62, -0.68, "given \u2193   made \u2192", ha="right", va="bottom",
+    axes.text(-0.62, -0.68, "input \u2193   target \u2192", ha="right", va="bottom",
               fontsize=9 * zoom, color=palette.muted)  # fmt: skip
     axes.set_xlim(-2.0, len(targets) - 0.45)
     axes.set_ylim(len(sources) - 0.35 + (gap + 0.62 * len(below) if below else 0), -1.1)

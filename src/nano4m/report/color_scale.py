@@ -23,10 +23,10 @@ def shared_color_scale(items: Iterable[Item]) -> ColorScale:
 
 
 def has_pixels(item: Item) -> bool:
-    """Whether there is something to look at; a text is read."""
+    """Whether an item is shown as pixels; a text is not."""
     return media_kind(item.media).pixels is not None
 
 
 def pixels_of(item: Item, scale: ColorScale) -> np.ndarray:
-    """Return uint8 (H, W, 3)."""
+    """Return an item as uint8 (H, W, 3)."""
     return media_kind(item.media).part("pixels")(item, scale[item.media])

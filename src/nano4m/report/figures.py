@@ -1,4 +1,4 @@
-"""Results as tables of the page: every figure with what it must be compared with."""
+"""Results as tables of the page: every figure with its baselines and controls."""
 
 import json
 from collections import Counter
@@ -63,13 +63,13 @@ def _arrow(source: str, target: str, titles: Mapping[str, str]) -> Html:
 
 
 def legend(*entries: tuple[str, str]) -> Html:
-    """Return what the marks of a chart mean; entries are (class of the mark, meaning)."""
+    """Return the legend of a chart; entries are (class of the mark, meaning)."""
     return tag("ul", *(tag("li", tag("i", class_=mark), text) for mark, text in entries),
                class_="legend")  # fmt: skip
 
 
 def variety(results: Results, titles: Mapping[str, str]) -> list[Html]:
-    """Return the table of how varied what was made is, beside the real clips."""
+    """Return the table of the diversity of generated sequences, beside that of real clips."""
     heads = ("entropy, nats", "distinct sequences", "distinct ids", "within a class", "between")
     rows: list[list[object]] = []
     for direction in results.matrix:
@@ -86,17 +86,17 @@ def variety(results: Results, titles: Mapping[str, str]) -> list[Html]:
         return []
     how = tag(
         "p",
-        "A sampler that collapses makes fewer sequences and ids than there are, and clips of a "
-        "class that differ in fewer tokens (share of tokens in which two sequences differ).",
+        "A collapsed sampler makes fewer distinct sequences and ids than the real clips have, and "
+        "its clips of a class differ less (in share of tokens that differ between two sequences).",
     )
     return [
-        tag("h3", "How varied it is"), how,
-        table(("what is made", *heads), rows, label="Variety of what is made"),
+        tag("h3", "Diversity"), how,
+        table(("target", *heads), rows, label="Diversity of what is made"),
     ]  # fmt: skip
 
 
 def together(results: Results, titles: Mapping[str, str]) -> list[Html]:
-    """Return the table of what is made from all other modalities, against from each one alone."""
+    """Return the table of class consistency from all other modalities and from each one alone."""
     if not results.all_sources:
         return []
     sources = [name for name in titles if any(name in t.gain_over for t in results.all_sources)]
@@ -116,8 +116,8 @@ def together(results: Results, titles: Mapping[str, str]) -> list[Html]:
     how = tag(
         "p",
         "Class consistency of what is made from all other modalities at once, and by how many "
-        "points of percent it is above that from one of them alone, over the same clips. An "
-        "interval wholly below 0 would say that more conditions hurt.",
+        "percentage points it is above that from one of them alone, on the same clips. An "
+        "interval wholly below 0 would mean that more conditions hurt.",
     )
     heads = ["made", "from all others", *(f"above {titles[name]} alone" for name in sources)]
     return [tag("h3", "More conditions"), how, table(heads, rows, label="More conditions")]
@@ -134,10 +134,10 @@ def matrix_section(results: Results, titles: Mapping[str, str]) -> Html | None:
     chances = {d.class_consistency.chance for d in results.matrix}
     chance = percent(min(chances)) if len(chances) == 1 else "in the table below"
     how = join([
-        "How often a classifier of real media sees the clip\u2019s class in what was made "
-        "from one other modality alone: a cell without colour is at chance (", chance, "), and "
-        "below the matrix stands the most that can be expected, the same classifiers on tokenizer "
-        "round trips and on real media. ", BOLD,
+        "How often a classifier trained on real media recognises the clip\u2019s class in what was "
+        "made from one other modality alone. A cell without colour is at chance (", chance, "). "
+        "Below the matrix are the same classifiers on tokenizer round trips and on real media. ",
+        BOLD,
     ])  # fmt: skip
     rows = [
         [_arrow(d.source, d.target, titles), *score_cells(d.class_consistency)]
@@ -180,12 +180,12 @@ def probes_section(results: Results, titles: Mapping[str, str]) -> Html | None:
         for p in results.probes
     ]
     how = (
-        "What the model knows without generating: a probe is worth something where its interval "
-        "clears chance and the commonest class, and its controls behave. "
+        "What the model knows without generating. A probe means something if its interval is "
+        "above chance and the commonest class and its controls are as expected. "
     )
     return section(
         "probes", "Probes", how + BOLD, marks, probe_chart(results.probes),
-        table(("probe", "given \u2192 asked", *SCORE_HEAD), rows, text=2, label="Probes"),
+        table(("probe", "input \u2192 target", *SCORE_HEAD), rows, text=2, label="Probes"),
     )  # fmt: skip
 
 
@@ -209,7 +209,7 @@ def measure(name: str, value: Any) -> tuple[str, Html]:
 def tokenizer_section(
     results: Results, titles: Mapping[str, str], modalities: Sequence[Modality]
 ) -> Html | None:
-    """Return what each tokenizer keeps of the media."""
+    """Return the quality of each tokenizer."""
     if not results.tokenizers:
         return None
     columns = ("bits_a_clip", "codes_used_share", "perplexity", "parameters")
@@ -233,8 +233,8 @@ def tokenizer_section(
     head = ("modality", "round trip against the original", "tokens", "vocabulary", "bits a clip",
             "codes used", "perplexity", "parameters", "fingerprint")  # fmt: skip
     how = (
-        "What is lost before the model sees anything: round trips of held-out clips against the "
-        "originals. The model makes tokens, so what is lost here stays lost."
+        "Tokenizer round trips of held-out clips compared with the originals. The model makes "
+        "tokens, so what a tokenizer loses stays lost."
     )
     return section("tokenizers", "Tokenizers", how,
                    table(head, rows, text=2, label="Quality of the tokenizers"))  # fmt: skip
@@ -257,12 +257,12 @@ def training_section(
         parts.append(facts(shown))
     if not parts:
         return None
-    how = "Nats a token by step: a modality is learnt as far as it falls below its baseline."
+    how = "Nats a token by step: what a modality has learnt is its drop below the baseline."
     return section("training", "Training", how, *parts)
 
 
 def clips_section(results: Results, clips: ClipTable) -> Html:
-    """Return how many clips there are and why others are not."""
+    """Return the numbers of clips, and the reasons of those that were left out."""
     counts = results.clips
     plain = {words(k): short(v) for k, v in counts.items() if isinstance(v, int | float | str)}
     plain |= {"split that is evaluated": results.split, "sample rate": f"{clips.sample_rate:,} Hz"}
@@ -281,7 +281,7 @@ def clips_section(results: Results, clips: ClipTable) -> Html:
         plain["not kept"] = "none"
     licences = Counter(clips.licences.tolist()).most_common()
     plain["licence"] = "; ".join(f"{k or 'unknown'} ({short(n)})" for k, n in licences)
-    how = "Clips that went in, by split and class, and the reason of each that was left out."
+    how = "Clips of the run by split and class, and the reasons of those that were left out."
     return section("clips", "Clips", how, facts(plain), tag("div", *tables, class_="pair"))
 
 
@@ -306,5 +306,5 @@ def provenance_section(results: Results) -> Html:
     text = json.dumps(results.config, indent=1, sort_keys=False)
     parts.append(tag("details", tag("summary", "The whole configuration"), tag("pre", text),
                      class_="more"))  # fmt: skip
-    how = "What made these figures: with the same commit and configuration the run can be repeated."
+    how = "Where the figures come from: the same commit and configuration repeat the run."
     return section("provenance", "How it was made", how, *parts)

@@ -1,4 +1,4 @@
-"""Cross-entropy and continuation as tables of the page, beside what counting tokens reaches."""
+"""Cross-entropy and continuation as tables of the page, beside their n-gram baselines."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +10,7 @@ BASELINES = ("uniform", "unigram", "bigram")
 
 
 def order_conditions(entropies: Sequence[CrossEntropy], names: Sequence[str]) -> list[str]:
-    """Return all conditions, modalities side by side where the first of them stands."""
+    """Return all conditions, those of a single modality side by side at the place of the first."""
     found = list(dict.fromkeys(key for c in entropies for key in c.conditions))
     first = next((i for i, key in enumerate(found) if key in names), len(found))
     single = [name for name in names if name in found]
@@ -48,9 +48,9 @@ def entropy_section(
         bits.append([join([title, tag("small", f"a {entry.unit}")], "<br>"), *per_unit])
     named = {key: titles.get(key, words(key)) for key in (*BASELINES, *conditions)}
     how = (
-        "Nats a token on fixed clips, less is better; each column is what was given. What another "
-        "modality tells is the drop from the column with nothing given; shuffled companions must "
-        "not give it. A bigram sees the true token before each one. Compare nats within a row "
+        "Nats a token on fixed clips, less is better; each column is an input. The drop from the "
+        "column without inputs is what another modality tells; shuffled inputs must not give it. "
+        "A bigram sees the true token before each one. Compare nats within a row "
         "only, as vocabularies differ; bits can be compared between runs. Coloured: the least of a "
         "row."
     )
@@ -77,9 +77,9 @@ def _continuations(results: Results, titles: Mapping[str, str]) -> list[Html]:
             join(controls, "<br>"), short(c.n),
         ])  # fmt: skip
     how = (
-        "Nats a token of the second half, given the first half and nothing else. The value goes on "
-        "frame by frame and sees each true frame before, as the bigram is; at once, the model "
-        "sees no more than the first half, and the controls are of that."
+        "Nats a token of the second half from the first half alone. The value is autoregressive: "
+        "each frame has the true frames before it as input, as the bigram has. At once, the model "
+        "has the first half only; the controls are computed in that way."
     )
     head = ("continued", "value [95 % interval]", "at once", *BASELINES, "controls", "n")
     return [

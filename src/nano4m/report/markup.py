@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 DASH = "&ndash;"
-"""What stands where there is no value."""
+"""Shown where there is no value."""
 
 
 VOID = {"img", "meta"}
@@ -61,7 +61,7 @@ def words(name: str) -> str:
 
 
 def span(seconds: float) -> str:
-    """Return a duration as a person says it."""
+    """Return a duration as readable text."""
     if seconds < 90:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     minutes = round(seconds / 60)
@@ -76,8 +76,8 @@ def table(
     Args:
         head: Titles of the columns.
         rows: Cells; the first of a row is its heading.
-        text: So many columns from the left are text, the others numbers.
-        label: What a screen reader says of it.
+        text: Number of text columns, from the left; the others are numbers.
+        label: For screen readers.
     """
 
     def kind(i: int) -> str | None:
@@ -108,7 +108,7 @@ def facts(entries: Mapping[str, object]) -> Html:
 
 
 def section(key: str, title: str, how_to_read: object, *inner: object) -> Html:
-    """Return a section with its heading and the sentence that says how to read it."""
+    """Return a section with its heading and a sentence on how to read it."""
     lead = tag("p", how_to_read, class_="how")
     return tag("section", tag("h2", title, id=f"{key}-title"), lead, *inner, id=key,
                aria_labelledby=f"{key}-title")  # fmt: skip

@@ -55,7 +55,7 @@ def overview_png(
     generated: Mapping[str, np.ndarray],
     path: Path,
 ) -> Path:
-    """Write one PNG, 1600 pixels wide: a row a given modality, each of its own clip.
+    """Write one PNG, 1600 pixels wide: a row an input modality, each of another clip.
 
     Raises:
         ValueError: Nothing was generated.
@@ -79,7 +79,7 @@ def overview_png(
 
     scale = shared_color_scale(item for sample in samples for item in sample.real.values())
     heading: dict[str, Any] = {"fontsize": 15, "fontweight": "bold", "va": "center"}
-    write(left, 30, "given (framed) \u2192 made from it alone", **heading)
+    write(left, 30, "input (framed) \u2192 made from it alone", **heading)
     for x, target in enumerate(modalities):
         write(left + x * (size + gap) + size / 2, top - 14, target.title, fontsize=14, ha="center",
               va="center")  # fmt: skip

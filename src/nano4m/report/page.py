@@ -1,4 +1,4 @@
-"""The report: results, clips and generated ids in, one HTML file out that needs nothing else."""
+"""The report: one self-contained HTML file of results, clips and generated ids."""
 
 import json
 import os
@@ -24,10 +24,10 @@ from nano4m.tokenizers.base import Tokenizer
 from nano4m.tokens.table import TokenTable
 
 OPEN_CLIPS = 3
-"""Clips that are unfolded when the page opens."""
+"""Clips that are unfolded at first."""
 
 MOST_BYTES = 9_000_000
-"""Of media in the page; clips beyond it are left out, and the page says so."""
+"""Most bytes of media in the page; further clips are left out, and the page says so."""
 
 
 def _card(what: object, score: Score) -> Html:
@@ -44,7 +44,7 @@ def _card(what: object, score: Score) -> Html:
 
 
 def headline(results: Results, modalities: tuple[Modality, ...]) -> Html:
-    """Return the figures to remember: best and worst direction, then probes of distinct inputs."""
+    """Return the headline figures: best and worst direction, then probes of distinct inputs."""
 
     titles = {m.name: m.title for m in modalities}
 
@@ -61,7 +61,7 @@ def headline(results: Results, modalities: tuple[Modality, ...]) -> Html:
             for d in found
         ]
     seen: set[str] = set()
-    # What is heard comes first: it is what other any-to-any models lack.
+    # Sound inputs come first: other any-to-any models lack them.
     heard = {m.name for m in modalities if m.layout == "codebooks"}
     for probe in sorted(results.probes, key=lambda p: p.source not in heard):
         if probe.task == "classification" and probe.source not in seen and len(cards) < 5:
@@ -75,7 +75,7 @@ def headline(results: Results, modalities: tuple[Modality, ...]) -> Html:
 
 
 def lead(results: Results, modalities: tuple[Modality, ...]) -> str:
-    """Return the one sentence that says what the run is."""
+    """Return the sentence that describes the run."""
     names = [m.title for m in modalities]
     training = results.training
     size = training.get("parameters")
@@ -99,7 +99,7 @@ def lead(results: Results, modalities: tuple[Modality, ...]) -> str:
 
 
 def _sheet(sample: Sample, modalities: tuple[Modality, ...], scale: ColorScale) -> Html:
-    """Return the table of one clip: real media, round trips, then one row a given modality."""
+    """Return the table of one clip: real media, round trips, then one row an input modality."""
     titles = {m.name: m.title for m in modalities}
 
     def cell(item: Item | None, alt: str) -> Html:
@@ -120,17 +120,15 @@ def _sheet(sample: Sample, modalities: tuple[Modality, ...], scale: ColorScale) 
         if not any(given == source for given, _ in sample.made):
             continue
         given = sample.real.get(source) or sample.round_trip[source]
-        shown = render(given, scale, f"{titles[source]}, given, {sample.label}")
+        shown = render(given, scale, f"{titles[source]}, input, {sample.label}")
         cells = [
-            tag("td", tag("p", "given", class_="same"))
+            tag("td", tag("p", "input", class_="same"))
             if target == source
             else cell(sample.made.get((source, target)),
                       f"{titles[target]} made from {titles[source]} alone")
             for target in titles
         ]  # fmt: skip
-        head = tag(
-            "th", tag("span", f"given: {titles[source]}", class_="given"), shown, scope="row"
-        )
+        head = tag("th", tag("span", f"from {titles[source]}", class_="given"), shown, scope="row")
         rows.append(tag("tr", head, *cells, class_="made"))
     titles_row = [tag("th", title, scope="col") for title in titles.values()]
     body = tag("table", tag("thead", tag("tr", tag("th", "", scope="col"), *titles_row)),
@@ -156,7 +154,7 @@ def _clip(
 
 
 def pictures_section(samples: list[Sample], modalities: tuple[Modality, ...]) -> Html | None:
-    """Return what is made from each modality alone, for as many clips as fit in the page."""
+    """Return what is made from each modality alone, of as many clips as fit in the page."""
     if not samples:
         return None
     scale = shared_color_scale(item for sample in samples for item in sample.real.values())
@@ -196,13 +194,13 @@ def write_report(
     """Write ``folder/index.html``, whole or not at all, and return its path.
 
     Args:
-        results: What is shown as a number.
+        results: Figures to show.
         train_log: ``log.jsonl`` of the training.
         clips: Real media.
         tokenizers: By name of modality; a modality without one is not shown.
         table: Ids of the real media, for the round trips.
-        generated: ``clip_ids`` (n,) and for each direction "<given>-><made>" ids (n, L).
-        config: ``report`` is used.
+        generated: ``clip_ids`` (n,) and for each direction "<input>-><target>" ids (n, L).
+        config: Its section ``report`` is used.
         folder: Made if missing.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Media to what a person sees and hears: HTML with everything inlined."""
+"""Media as HTML with pictures and sounds inlined."""
 
 import base64
 import io
@@ -12,7 +12,7 @@ from nano4m.report.color_scale import ColorScale, pixels_of
 from nano4m.report.markup import Html, tag
 
 LARGEST = 192
-"""Pixels a side of a picture in the page; larger ones are made smaller."""
+"""Most pixels a side of a picture in the page; larger ones are reduced."""
 
 
 def png_uri(pixels: np.ndarray) -> str:
@@ -32,7 +32,7 @@ def wav_uri(item: Item) -> str:
 
 
 def render(item: Item, scale: ColorScale, alt: str) -> Html:
-    """Return one item as HTML, with ``alt`` for who does not see it: a picture, a spectrogram with
+    """Return one item as HTML, with ``alt`` as its alternative text: a picture, a spectrogram with
     its player, or a text.
     """
     kind = media_kind(item.media)

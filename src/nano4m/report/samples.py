@@ -1,4 +1,4 @@
-"""The clips that the report shows: what was recorded, what the tokenizer keeps, what was made."""
+"""The clips that the report shows: as recorded, as tokenizer round trips, and as generated."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ ARROW = "->"
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One clip, by name of modality; ``made`` by (given, generated)."""
+    """Items of one clip by name of modality; ``made`` by (input, target)."""
 
     clip_id: str
     label: str
@@ -29,7 +29,7 @@ class Sample:
 
 
 def choose(labels: Sequence[str], count: int) -> list[int]:
-    """Return places of ``count`` clips, or all if fewer: one a class first, then the next."""
+    """Return the indices of ``count`` clips, or all if fewer: one a class first, then the next."""
     turns: dict[str, int] = {}
     keys = []
     for place, label in enumerate(labels):
@@ -39,7 +39,7 @@ def choose(labels: Sequence[str], count: int) -> list[int]:
 
 
 def directions(generated: Mapping[str, np.ndarray]) -> dict[str, tuple[str, str]]:
-    """Return (given, generated) of each key that is a direction."""
+    """Return (input, target) of each key that is a direction."""
     pairs = {key: tuple(key.split(ARROW)) for key in generated if ARROW in key}
     return {key: (pair[0], pair[1]) for key, pair in pairs.items()}
 
@@ -64,7 +64,7 @@ def collect(
     generated: Mapping[str, np.ndarray],
     count: int,
 ) -> list[Sample]:
-    """Decode everything that is shown of ``count`` clips.
+    """Return all items of ``count`` clips, decoded.
 
     Raises:
         KeyError: A generated clip that is not in the table or not among the clips.
