@@ -23,7 +23,7 @@ class ClipsConfig(Section):
     )
     target_rms_db: float | None = Field(
         None,
-        description="RMS level that every window is set to, in dB of full scale; none: untouched.",
+        description="RMS level of every window, in dB of full scale; none: as recorded.",
     )
     min_seconds: Annotated[float, Field(ge=0)] = Field(
         0.05, description="A recording shorter than this is not kept."

@@ -56,7 +56,7 @@ def refuse_old_options(args: Sequence[str]) -> None:
     """Refuse options of earlier versions.
 
     Raises:
-        UserError: Names the new option.
+        UserError: The message names the new option.
     """
     for word in args:
         option = word.split("=")[0]

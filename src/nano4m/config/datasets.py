@@ -13,7 +13,7 @@ class FarmDataset(Section):
     name: Literal["farm"] = "farm"
     train: Positive = Field(3000, description="Clips to train on.")
     val: Positive = Field(220, description="Clips to validate on.")
-    test: Positive = Field(330, description="Clips that only the probes see.")
+    test: Positive = Field(330, description="Clips for the evaluation alone.")
     picture_size: Annotated[int, Field(ge=16, le=512)] = Field(64, description="Pixels a side.")
     seconds: Annotated[float, Field(gt=0.2, le=10)] = Field(1.024, description="Length of a sound.")
 
@@ -41,7 +41,7 @@ class FolderDataset(Section):
         4, description="Pictures of its class a sound is paired with."
     )
     min_per_class: Positive = Field(
-        5, description="A class with fewer recordings is left out, and named."
+        5, description="A class with fewer recordings is left out, with a message."
     )
 
 

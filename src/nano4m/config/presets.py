@@ -91,7 +91,7 @@ FARM_LARGE = Config(
         "sound": MelVQ(downsample=4, vocab=1024, width=256, steps=2000),
         "caption": Bpe(vocab=256, max_length=16),
     },
-    # Of three long grids all others make a long input a little more rarely than of short ones.
+    # Inputs from all other modalities are less often long with three long grids: more weight.
     masking=MaskingConfig(group_size=32, num_inputs_weights=(0.08, 0.5, 0.2, 0.1, 0.12)),
     model=ModelConfig(**SMALL.model_dump() | SIZES["d6-w512"].model_dump(include=SIZE_FIELDS)),
     # Four times the batch of the farm and seven times its steps: a lower peak, and an average over
@@ -141,7 +141,7 @@ ANIMALS = Config(
     evaluate=EvaluateConfig(split="val"),
 )
 
-# The recipe of nano4M-Audio with the tokenizers that are here in the place of its pretrained ones:
+# The recipe of nano4M-Audio with the tokenizers of this project instead of its pretrained ones:
 # the shapes and vocabularies are those of 4M's tokenizers, EnCodec at 1.5 kbit/s and GPT-2's BPE.
 REFERENCE = Config(
     preset="reference",
@@ -203,7 +203,7 @@ PRESETS: dict[str, Config] = {
 
 
 def preset(name: str) -> Config:
-    """ColorScale a preset up.
+    """Return the preset of this name.
 
     Raises:
         UserError: No preset has this name.

@@ -24,20 +24,20 @@ class EvaluateConfig(Section):
     """Probes, each with chance, majority, controls, round trip, n and a bootstrap interval."""
 
     split: Literal["val", "test"] = Field("test", description="Split that is evaluated.")
-    clips: Positive = Field(220, description="Most clips a probe looks at.")
+    clips: Positive = Field(220, description="Most clips of a probe.")
     classifier_steps: Positive = Field(
         400, description="Training steps of each classifier, on real media."
     )
     bootstrap: Annotated[int, Field(ge=100)] = Field(1000, description="Resamples of an interval.")
     workers: Workers = Field(
         "auto",
-        description="Processes of one thread each; the results are those of 0, which is none; "
+        description="Processes of one thread each; 0 works in this one, with the same results; "
         "auto: one a core, at most 16.",
     )
 
 
 class ReportConfig(Section):
-    """The page to look at and listen to."""
+    """The report page."""
 
     samples: Positive = Field(11, description="Clips shown; one a class first.")
 
@@ -45,7 +45,7 @@ class ReportConfig(Section):
 class Config(Section):
     """One run of nano4M-Audio, from clips to report."""
 
-    preset: str = Field("farm", description="Name of the preset that this started from.")
+    preset: str = Field("farm", description="Name of the preset that this is based on.")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
         0, description="Random seed of every stage."
     )
@@ -86,7 +86,7 @@ class Config(Section):
         if self.masking.num_inputs_weights is None:
             weights = default_num_inputs_weights(len(self.tokenizers))
             masking = self.masking.model_copy(update={"num_inputs_weights": weights})
-            # The one place where a section is filled in; nobody has seen the configuration yet.
+            # The only place where a section is filled in; nobody has read the configuration yet.
             object.__setattr__(self, "masking", masking)
         return self
 
@@ -124,8 +124,8 @@ class Config(Section):
         guided = [self.generate.for_modality(name).guidance for name in self.tokenizers]
         if any(g != 1 for g in guided) and not self.masking.drops_all:
             raise ValueError(
-                "generate.guidance compares with what is made from nothing, and this masking never "
-                "trains that; add --generate.guidance 1, or give masking.any_to_any and the first "
+                "generate.guidance needs predictions without inputs, and this masking never "
+                "trains them; add --generate.guidance 1, or give masking.any_to_any and the first "
                 "of masking.num_inputs_weights a weight"
             )
         for name, tokenizer in self.tokenizers.items():

@@ -1,7 +1,6 @@
 """A section for each kind of tokenizer, with the form of its tokens.
 
-What a tokenizer will make is known from its section and that of the clips, before anything is
-fitted or loaded.
+The form of the tokens follows from this section and that of the clips, before anything is fitted.
 """
 
 from typing import Annotated, ClassVar, Literal, NamedTuple, get_args
@@ -112,8 +111,7 @@ SECTIONS: dict[str, type[ImageVQ] | type[MelVQ] | type[Bpe]] = {
 def of_kind(name: str, kind: str, before: TokenizerConfig) -> TokenizerConfig:
     """Return the section of another kind for the modality ``name``.
 
-    Settings that both kinds have under one name are those of ``before``, the others the new kind's
-    defaults.
+    Settings that both kinds have are those of ``before``, the others the new kind's defaults.
 
     Raises:
         UserError: No such kind, or one whose tokens have another layout.

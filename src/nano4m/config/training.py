@@ -35,7 +35,7 @@ class TrainConfig(Section):
         0.995, description="Decay of the averaged weights."
     )
     init_from_codebook: bool = Field(
-        True, description="Start the table of a modality from the codebook of its tokenizer."
+        True, description="Initialise a modality's table from the codebook of its tokenizer."
     )
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="In attention output and MLP."
@@ -45,8 +45,8 @@ class TrainConfig(Section):
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
-        description="Of activations and of the weights that compute; what is updated, averaged and "
-        "summed is always fp32. auto: bf16 on a GPU and on a CPU that multiplies it natively.",
+        description="Of activations and compute weights; master weights, averages and sums are "
+        "always fp32. auto: bf16 on a GPU and on a CPU that multiplies it natively.",
     )
     strategy: Literal["ddp", "fsdp"] = Field(
         "ddp",
@@ -54,7 +54,7 @@ class TrainConfig(Section):
     )
     packed: Switch = Field(
         "auto",
-        description="Lay all samples of a step end to end and decide the update on the device; "
+        description="Concatenate all samples of a step and update without reads by the host; "
         "auto: on a GPU.",
     )
     compile: Switch = Field(
@@ -69,8 +69,8 @@ class TrainConfig(Section):
     )
     quantum: Positive | None = Field(
         None,
-        description="Tokens that a packed batch is filled up to a multiple of, so that few shapes "
-        "come up; none: 64 where all steps are equally long, else an eighth of the longest.",
+        description="A packed batch is padded to a multiple of this many tokens, so that there are "
+        "few shapes; none: 64 where all steps are equally long, else an eighth of the longest.",
     )
     accumulate: Positive = Field(
         1, description="Passes that a packed step is cut into: less memory, the same gradients."
@@ -80,11 +80,11 @@ class TrainConfig(Section):
         description="Processes that mask packed batches ahead; none: half of the cores with a GPU, "
         "at most 8, and 0 without.",
     )
-    ahead: Positive = Field(16, description="Packed steps that are made ahead.")
+    ahead: Positive = Field(16, description="Packed steps that are prepared ahead.")
     tracker: Literal["auto", "none", "tensorboard", "wandb"] = Field(
         "auto",
         description="Beside log.jsonl, which is always written; auto: tensorboard if installed.",
     )
-    val_every: Positive = Field(200, description="Steps between looks at the validation split.")
+    val_every: Positive = Field(200, description="Steps between validations.")
     val_samples: Positive = Field(256, description="Fixed masked samples of the validation loss.")
     save_every: Positive = Field(200, description="Steps between checkpoints to resume from.")

@@ -1,11 +1,10 @@
-"""Classifiers: does what the model makes look, or sound, like the clip's class?
+"""Classifiers that recognise a clip's class in what the model makes.
 
-One classifier a modality, trained on real media of the train split alone, on what its kind of media
-gives as ``features``. A text needs no training: it is right if it is one of that class in the train
-split.
+Each modality has one, trained on the ``features`` of real media of the train split alone. A text
+needs no training: it is correct if the train split has it in that class.
 
-A classifier trains and answers on a device; its media lie there, and all random numbers are drawn
-on the CPU and sent.
+A classifier trains and predicts on a device, where its media are; all random numbers are drawn on
+the CPU and sent.
 
 Shapes: B batch, C channels, H height, W width.
 """
@@ -27,10 +26,10 @@ from nano4m.media.base import MediaKind, Send
 from nano4m.progress import bar
 
 MOST_MEDIA = 12000
-"""Pictures or sounds that a classifier is trained on; more fill the memory."""
+"""Most pictures or sounds that a classifier is trained on; more fill the memory."""
 BATCH = 32
 UNKNOWN = -1
-"""Answer to a caption that no class has."""
+"""Prediction for a caption that no train clip has."""
 
 
 Augment = Callable[[Tensor, Generator, Send], Tensor]
@@ -40,11 +39,11 @@ class Classifier(Protocol):
     """A classifier of media of one kind."""
 
     def predict(self, media: Any) -> np.ndarray:
-        """Return the class of each of n media of any device, int64 (n,); UNKNOWN is never right."""
+        """Return the class of n media of any device, int64 (n,); UNKNOWN is never correct."""
 
 
 class ClassifierTraining(NamedTuple):
-    """What a classifier is trained with; ``media`` comes in parts of some clips each."""
+    """Training data and settings of a classifier; ``media`` yields the media of some clips each."""
 
     media: Iterator[Any]
     labels: np.ndarray
@@ -126,7 +125,7 @@ def _train(
 
 
 class _KnownTexts(Classifier):
-    """Knows the commonest class of each text of the train split."""
+    """Predicts the commonest class of each text in the train split."""
 
     def __init__(self, training: ClassifierTraining) -> None:
         texts = [text for part in training.media for text in part]
@@ -150,7 +149,7 @@ def train_classifier(
     seed: int,
     device: torch.device = CPU,
 ) -> Classifier:
-    """Train the classifier of a kind on real media.
+    """Return a classifier trained on real media of one kind.
 
     Args:
         kind: Of media, a name in ``nano4m.media.MEDIA``.

@@ -1,7 +1,7 @@
-"""What evaluation consists of: tasks that need nothing of each other, shared out to processes.
+"""Tasks of the evaluation: independent of each other, and distributed over processes.
 
 Every task draws from random streams of its own and computes in one thread, so results do not depend
-on how many processes there are.
+on the number of processes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +39,7 @@ from nano4m.progress import bar
 
 
 class Made(NamedTuple):
-    """What is generated as one modality, and what its classifier says."""
+    """What is generated as one modality, and the results of its classifier."""
 
     classifier: ClassifierScore | None
     cells: list[Direction]
@@ -48,7 +48,7 @@ class Made(NamedTuple):
 
 
 class Likelihoods(NamedTuple):
-    """What the likelihood of one modality's tokens tells."""
+    """Results from the likelihoods of one modality's tokens."""
 
     entropy: CrossEntropy
     retrieval: list[Probe]
@@ -81,7 +81,7 @@ def classifier_of(context: EvalContext, target: int) -> tuple[Classifier, Classi
 
 
 def generate_and_classify(context: EvalContext, target: int) -> Made:
-    """Generate a modality from each other one and classify it, where there are classes."""
+    """Generate a modality from each other one, and classify it if there are classes."""
     classifier, result = (
         classifier_of(context, target) if len(context.evaluator.classes) > 1 else (None, None)
     )
@@ -99,7 +99,7 @@ def _counts(context: EvalContext, target: int) -> NgramModel:
 
 
 def score_likelihoods(context: EvalContext, target: int) -> Likelihoods:
-    """Ask how likely the tokens of a modality are: cross-entropy, retrieval, continuation."""
+    """Return what a modality's likelihoods give: cross-entropy, retrieval, continuation."""
     evaluator, counts = context.evaluator, _counts(context, target)
     return Likelihoods(
         cross_entropy(evaluator, counts, target, context.config.clips.window_seconds),
@@ -146,7 +146,7 @@ def _work(config: str, load_run: RunLoader, task: Task) -> Any:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    # As many as a worker has: sums in another order would give other samples.
+    # One thread, as in a worker: sums in another order would give other samples.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
