@@ -160,7 +160,7 @@ def _cells(text: str, run: LoadedRun) -> tuple[dict[str, Cell], Path, str]:
 def read_files(
     paths: Sequence[str], caption: str | None, run: LoadedRun, warn: Callable[[str], None]
 ) -> GenerationInput:
-    """Return the one input that files and a caption make together.
+    """Return the input that files and a caption make together.
 
     Args:
         paths: ``PATH`` or ``MODALITY=PATH``.

@@ -67,7 +67,7 @@ def find_targets(options: Options, run: LoadedRun) -> list[str]:
     """
     if bool(names_of(options.out)) == bool(names_of(options.chain)):
         raise UserError(
-            "give what to make with either --out NAME,NAME (each from what is given alone) or "
+            "give what to make with either --out NAME,NAME (each from the inputs alone) or "
             f"--chain NAME,NAME (each also from those before it); choose from "
             f"{', '.join(run.by_name)}"
         )
