@@ -159,6 +159,6 @@ def require_unconditional(run: LoadedRun, targets: list[str], why: str) -> None:
             f"{why} needs what the model says of {missing[0]!r} when nothing is given, and the "
             f"training of {run.folder} never asked that: 0 of {DRAWS} masks drawn from its masking "
             "drop all conditions, so the answer is noise. Use --guidance 1 with something given, "
-            "or train with masks that drop them, as those of any_to_any do now and then: "
+            "or train with masks that drop them, such as those of any_to_any: "
             f"nano4m run {run.config.preset} --out OTHER --masking.any-to-any 0.9"
         )

@@ -167,7 +167,7 @@ def pictures_section(samples: list[Sample], modalities: tuple[Modality, ...]) ->
         clips.append(clip)
     how = (
         "Each row below the line is made from the one real modality at its left and nothing else. "
-        "Above it stand the clip as recorded and its tokenizer round trip: what differs between "
+        "Above it are the clip as recorded and its tokenizer round trip: what differs between "
         "these two is the tokenizer\u2019s loss, the rest is the model\u2019s. All spectrograms "
         "share one colour scale, all depth maps another."
     )

@@ -184,7 +184,7 @@ class MelVQTokenizer(Tokenizer):
             row, frame, book = (int(i) for i in wrong.nonzero()[0])
             low = book * self.section.vocab
             raise ValueError(
-                f"id {int(ids[row, frame, book])} at frame {frame} stands in the place of codebook "
+                f"id {int(ids[row, frame, book])} at frame {frame} is in the place of codebook "
                 f"{book}, whose ids are {low} to {low + self.section.vocab - 1}"
             )
         with repeatable(self.device, exact=True):
