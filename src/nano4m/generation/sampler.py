@@ -115,18 +115,20 @@ def _decode_codebook(state: DecodingState, part: _RowGroup) -> None:
         targets = torch.cat([left_RN, others_RT], 1)
         logits = state.forward_logits(rows, targets, drawable, factor, shown, part.book)
         drawn = random.draw(logits, temperature, settings.top_k, settings.top_p)
-        certainty = confidence(logits, drawn) if by_confidence or settings.remask_rounds else None
+        confidence_RN = (
+            confidence(logits, drawn) if by_confidence or settings.remask_rounds else None
+        )
         slots, left = left_RN[:, :count], left_RN[:, count:]
-        if by_confidence and certainty is not None:
+        if by_confidence and confidence_RN is not None:
             noise = settings.noise * (1 - (step + 1) / len(counts))
-            score = certainty + noise * random.gumbel(drawable)
+            score = confidence_RN + noise * random.gumbel(drawable)
             ranked = score.argsort(dim=1, descending=True, stable=True)
             keep, rest = ranked[:, :count], ranked[:, count:].sort(1).values
             slots, left = left_RN.gather(1, keep), left_RN.gather(1, rest)
-            drawn, certainty = drawn.gather(1, keep), certainty.gather(1, keep)
+            drawn, confidence_RN = drawn.gather(1, keep), confidence_RN.gather(1, keep)
         state.write(rows, slots, drawn)
-        if certainty is not None:
-            state.confidence_BT[rows[:, None], slots] = certainty
+        if confidence_RN is not None:
+            state.confidence_BT[rows[:, None], slots] = confidence_RN
         left_RN = left
         shown = [n + count for n in shown]
         state.step_done()
@@ -169,8 +171,8 @@ def _redraw_least_confident(state: DecodingState, part: _RowGroup) -> None:
     hidden = state.send(~is_made_RT.scatter(1, part.slots_RN, True))
     rows = state.send(part.rows)
     for _ in part.counts:
-        certainty = state.confidence_BT[rows].masked_fill(hidden, math.inf)
-        slots = certainty.argsort(dim=1, stable=True)[:, :count].sort(1).values
+        confidence_RN = state.confidence_BT[rows].masked_fill(hidden, math.inf)
+        slots = confidence_RN.argsort(dim=1, stable=True)[:, :count].sort(1).values
         state.mark(rows, slots, torch.zeros_like(slots, dtype=torch.bool))
         logits = state.forward_logits(rows, slots, count, 1.0, part.shown)
         drawn = random.draw(logits, temperature, settings.top_k, settings.top_p)
