@@ -247,10 +247,19 @@ def check_registries() -> None:
     Raises:
         UserError: With what is missing, and where.
     """
+    from nano4m.config.tokenizers import SECTIONS
     from nano4m.media import MEDIA
     from nano4m.media.base import check_kinds
 
     check_kinds(MEDIA, MODALITIES.values())
+    for name, entry in MODALITIES.items():
+        section = SECTIONS.get(entry.tokenizer)
+        if section is None or section.layout != entry.layout:
+            fitting = [kind for kind, own in SECTIONS.items() if own.layout == entry.layout]
+            raise UserError(
+                f"the modality {name!r} has the tokenizer {entry.tokenizer!r}, which makes no "
+                f"tokens of the layout {entry.layout!r}; {nearest(entry.tokenizer, fitting)}"
+            )
 
 
 def usage() -> str:

@@ -5,7 +5,7 @@ import torch
 from groups import TOKENS, only, tiny_rows
 from pydantic import ValidationError
 
-from nano4m.config.masking import STRATEGY_NAMES, MaskingConfig
+from nano4m.config.masking import STRATEGY_NAMES, MaskingConfig, default_num_inputs_weights
 from nano4m.errors import UserError
 from nano4m.masking import STRATEGIES, draw_masks
 from nano4m.masking.check import check_masking
@@ -95,3 +95,32 @@ def test_strategies_that_need_what_is_not_there_are_refused():
         check_masking(only("suffix"), TokenSequence(one))
     for name in STRATEGIES:
         check_masking(only(name), TOKENS)
+
+
+def test_strategies_are_drawn_by_their_names_whatever_their_order():
+    """The planted fault: weights of one list, functions of another in a different order."""
+    assert set(STRATEGIES) == set(STRATEGY_NAMES) <= set(MaskingConfig.model_fields)
+    config = MaskingConfig(**dict.fromkeys(STRATEGY_NAMES, 0.0) | {"suffix": 1.0})
+    turned = dict(reversed(STRATEGIES.items()))
+    valid = torch.ones(8, TOKENS.length, dtype=torch.bool)
+    found = []
+    for own in (STRATEGIES, turned):
+        draw = torch.Generator().manual_seed(3)
+        found.append([inputs for _, inputs, _ in draw_masks(valid, TOKENS, config, draw, 0.0, own)])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("modalities", range(2, 13))
+def test_as_many_modalities_as_there_are_have_a_weight_of_their_own(modalities):
+    weights = default_num_inputs_weights(modalities)
+    assert len(weights) == max(5, modalities) and min(weights) > 0
+    assert sum(weights) == pytest.approx(1, abs=1e-3)
+    assert not MaskingConfig().untrained(modalities)
+
+
+def test_what_is_never_trained_is_said():
+    five = MaskingConfig(num_inputs_weights=default_num_inputs_weights(5))
+    assert "never train a modality from all others" in five.untrained(6)
+    assert not five.untrained(5)
+    budgets = {n: 0.0 for n in STRATEGY_NAMES} | {"dirichlet": 1.0}
+    assert "any_to_any 0.0" in MaskingConfig(**budgets).untrained(5)

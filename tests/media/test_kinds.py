@@ -3,6 +3,8 @@
 import dataclasses
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,17 +25,19 @@ PLANES = [name for name, kind in MEDIA.items() if kind.is_plane]
 def stored(name: str, size: int = SIZE, seed: int = 0) -> np.ndarray:
     """A plane as the clips table codes it: its two halves differ, so that a flip is seen."""
     kind, rng = MEDIA[name], np.random.default_rng(seed)
-    shape = (size, size) if kind.channels == 1 else (size, size, 3)
-    coarse = rng.uniform(0.55, 0.9, (4, 4, *shape[2:])).repeat(size // 4, 0).repeat(size // 4, 1)
-    coarse[:, : size // 2] -= 0.45
+    coarse = rng.uniform(0.55, 0.95, (kind.channels, 4, 4))
+    coarse[..., :2] -= 0.5
+    # One row is turned round: a kind of two values differs from seed to seed too.
+    coarse[:, seed % 4] = coarse[:, seed % 4, ::-1]
+    values = coarse.repeat(size // 4, 1).repeat(size // 4, 2)
     if kind.is_direction:
-        vectors = coarse * 2 - 1
-        return vectors / np.linalg.norm(vectors, axis=2, keepdims=True)
-    if name == "picture":
-        return np.round(coarse * 255).astype(np.uint8)
-    if name == "silhouette":
-        return coarse > rng.uniform(0.1, 0.9, (4, 4)).repeat(size // 4, 0).repeat(size // 4, 1)
-    return coarse.astype(np.float32)
+        values = values * 2 - 1
+        values /= np.linalg.norm(values, axis=0)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"plane{kind.suffix}"
+        path.write_bytes(kind.write(values, RATE))
+        recorded = kind.read(path, SimpleNamespace(picture_size=size, depth_near=1.0))
+    return kind.crop(recorded, (0, 0, size), SimpleNamespace(picture_size=size, depth_near=1.0))
 
 
 def shown(array: np.ndarray) -> np.ndarray:
@@ -79,22 +83,15 @@ def test_what_is_written_can_be_read_and_cut_again(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", PLANES)
-def test_a_crop_is_a_crop_of_the_box(name):
+def test_a_crop_is_a_crop_of_the_box(name, tmp_path):
     kind = MEDIA[name]
-    plane = kind.read(_written(name), CLIPS) if name == "depth" else stored(name, 48)
-    left = kind.crop(plane, (0, 0, 24), CLIPS)
+    path = tmp_path / f"plane{kind.suffix}"
+    path.write_bytes(kind.write(shown(stored(name, 48)), RATE))
+    recorded = kind.read(path, CLIPS)
+    left = kind.crop(recorded, (0, 0, 24), CLIPS)
     assert left.shape[:2] == (SIZE, SIZE)
-    right = kind.crop(plane, (24, 0, 24), CLIPS)
+    right = kind.crop(recorded, (24, 0, 24), CLIPS)
     assert np.abs(shown(left) - shown(right)).mean() > 0.1, "the two halves are alike"
-
-
-def _written(name: str):
-    import tempfile
-    from pathlib import Path
-
-    path = Path(tempfile.mkdtemp()) / "plane.npy"
-    np.save(path, 1 / np.maximum(stored(name, 48), 1e-3))
-    return path
 
 
 @pytest.mark.parametrize("name", MEDIA)
@@ -148,6 +145,20 @@ def test_a_kind_without_a_part_is_refused_by_its_name(name, part):
     lacking = MEDIA | {name: dataclasses.replace(MEDIA[name], **{part: empty})}
     with pytest.raises(UserError, match=f"media kind {name!r} lacks {part};"):
         check_kinds(lacking, MODALITIES.values())
+
+
+def test_a_form_that_is_none_is_refused():
+    odd = MEDIA | {"depth": dataclasses.replace(MEDIA["depth"], form="plain")}
+    with pytest.raises(UserError, match="'depth' has the form 'plain'; did you mean 'plane'"):
+        check_kinds(odd, [])
+
+
+def test_a_modality_with_a_tokenizer_of_another_layout_is_refused(monkeypatch, capsys):
+    wrong = dataclasses.replace(MODALITIES["rgb"], tokenizer="mel_vq")
+    monkeypatch.setitem(MODALITIES, "rgb", wrong)
+    with pytest.raises(SystemExit):
+        main(["info", "farm"])
+    assert "'rgb' has the tokenizer 'mel_vq', which makes no tokens" in capsys.readouterr().err
 
 
 def test_a_column_twice_a_wrong_name_and_a_wrong_layout_are_refused():

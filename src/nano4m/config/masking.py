@@ -142,6 +142,21 @@ class MaskingConfig(Section):
         both = zip(STRATEGY_NAMES, self.weights(0.0), self.weights(1.0), strict=True)
         return any(name in names and start + end > 0 for name, start, end in both)
 
+    def untrained(self, modalities: int) -> str:
+        """Return what these masks never train and every evaluation asks, as a sentence, or "".
+
+        Only the strategies that take whole modalities as sources train one from all others.
+        """
+        weights = self.weights_of_num_inputs(modalities)
+        takes_whole = self.uses("any_to_any", "inference_aligned")
+        if takes_whole and any(weights[modalities - 1 : modalities]):
+            return ""
+        return (
+            "these masks never train a modality from all others, which the evaluation asks for "
+            f"(masking.num_inputs_weights {weights}, any_to_any {self.any_to_any}, "
+            f"inference_aligned {self.inference_aligned})"
+        )
+
     @property
     def totals_repeat(self) -> bool:
         """Whether all steps of whole pairs of groups have equally many inputs and targets."""

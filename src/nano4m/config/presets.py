@@ -4,11 +4,12 @@
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from nano4m.config.clips import ClipsConfig
 from nano4m.config.datasets import DigitsDataset, FarmDataset, FolderDataset
 from nano4m.config.generation import GenerateConfig
-from nano4m.config.masking import MaskingConfig
+from nano4m.config.masking import MaskingConfig, default_num_inputs_weights
 from nano4m.config.model import ModelConfig
 from nano4m.config.run import Config, EvaluateConfig
 from nano4m.config.tokenizers import Bpe, ImageVQ, MelVQ, of_kind
@@ -22,6 +23,16 @@ def _size(encoder_depth: int, decoder_depth: int, dim: int, head_dim: int = 64) 
     return ModelConfig(
         encoder_depth=encoder_depth, decoder_depth=decoder_depth, dim=dim, head_dim=head_dim
     )
+
+
+def derived(base: Config, **changes: Any) -> Config:
+    """Return a configuration like ``base`` with other fields; what follows from its number of
+    modalities follows from the new number.
+    """
+    masking = base.masking
+    if masking.num_inputs_weights == default_num_inputs_weights(len(base.tokenizers)):
+        masking = masking.model_copy(update={"num_inputs_weights": None})
+    return Config(**dict(base) | {"masking": masking} | changes)
 
 
 SIZES: dict[str, ModelConfig] = {
@@ -72,10 +83,10 @@ FARM = Config(
     generate=GUIDED,
 )
 
-FARM_SILHOUETTE = Config(
-    **dict(FARM)
-    | {"preset": "farm-silhouette", "masking": MaskingConfig()}
-    | {"tokenizers": FARM.tokenizers | {"silhouette": ImageVQ(grid=4, vocab=512)}},
+FARM_SILHOUETTE = derived(
+    FARM,
+    preset="farm-silhouette",
+    tokenizers=FARM.tokenizers | {"silhouette": ImageVQ(grid=4, vocab=512)},
 )
 
 # For a machine with 16 cores and one GPU. Pictures are cut into 8 x 8 pixels, as on the farm, and

@@ -80,6 +80,20 @@ class ClipTable:
         """Whether every clip has media of this kind."""
         return kind in self.kinds
 
+    def require(self, kind: str) -> None:
+        """Refuse to go on without media of this kind.
+
+        Raises:
+            UserError: An unknown kind, or one that the table does not have.
+        """
+        media_kind(kind)
+        if not self.has(kind):
+            raise UserError(
+                f"the clips in {self.folder} have no {kind}, only {', '.join(sorted(self.kinds))}; "
+                "leave its modality out (--without), or make clips of a source that records it: "
+                "nano4m clips PRESET --out OUT --overwrite"
+            )
+
     def media(self, kind: str, rows: np.ndarray | Sequence[int], frame: int | None = None) -> Any:
         """Return the decoded media of some clips, as tokenizers take them.
 
@@ -97,12 +111,8 @@ class ClipTable:
             ValueError: No rows.
             IndexError: A row or a frame does not exist.
         """
+        self.require(kind)
         found_kind = media_kind(kind)
-        if not self.has(kind):
-            raise UserError(
-                f"the clips in {self.folder} have no {kind}, only {', '.join(sorted(self.kinds))}; "
-                "leave its modality out (--without), or make clips of a source that records it"
-            )
         index = np.asarray(rows, np.int64).reshape(-1)
         if not len(index):
             raise ValueError(f"no rows given; {self.folder} has {len(self)} clips")

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Generator, Tensor
 
-from nano4m.config.masking import MaskingConfig
+from nano4m.config.masking import STRATEGY_NAMES, MaskingConfig
 from nano4m.masking.any_to_any import any_to_any
 from nano4m.masking.audio_span import reference_span, span
 from nano4m.masking.continuation import infill, suffix
@@ -62,7 +62,6 @@ def draw_masks(
     if not 0.0 <= progress <= 1.0:
         raise ValueError(f"progress {progress} is not in [0, 1]")
     weights = config.weights(progress)
-    names = list(strategies)
     counts_BC = sequence.count(valid_BL)
     parts, plans = [], []
     groups = list(torch.arange(len(valid_BL)).split(config.group_size))
@@ -71,7 +70,7 @@ def draw_masks(
         if paired:  # the previous group's plan covers this one too
             paired = False
             continue
-        name = names[pick_weighted(weights, generator)]
+        name = STRATEGY_NAMES[pick_weighted(weights, generator)]
         if config.paired_totals and name in OWN_BUDGETS and number + 1 < len(groups):
             paired, both = True, torch.cat([rows, groups[number + 1]])
             parts += [rows, groups[number + 1]]

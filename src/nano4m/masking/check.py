@@ -51,21 +51,6 @@ def check_masking(config: MaskingConfig, sequence: TokenSequence) -> None:
         )
 
 
-def untrained(config: MaskingConfig, sequence: TokenSequence) -> str:
-    """Return what these masks never train and every evaluation asks, as a sentence, or "".
-
-    Only the strategies that take whole modalities as sources train a modality from all others.
-    """
-    num = len(sequence.modalities)
-    weights = config.weights_of_num_inputs(num)
-    if config.uses("any_to_any", "inference_aligned") and not sum(weights[num - 1 : num]):
-        return (
-            f"masking.num_inputs_weights {weights} never draws {num - 1} sources, so no modality "
-            f"is trained from all {num - 1} others, which the evaluation asks for"
-        )
-    return ""
-
-
 def _names(config: MaskingConfig, sequence: TokenSequence) -> None:
     names = [m.name for m in sequence.modalities]
     for field in ("input_alphas", "target_alphas", "input_limits", "target_limits"):

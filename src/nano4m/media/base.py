@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nano4m.errors import UserError
+from nano4m.errors import UserError, nearest
 from nano4m.modalities import Modality
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ class MediaKind:
         claims: How surely a file of a user is of this kind: 0 no, 1 by its name, 2 by its content.
             Files of a kind that claims none are passed by name: ``--in KIND=FILE``.
         suffixes: Of the files that it claims.
-        read: ``(path, clips section) -> plane``, or sound (samples, channels) and rate.
+        read: ``(path, clips section) -> plane`` as recorded, which ``crop`` takes; or a sound
+            (samples, channels) and its rate.
         suffix: Of a file that is written.
         write: ``(one item as tokenizers give it, rate) -> bytes`` of such a file.
         features: ``(rate, device) -> function`` from a batch of media to the input (B, C, H, W) of
@@ -123,6 +124,11 @@ def check_kinds(kinds: Mapping[str, MediaKind], modalities: Iterable[Modality]) 
         if kind.name != name:
             raise UserError(
                 f"the KIND of nano4m/media/{name}.py is called {kind.name!r}; call it {name!r}"
+            )
+        if kind.form not in REQUIRED:
+            raise UserError(
+                f"the media kind {name!r} has the form {kind.form!r}; "
+                f"{nearest(kind.form, REQUIRED)}"
             )
         missing = [part for part in REQUIRED[kind.form] if not getattr(kind, part)]
         if missing:

@@ -20,6 +20,9 @@ SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", 
 MAX_SECONDS = 600
 """A longer recording is refused: it would fill the memory of a worker for one window."""
 
+SPECTRUM = {"n_fft": 1024, "hop": 256, "mels": 64}
+"""Of the spectrogram that a tokenizer without one of its own is measured with."""
+
 LEVELS_DB = 60.0
 """Range of a spectrogram's colours in dB, down from the loudest."""
 
@@ -147,17 +150,20 @@ def _fidelity(x: "Tensor", y: "Tensor", tokenizer: Any) -> dict[str, float]:
 
     from nano4m.media.mel import MelSpectrogram
 
-    section = tokenizer.section
-    mel = MelSpectrogram(tokenizer.sample_rate, section.n_fft, section.hop, section.mels)
-    mel = mel.to(x.device)
-    original = mel(x)
-    decoded = torch.cat([tokenizer.decode_logmel(tokenizer.encode(s)) for s in x.split(64)])
+    # A tokenizer of spectrograms is measured by its own, before the phase is made up.
+    section = getattr(tokenizer, "section", None)
+    sizes = [getattr(section, name, size) for name, size in SPECTRUM.items()]
+    mel = MelSpectrogram(tokenizer.sample_rate, *sizes).to(x.device)
+    original, waveform = mel(x), mel(y)
+    decoded = waveform
+    if hasattr(tokenizer, "decode_logmel"):
+        decoded = torch.cat([tokenizer.decode_logmel(tokenizer.encode(s)) for s in x.split(64)])
     loud = original > original.amax((1, 2), keepdim=True) - 40
     level = rms_db(y) - rms_db(x)
     return {
         "logmel_error_db": (decoded - original).abs().mean().item(),
         "logmel_error_loud_db": (decoded - original).abs()[loud].mean().item(),
-        "waveform_logmel_error_db": (mel(y) - original).abs().mean().item(),
+        "waveform_logmel_error_db": (waveform - original).abs().mean().item(),
         "rms_error_db": level.abs().mean().item(),
         "rms_bias_db": level.mean().item(),
     }

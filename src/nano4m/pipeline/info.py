@@ -125,6 +125,7 @@ def describe_preset(config: Config) -> dict[str, Any]:
         "steps": config.train.steps,
         "batch_size": config.train.batch_size,
         "masking": config.masking.model_dump(mode="json"),
+        "never_trained": config.masking.untrained(len(entries)) or "nothing that is asked",
         "rarest_in_training": rarest(shares),
         "on_this_device": forecast(config, entries, model),
     }

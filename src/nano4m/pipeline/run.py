@@ -12,6 +12,7 @@ from nano4m.config.run import Config
 from nano4m.errors import UserError
 from nano4m.json_files import write_json
 from nano4m.pipeline.settings import NOT_SETTINGS, with_defaults
+from nano4m.progress import log_info
 from nano4m.stage import (
     differences,
     manifest_of,
@@ -235,6 +236,7 @@ def run_pipeline(run: Run, overwrite: bool = False) -> dict[str, dict[str, Any]]
             f"torchrun --nproc-per-node {size_of_world()} -m nano4m train {run.config.preset} "
             f"--out {run.out}"
         )
+    _warn_untrained(run)
     names = list(STAGES)
     if overwrite:
         changed = next((i for i, n in enumerate(names) if not _belongs(run, n)), len(names))
@@ -254,7 +256,15 @@ def run_one_stage(run: Run, name: str, overwrite: bool = False) -> dict[str, Any
     """
     if size_of_world() > 1:
         return _together(run, name, overwrite)
+    if name == "train":
+        _warn_untrained(run)
     return _alone(run, name, overwrite)
+
+
+def _warn_untrained(run: Run) -> None:
+    missing = run.config.masking.untrained(len(run.config.tokenizers))
+    if missing and manifest_of(run.out, "train") is None:
+        log_info(f"note: {missing}")
 
 
 def _together(run: Run, name: str, overwrite: bool) -> dict[str, Any]:

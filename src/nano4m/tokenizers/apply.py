@@ -54,7 +54,7 @@ def _frames(media: Tensor, section: Any, **_: Any) -> Tensor:
 
 def _variations(
     media: Tensor,
-    section: MelVQ,
+    section: Any,
     *,
     sample_rate: int,
     is_train: np.ndarray,
@@ -62,7 +62,7 @@ def _variations(
 ) -> Tensor:
     """Return sounds (n, samples) as (n, views, samples); only train clips are augmented."""
     views = [media]
-    for _ in range(section.augmentations - 1):
+    for _ in range(getattr(section, "augmentations", 1) - 1):
         varied = vary_sound(media, sample_rate, section, rng)
         varied[~torch.from_numpy(is_train)] = media[~torch.from_numpy(is_train)]
         views.append(varied)

@@ -57,11 +57,13 @@ class Tokenizer(ABC):
     Attributes:
         key: Name in TOKENIZERS and in the configuration.
         shape: Sizes of the layout of one clip's ids.
-        vocab_size: Ids are 0 <= id < vocab_size.
+        vocab_size: Ids are 0 <= id < vocab_size, of all codebooks together.
+        num_codebooks: Codebooks of equal size; the ids of one follow those of the one before.
         licence: Of the weights.
     """
 
     key: ClassVar[str]
+    num_codebooks: int = 1
     shape: tuple[int, ...]
     vocab_size: int
     licence: str

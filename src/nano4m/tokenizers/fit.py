@@ -75,6 +75,8 @@ def fit_tokenizers(config: Config, clips: "ClipTable", out: Path) -> dict[str, d
     for split in ("train", "val"):
         if not len(clips.rows(split)):
             raise UserError(f"no {split} clips to fit tokenizers with; make more clips")
+    for name in config.tokenizers:
+        clips.require(modality(name).media)
     device = resolve_device(config.device)
     out.mkdir(parents=True, exist_ok=True)
     jobs: dict[str, Job] = {}

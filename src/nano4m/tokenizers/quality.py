@@ -44,5 +44,5 @@ def measure(tokenizer: Any, kind: str, media: Any) -> dict[str, float]:
         bits = len(read) / len(ids) * math.log2(tokenizer.vocab_size)
     else:
         read = ids
-        bits = ids[0].numel() * math.log2(tokenizer.section.vocab)
+        bits = ids[0].numel() * math.log2(tokenizer.vocab_size / tokenizer.num_codebooks)
     return numbers | code_use(read, tokenizer.vocab_size) | {"bits_a_clip": bits}

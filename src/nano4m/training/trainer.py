@@ -19,7 +19,7 @@ from nano4m.compute.malloc import tune_malloc
 from nano4m.compute.precision import float32_math, measured_peak, resolve_dtype
 from nano4m.config.run import Config
 from nano4m.errors import UserError
-from nano4m.masking.check import check_masking, untrained
+from nano4m.masking.check import check_masking
 from nano4m.model.fourm import FourM
 from nano4m.progress import bar, log_info
 from nano4m.tokens.batch import MaskedBatch, TokenSequence
@@ -123,9 +123,6 @@ class Trainer:
         else:
             self.host = HostStep(module, moved[0], self.average, *moved[1:])
         self.computing: Any = self.on_device or module
-        missing = untrained(config.masking, TokenSequence(table.modalities))
-        if missing and not world.rank:
-            log_info(f"train: {missing}")
         if self.first and not world.rank:
             log_info(f"train: goes on after step {self.first}")
 
