@@ -32,6 +32,9 @@ def test_quality_measures():
 class Clips:
     """The part of a clips table that fitting asks for."""
 
+    def require(self, kind):
+        assert kind in ("picture", "sound", "caption")
+
     def __init__(self) -> None:
         self.sample_rate, self.num_frames, self.fingerprint = RATE, 2, "abc"
         self.captions = np.array(MEDIA["caption"](80))
