@@ -33,7 +33,7 @@ class Clips:
     """The part of a clips table that fitting asks for."""
 
     def require(self, kind):
-        assert kind in ("picture", "sound", "caption")
+        assert kind in MEDIA, "media of this kind were not made up"
 
     def __init__(self) -> None:
         self.sample_rate, self.num_frames, self.fingerprint = RATE, 2, "abc"
