@@ -30,7 +30,7 @@ def test_a_configuration_of_before_is_the_same_one(name):
 
 
 def test_a_configuration_that_was_written_before_the_renames_is_read_whole():
-    """A real one, of commit 5687f06: a name that is missing in RENAMED would be an unknown field."""
+    """One of commit 5687f06: a name that is missing in RENAMED is an unknown field."""
     old = json.loads(Path(__file__).with_name("farm_of_before.json").read_text())
     found = Config.model_validate(old)
     assert found.dataset.train == old["source"]["train"] == 96
