@@ -53,11 +53,13 @@ def make_row(plan: ClipPlan, *, name: str, settings: object, clips: ClipsConfig)
         "clip_id": plan.clip_id,
         "source": plan.source,
         "video_id": plan.video_id,
+        "group": plan.group or plan.video_id,
         "start_s": plan.start_s,
         "label": plan.label,
         "caption": plan.caption,
         "split": plan.split,
         "licence": plan.licence,
+        "measures": dict(plan.measures),
         "kept": False,
         "reason": None,
         "left_out": None,
@@ -72,6 +74,7 @@ def make_row(plan: ClipPlan, *, name: str, settings: object, clips: ClipsConfig)
     except Exception as error:  # one bad clip becomes a row with a reason, not a crash
         return row | {"reason": f"{type(error).__name__}: {error}"}
     row["left_out"] = "; ".join(raw.left_out) or None
+    row["measures"] |= raw.measures
     if "reason" in columns:
         return row | columns
     row["start_s"] += columns.pop("offset_s")
@@ -176,7 +179,10 @@ def _fingerprint(
         "source": config.dataset.model_dump(mode="json"),
         "clips": config.clips.model_dump(mode="json", exclude={"workers"}),
         "files": listing,
-        "plans": [[p.clip_id, p.video_id, p.label, p.caption, p.split] for p in plans],
+        "plans": [
+            [p.clip_id, p.video_id, p.group, p.label, p.caption, p.split, dict(p.measures)]
+            for p in plans
+        ],
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 

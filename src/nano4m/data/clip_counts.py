@@ -4,6 +4,7 @@ Tables are read shard by shard, so memory does not grow with their size.
 """
 
 import csv
+import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -98,9 +99,17 @@ def write_manifest(out: Path) -> ClipCounts:
 
 
 def _for_people(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return rows for the manifest: levels rounded to 0.001, ``kept`` as 0 or 1."""
+    """Return rows for the manifest.
+
+    Numbers are rounded to 0.001, ``kept`` is 0 or 1, and ``measures`` is JSON.
+    """
+
+    def short(value: Any) -> Any:
+        return round(value, 3) if isinstance(value, float) else value
+
     return [
-        {k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}
+        {k: short(v) for k, v in row.items()}
         | {"kept": int(row["kept"])}
+        | {"measures": json.dumps({k: short(v) for k, v in row["measures"] or ()})}
         for row in rows
     ]

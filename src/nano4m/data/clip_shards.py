@@ -3,6 +3,9 @@
 A folder of ``clips-00000.parquet``, ..., each written atomically. Columns:
 
     clip_id, source, video_id, label, caption, split, licence   strings
+    group      recording or video, the unit that repeats in statistics; video_id where absent
+    picture    K strings, the identity of each frame as loaded, before the crop; [] if not kept
+    measures   name -> number: what the source drew or knows, see ``ClipPlan``
     start_s    where the window starts in the recording, in seconds; negative if padding comes first
     audio      FLAC bytes, mono PCM16 at the sample rate, exactly the window; null if not kept
     frames     K JPEG bytes; [] if not kept
@@ -31,9 +34,10 @@ import pyarrow.parquet as pq
 from nano4m.errors import UserError
 from nano4m.media import MEDIA
 
-FORMAT = 3
-READABLE = {1, 2, FORMAT}
-"""1 lacks fingerprints, 2 names them differently: such tables are read, but not resumed."""
+FORMAT = 4
+READABLE = {1, 2, 3, FORMAT}
+"""1 lacks fingerprints, 2 names them differently, 3 lacks group, picture and measures: such tables
+are read, but not resumed."""
 
 PLANES = tuple(kind.column for kind in MEDIA.values() if kind.is_plane)
 """Columns with a list of encoded planes, one a frame, ``frames`` (the pictures) included."""
@@ -43,6 +47,7 @@ TEXTS = ("clip_id", "source", "video_id", "label", "caption", "split", "licence"
 SCHEMA = pa.schema(
     [pa.field(name, pa.string(), nullable=False) for name in TEXTS]
     + [
+        pa.field("group", pa.string()),
         pa.field("start_s", pa.float64()),
         pa.field("audio", pa.binary()),
         *(pa.field(name, pa.list_(pa.binary())) for name in PLANES),
@@ -51,6 +56,8 @@ SCHEMA = pa.schema(
         pa.field("peak_db", pa.float32()),
         pa.field("audio_fingerprint", pa.binary()),
         pa.field("image_fingerprints", pa.list_(pa.binary())),
+        pa.field("picture", pa.list_(pa.string())),
+        pa.field("measures", pa.map_(pa.string(), pa.float64())),
         pa.field("kept", pa.bool_(), nullable=False),
         pa.field("reason", pa.string()),
         pa.field("left_out", pa.string()),
@@ -60,7 +67,7 @@ SCHEMA = pa.schema(
 MANIFEST_COLUMNS = tuple(
     f.name for f in SCHEMA if not (pa.types.is_binary(f.type) or pa.types.is_list(f.type))
 )
-"""Columns without media and boxes, in the order of ``manifest.csv``."""
+"""Columns without media and lists, in the order of ``manifest.csv``."""
 
 GROUP_ROWS = 64
 """Clips per row group: the least that is read at once."""
@@ -78,9 +85,9 @@ def shard_path(folder: Path, index: int) -> Path:
 
 def to_batch(rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
     """Return rows (mappings with the columns of SCHEMA) as a batch; a missing column is null."""
-    return pa.RecordBatch.from_pydict(
-        {name: [row.get(name) for row in rows] for name in SCHEMA.names}, schema=SCHEMA
-    )
+    cells = {name: [row.get(name) for row in rows] for name in SCHEMA.names}
+    cells["measures"] = [list(dict(own or {}).items()) for own in cells["measures"]]
+    return pa.RecordBatch.from_pydict(cells, schema=SCHEMA)
 
 
 def write_shard(folder: Path, index: int, rows: Sequence[Mapping[str, Any]], **about: Any) -> Path:

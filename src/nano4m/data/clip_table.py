@@ -1,5 +1,6 @@
 """The clips table as tokenizers and evaluation read it: kept clips, media decoded on request."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -47,6 +48,8 @@ class ClipTable:
     """Shard, row group and name -> that column of the row group."""
     places: np.ndarray
     """int64 (n, 3): shard, row group and row in it of each clip."""
+    whole_column: Callable[[str], pa.ChunkedArray | None]
+    """Name -> that column (n,), or None where the table has none; tables of before lack some."""
 
     def __len__(self) -> int:
         return len(self.clip_ids)
@@ -60,6 +63,49 @@ class ClipTable:
     def video_ids(self) -> np.ndarray:
         """String array (n,): the recording that each clip comes from."""
         return strings(self.texts["video_id"])
+
+    @cached_property
+    def groups(self) -> np.ndarray:
+        """String array (n,): the recording or video of each clip, the unit that repeats."""
+        stored, videos = self.whole_column("group"), self.texts["video_id"]
+        return strings(videos if stored is None else pc.coalesce(stored, videos))
+
+    @cached_property
+    def pictures(self) -> list[tuple[str, ...]]:
+        """Identities of the frames of each clip, n tuples; equal for the same picture.
+
+        Of a table of before, that of the frame's fingerprint; empty tuples without fingerprints.
+        """
+        stored = self.whole_column("picture")
+        if stored is not None:
+            return [tuple(own or ()) for own in stored.to_pylist()]
+        seen = self.whole_column("image_fingerprints")
+        cells = [None] * len(self) if seen is None else seen.to_pylist()
+        return [tuple(_digits(x) for x in own or () if x) for own in cells]
+
+    @cached_property
+    def measure_names(self) -> list[str]:
+        """Names of the numbers that are known of any clip, sorted."""
+        stored = self._measures
+        return [] if stored is None else sorted({n for own in stored.to_pylist() for n, _ in own})
+
+    def measure(self, name: str) -> np.ndarray:
+        """Return a number of each clip, float64 (n,); NaN where it is not known.
+
+        Raises:
+            UserError: No clip has a number of this name.
+        """
+        if name not in self.measure_names:
+            raise UserError(
+                f"the clips in {self.folder} have no measure {name!r}; "
+                f"{nearest(name, self.measure_names)}"
+            )
+        found = pc.map_lookup(self._measures, pa.scalar(name), "first")
+        return found.to_numpy().astype(np.float64)
+
+    @cached_property
+    def _measures(self) -> pa.ChunkedArray | None:
+        return self.whole_column("measures")
 
     @cached_property
     def licences(self) -> np.ndarray:
@@ -132,6 +178,10 @@ class ClipTable:
         return found_kind.part("decode")(cells, frame)
 
 
+def _digits(fingerprint: bytes) -> str:
+    return hashlib.sha256(fingerprint).hexdigest()[:12]
+
+
 def open_clips(folder: Path) -> ClipTable:
     """Return the table in ``folder``, without the rows that were not kept.
 
@@ -157,6 +207,12 @@ def open_clips(folder: Path) -> ClipTable:
         with pq.ParquetFile(shards[shard][0]) as file:
             return file.read_row_group(group, columns=[name]).column(name)
 
+    def whole_column(name: str) -> pa.ChunkedArray | None:
+        if any(name not in pq.read_schema(path).names for path, _ in shards):
+            return None
+        parts = [read_columns(path, [name, "kept"]) for path, _ in shards]
+        return pa.concat_tables([part.filter(part["kept"]) for part in parts])[name]
+
     abouts = [about for _, about in shards if about["kept"]]
     kinds = {
         kind.name for kind in MEDIA.values()
@@ -175,4 +231,5 @@ def open_clips(folder: Path) -> ClipTable:
         kinds=frozenset(kinds),
         column=column,
         places=np.concatenate(places),
+        whole_column=whole_column,
     )

@@ -6,7 +6,7 @@
 from typing import Any
 
 from nano4m.config.clips import ClipsConfig
-from nano4m.data.fingerprints import audio_fingerprint, image_fingerprint
+from nano4m.data.fingerprints import audio_fingerprint, content_hash, image_fingerprint
 from nano4m.data.sources.base import RawMedia
 from nano4m.data.waveform import cut_sound, silent
 from nano4m.errors import BadMedia
@@ -100,6 +100,7 @@ def cut(raw: RawMedia, settings: ClipsConfig) -> dict[str, Any]:
         "audio": flac(window, rate),
         "audio_fingerprint": audio_fingerprint(window, rate),
         "image_fingerprints": [],
+        "picture": [],
         "crop": [],
         "offset_s": start / rate,
     }
@@ -109,6 +110,8 @@ def cut(raw: RawMedia, settings: ClipsConfig) -> dict[str, Any]:
     )
     for number in chosen:
         picture = raw.frames[number]
+        original = raw.frames if raw.originals is None else raw.originals
+        columns["picture"].append(content_hash(original[number]))
         box = centre_box(*picture.shape[:2])
         columns["crop"].append(list(box))
         cropped = crop_picture(picture, box, size)

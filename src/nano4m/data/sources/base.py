@@ -18,11 +18,14 @@ class ClipPlan:
         clip_id: Unique in the source; letters, digits, ``_ . -`` only.
         source: Name of the source.
         video_id: Recording that the clip comes from; all its clips are in one split.
+        group: Recording or video, the unit that repeats in statistics; None: ``video_id``.
         start_s: Where the clip starts in that recording, in seconds.
         label: Class, one lower-case word.
         caption: One sentence.
         split: train, val or test.
         licence: Licence of the media of this clip.
+        measures: Numbers that are known of the clip before its media, such as what a synthetic
+            source drew; columns of the clips table.
         details: What ``load`` needs to find or make the media (paths, a seed).
     """
 
@@ -34,6 +37,8 @@ class ClipPlan:
     caption: str
     split: Split
     licence: str
+    group: str | None = None
+    measures: Mapping[str, float] = field(default_factory=dict)
     details: dict[str, str | int | float | list[str]] = field(default_factory=dict)
 
 
@@ -51,6 +56,9 @@ class RawMedia:
             pixel: ``depth``, float32 distances along the ray in metres; ``normals``, float32 unit
             vectors in camera axes (x right, y up, z to the viewer); what the kind's ``crop`` takes.
         left_out: Unreadable files that were replaced by others: name and reason.
+        originals: Pictures that ``frames`` were made from, where those are random variants of them;
+            they alone decide whether two frames are the same picture. None: the frames themselves.
+        measures: Numbers known of these media alone; columns of the clips table.
     """
 
     sound: np.ndarray
@@ -59,6 +67,8 @@ class RawMedia:
     frame_times: tuple[float, ...] | None = None
     planes: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    originals: Sequence[np.ndarray] | None = None
+    measures: Mapping[str, float] = field(default_factory=dict)
 
 
 class Source(Protocol):

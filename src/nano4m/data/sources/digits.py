@@ -144,4 +144,5 @@ def load(plan: ClipPlan, settings: DigitsDataset) -> RawMedia:
     assert isinstance(chosen, list)
     rng = np.random.default_rng(int(str(plan.details["seed"]))) if plan.split == "train" else None
     frames = tuple(enlarge(images[int(i)], settings.picture_size, rng) for i in chosen)
-    return RawMedia(sound=sound, sample_rate=rate, frames=frames)
+    originals = [images[int(i)] for i in chosen]
+    return RawMedia(sound=sound, sample_rate=rate, frames=frames, originals=originals)

@@ -145,20 +145,21 @@ def plan(settings: FolderDataset, data: Path | None, seed: int) -> Sequence[Clip
             "train on; their sum must be below 1"
         )
     contents = find_contents(data)
+    assert data is not None
     enough = _enough(contents.recordings, settings.min_per_class)
     contents = join_groups(Contents(recordings=enough, pictures=contents.pictures), settings)
     recordings = contents.recordings
     splits = split_recordings(recordings, settings, seed)
     # A picture that is paired with one sound alone is in its split.
-    owned = {path for recording in recordings for path in recording.pictures}
-    pictures = [picture for picture in contents.pictures if picture.path not in owned]
+    owned = {name for recording in recordings for name in recording.pictures}
+    pictures = [picture for picture in contents.pictures if picture.name not in owned]
     count = settings.pictures_per_sound
     pools = split_pictures(prefer_full(pictures, count), settings, seed, splits)
     with_pictures = {picture.label for picture in pictures}
     plans = []
     for recording in recordings:
         split = splits[recording.group]
-        order = [str(path) for path in recording.pictures]
+        order = [str(data / name) for name in recording.pictures]
         if not order and not recording.is_video:
             pool = pools.get((recording.label, split), [])
             drawn = _rng(seed, "draw", recording.key).permutation(len(pool))

@@ -29,11 +29,11 @@ class _Union:
 def _joined(recordings: Iterable[Recording], pictures: Iterable[Picture]) -> _Union:
     """Return the groups of recordings, joined with those of the pictures paired with them."""
     union = _Union()
-    groups = {picture.path: picture.group for picture in pictures}
+    groups = {picture.name: picture.group for picture in pictures}
     for recording in recordings:
         union.find(recording.group)
-        for path in recording.pictures:
-            union.join(recording.group, groups.get(path, path.as_posix()))
+        for name in recording.pictures:
+            union.join(recording.group, groups.get(name, name))
     return union
 
 

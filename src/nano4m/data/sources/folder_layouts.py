@@ -37,7 +37,7 @@ class Recording:
         key: Unique name in the folder.
         group: Recordings of one group are in one split.
         label: Class, one lower-case word.
-        pictures: Files paired with this sound; () means any of its class.
+        pictures: Names of the files paired with this sound; () means any of its class.
     """
 
     key: str
@@ -47,13 +47,14 @@ class Recording:
     caption: str
     licence: str = NO_LICENCE
     is_video: bool = False
-    pictures: tuple[Path, ...] = ()
+    pictures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """One still picture of a class."""
+    """One still picture of a class; ``name`` is relative to the data, as keys and groups are."""
 
+    name: str
     path: Path
     group: str
     label: str
@@ -74,12 +75,23 @@ def label_of(name: str) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Return the files below a folder, without hidden ones, in the same order everywhere."""
-    if not folder.is_dir():
-        return []
-    found = (path for path in folder.rglob("*") if path.is_file())
-    visible = (p for p in found if not any(x.startswith(".") for x in p.relative_to(folder).parts))
-    return sorted(visible, key=lambda path: path.as_posix())
+    """Return the files below a folder, without hidden ones, in the same order everywhere.
+
+    Linked folders are entered, as in ``listing``; one that contains itself is entered once.
+    """
+    found: list[Path] = []
+    entered = {folder.resolve()}
+    for here, folders, names in os.walk(folder, followlinks=True):
+        below = {name: (Path(here) / name).resolve() for name in sorted(folders)}
+        folders[:] = [n for n, real in below.items() if n[0] != "." and real not in entered]
+        entered |= {below[name] for name in folders}
+        found += [Path(here) / name for name in names if name[0] != "."]
+    return sorted((path for path in found if path.is_file()), key=lambda path: path.as_posix())
+
+
+def _name(path: Path, data: Path) -> str:
+    """Return the name of a file in keys and groups: relative to the data, wherever those lie."""
+    return Path(os.path.relpath(path, data)).as_posix()
 
 
 def _read_csv(path: Path, required: set[str]) -> list[dict[str, str]]:
@@ -106,8 +118,11 @@ def _read_csv(path: Path, required: set[str]) -> list[dict[str, str]]:
     return rows
 
 
-def _picture(path: Path, label: str, group: str = "", quality: str = "") -> Picture | None:
+def _picture(
+    name: str, data: Path, label: str, group: str = "", quality: str = ""
+) -> Picture | None:
     """Return the entry of a picture, or None, with a message, if it cannot be opened."""
+    path, name = data / name, _name(data / name, data)
     if quality:
         is_lowres = quality == "lowres"
     else:
@@ -116,7 +131,7 @@ def _picture(path: Path, label: str, group: str = "", quality: str = "") -> Pict
             log_info(f"picture left out, it cannot be opened: {path}")
             return None
         is_lowres = min(size) < LOWRES
-    return Picture(path=path, group=group or path.as_posix(), label=label, is_lowres=is_lowres)
+    return Picture(name=name, path=path, group=group or name, label=label, is_lowres=is_lowres)
 
 
 def _from_pairs(data: Path) -> Contents:
@@ -134,11 +149,11 @@ def _from_pairs(data: Path) -> Contents:
             Recording(
                 key=row["audio_id"],
                 path=data / row["audio"],
-                group=about.get("recording_group") or row["audio"],
+                group=about.get("recording_group") or _name(data / row["audio"], data),
                 label=label,
                 caption=row["caption"] or row["class"],
                 licence=about.get("license_note") or NO_LICENCE,
-                pictures=tuple(data / name for name in images),
+                pictures=tuple(_name(data / image, data) for image in images),
             )
         )
     for name, about in known.items():
@@ -147,9 +162,8 @@ def _from_pairs(data: Path) -> Contents:
     pictures = []
     for name, label in labels.items():
         about = known.get(name, {})
-        found = _picture(
-            data / name, label, about.get("recording_group", ""), about.get("quality", "")
-        )
+        group, quality = about.get("recording_group", ""), about.get("quality", "")
+        found = _picture(name, data, label, group, quality)
         pictures += [found] if found else []
     captions = {recording.label: recording.caption for recording in recordings}
     for path in _files(data / "video"):
@@ -176,10 +190,10 @@ def _from_files(data: Path, entries: list[tuple[Path, str, str]]) -> Contents:
     for path, label, caption in entries:
         suffix = path.suffix.lower()
         if suffix in PICTURES:
-            found = _picture(path, label)
+            found = _picture(_name(path, data), data, label)
             contents.pictures.extend([found] if found else [])
         elif suffix in SOUNDS | VIDEOS:
-            name = Path(os.path.relpath(path, data)).as_posix()
+            name = _name(path, data)
             contents.recordings.append(
                 Recording(
                     key=name,
