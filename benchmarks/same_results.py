@@ -25,7 +25,7 @@ from nano4m.evaluate.results import RENAMED as RENAMED_FIGURES
 OPTIONS = (
     "--train.steps 6 --train.precision fp32 --train.val-every 3 --train.batch-size 32 "
     "--train.val-samples 32 --evaluate.classifier-steps 5 --evaluate.clips 12 --evaluate.workers 0 "
-    "--evaluate.bootstrap 100 --tokenizers.rgb.steps 20 --tokenizers.sound.steps 20"
+    "--tokenizers.rgb.steps 20 --tokenizers.sound.steps 20"
 )
 FARM = "--dataset.train 96 --dataset.val 22 --dataset.test 22"
 MEASURED = ("seconds", "provenance", "tokens_per_second", "mfu", "peak_gflops", "memory_gb")

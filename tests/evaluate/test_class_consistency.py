@@ -177,7 +177,7 @@ def test_evaluate_run_writes_what_it_returns(tmp_path, names):
     clips = FakeClips(table)
     config = Config(
         tokenizers={k: v for k, v in PRESET["tokenizers"].items() if k in names},
-        evaluate=EvaluateConfig(clips=30, classifier_steps=60, bootstrap=100, workers=0),
+        evaluate=EvaluateConfig(clips=30, classifier_steps=60, workers=0),
         device="cpu",
     )
     context = {"provenance": {"commit": "x"}, "clips": {}, "tokenizers": {}, "training": {}}

@@ -135,7 +135,6 @@ def make_evaluator(table: TokenTable, model, rows: np.ndarray | None = None) -> 
         classes=table.classes,
         batch_size=16,
         seed=0,
-        resamples=100,
     )
 
 

@@ -309,7 +309,7 @@ def test_results_do_not_depend_on_the_number_of_processes():
     for workers in (0, 2):
         config = Config(
             tokenizers={"rgb": {"kind": "image_vq"}, "sound": {"kind": "mel_vq"}},
-            evaluate=EvaluateConfig(clips=12, classifier_steps=5, bootstrap=100, workers=workers),
+            evaluate=EvaluateConfig(clips=12, classifier_steps=5, workers=workers),
             device="cpu",
         )
         context = open_context(config, SmallRun())

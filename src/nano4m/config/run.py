@@ -21,14 +21,13 @@ from nano4m.modalities import MODALITIES
 
 
 class EvaluateConfig(Section):
-    """Probes, each with chance, majority, controls, round trip, n and a bootstrap interval."""
+    """Probes, each with chance, majority, controls, round trip, n and an interval."""
 
     split: Literal["val", "test"] = Field("test", description="Split that is evaluated.")
     clips: Positive = Field(220, description="Most clips of a probe.")
     classifier_steps: Positive = Field(
         400, description="Training steps of each classifier, on real media."
     )
-    bootstrap: Annotated[int, Field(ge=100)] = Field(1000, description="Resamples of an interval.")
     workers: Workers = Field(
         "auto",
         description="Processes of one thread each; 0 works in this one, with the same results; "

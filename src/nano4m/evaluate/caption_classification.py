@@ -16,7 +16,7 @@ from collections import Counter
 
 import numpy as np
 
-from nano4m.evaluate.likelihood_evaluator import CONTROL, RESAMPLE, SHUFFLE, LikelihoodEvaluator
+from nano4m.evaluate.likelihood_evaluator import CONTROL, SHUFFLE, LikelihoodEvaluator
 from nano4m.evaluate.results import Probe
 from nano4m.evaluate.stats import derangement, score
 from nano4m.evaluate.trie import Search, Text, Trie
@@ -117,8 +117,7 @@ def classify(
             found == evaluator.labels,
             evaluator.labels,
             len(evaluator.classes),
-            evaluator.rng(RESAMPLE, number, target),
-            evaluator.resamples,
+            evaluator.clusters([*inputs, target]),
             controls=controls,
         ),
     )

@@ -16,9 +16,9 @@ from nano4m.compute.precision import multiplies_bf16
 from nano4m.config.generation import GenerateConfig
 from nano4m.evaluate.classifiers import Classifier
 from nano4m.evaluate.diversity import diversity
-from nano4m.evaluate.likelihood_evaluator import GENERATE, RESAMPLE, SHUFFLE, LikelihoodEvaluator
-from nano4m.evaluate.results import AllSources, Difference, Direction, Score
-from nano4m.evaluate.stats import bootstrap_difference, derangement, score
+from nano4m.evaluate.likelihood_evaluator import GENERATE, SHUFFLE, LikelihoodEvaluator
+from nano4m.evaluate.results import AllSources, Direction, Score
+from nano4m.evaluate.stats import derangement, difference, score
 from nano4m.generation.sampler import generate
 from nano4m.modalities import TEXT_END, Modality
 from nano4m.tokenizers.base import Tokenizer
@@ -121,8 +121,7 @@ def directions_into(
             found == evaluator.labels,
             evaluator.labels,
             len(evaluator.classes),
-            evaluator.rng(RESAMPLE, GENERATE, *inputs, target),
-            evaluator.resamples,
+            evaluator.clusters([*inputs, target]),
             round_trip=round_trip,
             controls={"shuffled": float((found == evaluator.labels[others]).mean())},
         )
@@ -149,9 +148,6 @@ def directions_into(
     if classifier is None or len(sources) < 2:
         return cells, None, made
     hits, cell = classified(sources, drawn(sources))
-    rng = evaluator.rng(RESAMPLE, GENERATE, len(evaluator.names), target)
-    gain_over = {
-        source: Difference(**bootstrap_difference(hits, fewer, rng, evaluator.resamples))
-        for source, fewer in alone.items()
-    }
+    clusters = evaluator.clusters([*sources, target])
+    gain_over = {source: difference(hits, fewer, clusters) for source, fewer in alone.items()}
     return cells, AllSources(target=name, class_consistency=cell, gain_over=gain_over), made

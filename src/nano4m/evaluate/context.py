@@ -12,6 +12,7 @@ from nano4m.config.run import Config
 from nano4m.data.clip_table import ClipTable
 from nano4m.errors import UserError
 from nano4m.evaluate.caption_classification import candidates, caption_begun
+from nano4m.evaluate.clusters import ClipOrigins
 from nano4m.evaluate.likelihood_evaluator import CLIPS, LikelihoodEvaluator
 from nano4m.evaluate.trie import Text, Trie
 from nano4m.model.fourm import FourM
@@ -46,7 +47,7 @@ def choose_clips(
     """Return at most ``most`` of ``rows``, ascending, equally many of each class if possible.
 
     Of each class one clip of every recording is chosen before a second one: clips of one recording
-    are not independent, but confidence intervals assume that they are.
+    are not independent, so a second one adds less.
 
     Args:
         rows: Row numbers (n,).
@@ -93,6 +94,14 @@ def clip_rows(table: TokenTable, clips: ClipTable, rows: np.ndarray) -> np.ndarr
     return found
 
 
+def clip_origins(clips: ClipTable, rows: np.ndarray) -> ClipOrigins:
+    """Return recording and first picture of ``rows`` of the clips table."""
+    return ClipOrigins(
+        recordings=clips.groups[rows],
+        pictures=np.array([next(iter(clips.pictures[row]), "") for row in rows.tolist()]),
+    )
+
+
 def build_evaluator(
     config: Config, clips: ClipTable, table: TokenTable, model: FourM
 ) -> LikelihoodEvaluator:
@@ -126,7 +135,7 @@ def build_evaluator(
         classes=table.classes,
         batch_size=config.generate.batch_size,
         seed=config.seed,
-        resamples=config.evaluate.bootstrap,
+        origins=clip_origins(clips, clip_rows(table, clips, rows)),
     )
 
 

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nano4m.evaluate.likelihood_evaluator import BEGINNING, RESAMPLE, SHUFFLE, LikelihoodEvaluator
+from nano4m.evaluate.intervals import ratio_interval
+from nano4m.evaluate.likelihood_evaluator import BEGINNING, SHUFFLE, LikelihoodEvaluator
 from nano4m.evaluate.ngram import NgramModel
 from nano4m.evaluate.results import Continuation
-from nano4m.evaluate.stats import bootstrap_ratio, derangement
+from nano4m.evaluate.stats import derangement
 from nano4m.modalities import Modality
 
 
@@ -66,8 +67,7 @@ def continuation(
     at_once = own if modality.is_text else nats(torch.arange(len(evaluator)), inputs_BL)
     tokens = rest_BT.sum(1)[usable].numpy()
     baselines = counts.log_probs(evaluator.ids_BL[:, span].numpy(), valid_BT.numpy())
-    rng = evaluator.rng(RESAMPLE, BEGINNING, target)
-    low, high = bootstrap_ratio(own, tokens, rng, evaluator.resamples)
+    clusters = evaluator.clusters([target])[usable.numpy()]
     total = int(tokens.sum())
     moved = torch.from_numpy(derangement(len(evaluator), evaluator.rng(SHUFFLE, BEGINNING, target)))
     controls = {"shuffled": nats(moved, inputs_BL)}
@@ -77,8 +77,7 @@ def continuation(
     return Continuation(
         modality=modality.name,
         value=float(own.sum() / total),
-        low=low,
-        high=high,
+        **ratio_interval(own, tokens, clusters)._asdict(),
         at_once=float(at_once.sum() / total),
         n=int(usable.sum()),
         tokens=total,

@@ -16,13 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nano4m.evaluate.clusters import ClipOrigins
 from nano4m.generation.guidance import rows_that_fit
 from nano4m.generation.likelihoods import log_prob_parts
+from nano4m.media import media_kind
 from nano4m.model.fourm import FourM
 from nano4m.tokens.batch import TokenSequence
 
 # Random streams of the probes, one for each purpose.
-CLIPS, SHUFFLE, RESAMPLE, GENERATE, CONTROL, HALF, BEGINNING = range(100, 107)
+CLIPS, SHUFFLE, GENERATE, CONTROL, HALF, BEGINNING = 100, 101, 103, 104, 105, 106
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +39,8 @@ class LikelihoodEvaluator:
         labels: int64 (B,), index into ``classes``.
         classes: Sorted labels.
         batch_size: Rows of a forward pass on a CPU; on a GPU as many as fit.
-        seed: Of shuffles, resamples and generation.
-        resamples: Of the bootstrap.
+        seed: Of shuffles and generation.
+        origins: Recording and picture of each clip, for intervals; None: all are independent.
     """
 
     model: FourM
@@ -50,7 +52,7 @@ class LikelihoodEvaluator:
     classes: list[str]
     batch_size: int
     seed: int
-    resamples: int
+    origins: ClipOrigins | None = None
     _pairs: dict[tuple[int, int], np.ndarray] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -64,6 +66,17 @@ class LikelihoodEvaluator:
     def rng(self, *stream: int) -> np.random.Generator:
         """Return the random generator of one purpose."""
         return np.random.default_rng([self.seed, *stream])
+
+    def clusters(self, modalities: Sequence[int]) -> np.ndarray:
+        """Return the cluster of each clip, int64 (B,): those of one are not independent.
+
+        Clips are joined by recording, and by picture too if one of ``modalities``, the sources and
+        the target of a figure, is of planes: depth and normals are as alike as their pictures.
+        """
+        if self.origins is None:
+            return np.arange(len(self))
+        planes = any(media_kind(self.tokens.modalities[i].media).is_plane for i in modalities)
+        return self.origins.clusters(planes)
 
     def inputs(
         self, sources: Sequence[int], rows: np.ndarray | Tensor | None = None

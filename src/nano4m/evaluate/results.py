@@ -1,7 +1,7 @@
 """The schema of ``results.json``: every result of a run, with its baselines.
 
 Every score has chance and majority baseline, controls, accuracy on tokenizer round trips, the
-number of clips and a bootstrap interval.
+number of clips and of clusters of clips, and an interval over the clusters (``intervals``).
 """
 
 import json
@@ -37,13 +37,24 @@ class Part(BaseModel):
         return {new.get(key, key): value for key, value in given.items()}
 
 
+_CLUSTERS: int | None = Field(
+    None,
+    description="Clusters of clips that share a recording or a picture; the interval is over them.",
+)
+_EFFECTIVE: float | None = Field(
+    None, description="Independent clips that would be as informative."
+)
+
+
 class Score(Part):
     """One score of a probe, as a share in [0, 1]."""
 
     value: float
-    low: float = Field(description="Lower end of the 95 % bootstrap interval.")
-    high: float = Field(description="Upper end of the 95 % bootstrap interval.")
+    low: float = Field(description="Lower end of the 95 % interval.")
+    high: float = Field(description="Upper end of the 95 % interval.")
     n: int = Field(description="Number of clips.")
+    clusters: int | None = _CLUSTERS
+    effective: float | None = _EFFECTIVE
     chance: float = Field(description="Score of uniform guessing.")
     majority: float | None = Field(
         None, description="Score of the most common class, for classification."
@@ -87,12 +98,14 @@ class Continuation(Part):
     value: float = Field(
         description="By the chain rule: each frame (of a text each token) given all earlier ones."
     )
-    low: float = Field(description="Lower end of the 95 % bootstrap interval over clips.")
-    high: float = Field(description="Upper end of the 95 % bootstrap interval over clips.")
+    low: float = Field(description="Lower end of the 95 % interval.")
+    high: float = Field(description="Upper end of the 95 % interval.")
     at_once: float = Field(
         description="Second half predicted at once, as in training; of a text equal to value."
     )
     n: int = Field(description="Number of clips.")
+    clusters: int | None = _CLUSTERS
+    effective: float | None = _EFFECTIVE
     tokens: int = Field(description="Number of target tokens.")
     uniform: float = Field(description="ln of the ids that a position may hold.")
     unigram: float = Field(description="Of the same tokens, see CrossEntropy.")
@@ -139,8 +152,11 @@ class Difference(Part):
     """Difference of two shares on the same clips."""
 
     value: float
-    low: float = Field(description="Lower end of the 95 % bootstrap interval over pairs.")
-    high: float = Field(description="Upper end of the 95 % bootstrap interval over pairs.")
+    low: float = Field(description="Lower end of the 95 % interval.")
+    high: float = Field(description="Upper end of the 95 % interval.")
+    n: int | None = Field(None, description="Number of clips.")
+    clusters: int | None = _CLUSTERS
+    effective: float | None = _EFFECTIVE
 
 
 class AllSources(Part):
@@ -180,6 +196,8 @@ class Results(Part):
     config: dict[str, Any]
     provenance: dict[str, Any]
     split: str
+    evaluated: int | None = Field(None, description="Clips that are evaluated.")
+    available: int | None = Field(None, description="Clips of the split.")
     classes: list[str]
     clips: dict[str, Any] = Field(description="Counts of the clips stage.")
     tokenizers: dict[str, Any] = Field(description="Quality of each tokenizer, by modality.")

@@ -9,7 +9,7 @@ clip; classification measures how well captions are found.
 
 import numpy as np
 
-from nano4m.evaluate.likelihood_evaluator import RESAMPLE, SHUFFLE, LikelihoodEvaluator
+from nano4m.evaluate.likelihood_evaluator import SHUFFLE, LikelihoodEvaluator
 from nano4m.evaluate.results import Probe
 from nano4m.evaluate.stats import derangement, hits_at, recall_at
 
@@ -31,17 +31,17 @@ def retrieval_of(evaluator: LikelihoodEvaluator, target: int) -> list[Probe]:
     for source in (i for i in range(len(modalities)) if i != target):
         rated = information(evaluator, source, target)
         stream = (source, target)
+        clusters = evaluator.clusters([source, target])
         shuffled = derangement(len(evaluator), evaluator.rng(SHUFFLE, *stream))
         for k in DEPTHS:
             controls = {"shuffled": float(hits_at(rated[shuffled], k).mean())}
-            rng = evaluator.rng(RESAMPLE, *stream)
             probes.append(
                 Probe(
                     name=f"{modalities[source].title} -> {modalities[target].title}, R@{k}",
                     task="retrieval",
                     source=evaluator.names[source],
                     target=evaluator.names[target],
-                    score=recall_at(rated, k, rng, evaluator.resamples, controls),
+                    score=recall_at(rated, k, clusters, controls),
                 )
             )
     return probes

@@ -69,6 +69,8 @@ def evaluate_run(
         config=config.model_dump(mode="json"),
         provenance=about["provenance"],
         split=config.evaluate.split,
+        evaluated=len(evaluator),
+        available=len(context.table.rows(config.evaluate.split)),
         classes=evaluator.classes,
         clips=about["clips"],
         tokenizers=about["tokenizers"],

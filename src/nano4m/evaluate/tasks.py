@@ -22,7 +22,6 @@ from nano4m.evaluate.classifiers import Classifier, train_classifier
 from nano4m.evaluate.context import EvalContext, RunLoader, clip_rows, open_context
 from nano4m.evaluate.continuation import continuation
 from nano4m.evaluate.cross_entropy import cross_entropy
-from nano4m.evaluate.likelihood_evaluator import RESAMPLE
 from nano4m.evaluate.ngram import NgramModel, fit_ngrams
 from nano4m.evaluate.results import (
     AllSources,
@@ -75,7 +74,7 @@ def classifier_of(context: EvalContext, target: int) -> tuple[Classifier, Classi
     round_trip = predict(classifier, back) == evaluator.labels
     figure = score(
         predict(classifier, real) == evaluator.labels, evaluator.labels, len(evaluator.classes),
-        evaluator.rng(RESAMPLE, target), evaluator.resamples, round_trip=float(round_trip.mean()),
+        evaluator.clusters([target]), round_trip=float(round_trip.mean()),
     )  # fmt: skip
     return classifier, ClassifierScore(modality=modality.name, accuracy=figure)
 
