@@ -15,7 +15,6 @@ from nano4m.evaluate.context import RunArtifacts, open_context
 from nano4m.evaluate.continuation import continuation
 from nano4m.evaluate.cross_entropy import half_of_itself
 from nano4m.evaluate.ngram import PRIOR, KeyCounts, NgramModel, fit_ngrams
-from nano4m.evaluate.stats import bootstrap_ratio
 from nano4m.evaluate.tasks import run_tasks, tasks_of
 from nano4m.generation import likelihoods
 from nano4m.modalities import MODALITIES
@@ -227,16 +226,6 @@ def test_all_codebooks_of_a_frame_count(monkeypatch):
     start = evaluator.tokens.slices[1].start
     asked = {tuple(asked) for _, given, asked in evaluator.model.calls if len(given) == 2}
     assert asked == {(start + 2, start + 3)}
-
-
-def test_the_interval_of_a_ratio():
-    rng = np.random.default_rng(0)
-    counts = rng.integers(1, 9, size=400)
-    sums = counts * rng.normal(2.0, 0.5, size=400)
-    low, high = bootstrap_ratio(sums, counts, np.random.default_rng(1), 500)
-    assert low < sums.sum() / counts.sum() < high and 0.05 < high - low < 0.2
-    with pytest.raises(ValueError, match="cannot be resampled"):
-        bootstrap_ratio(sums, counts[:3], rng, 100)
 
 
 # -- picked where they are made ------------------------------------------------------------------

@@ -154,6 +154,12 @@ def test_old_options_are_refused_with_their_new_names(capsys):
         assert f"{old} is {new} now" in capsys.readouterr().err
 
 
+def test_an_option_that_is_not_there_any_more_is_refused_with_the_reason(capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", "farm", "--evaluate.bootstrap", "100"])
+    assert "not there any more: intervals need no resamples" in capsys.readouterr().err
+
+
 def test_a_configuration_of_before_is_read():
     old = json.loads(preset("farm").model_dump_json())
     del old["device"], old["masking"]["paired_totals"]

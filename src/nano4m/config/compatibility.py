@@ -24,6 +24,9 @@ RENAMED: dict[str, str] = {
 }
 """Old path of a field -> new path; ``*`` is any modality."""
 
+REMOVED = {"--evaluate.bootstrap": "intervals need no resamples"}
+"""Old option -> why it is not there any more."""
+
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -61,6 +64,8 @@ def refuse_old_options(args: Sequence[str]) -> None:
     for word in args:
         option = word.split("=")[0]
         new = "--train.compile off" if option == "--train.no-compile" else renamed_option(option)
+        if option in REMOVED:
+            raise UserError(f"{option} is not there any more: {REMOVED[option]}; leave it out")
         if word.startswith("--") and new:
             raise UserError(f"{option} is {new} now")
 

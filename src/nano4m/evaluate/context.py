@@ -42,24 +42,24 @@ RunLoader = Callable[[], RunArtifacts]
 
 
 def choose_clips(
-    rows: np.ndarray, labels: np.ndarray, videos: np.ndarray, most: int, rng: np.random.Generator
+    rows: np.ndarray, labels: np.ndarray, clusters: np.ndarray, most: int, rng: np.random.Generator
 ) -> np.ndarray:
     """Return at most ``most`` of ``rows``, ascending, equally many of each class if possible.
 
-    Of each class one clip of every recording is chosen before a second one: clips of one recording
+    Of each class one clip of every cluster is chosen before a second one: clips of one cluster
     are not independent, so a second one adds less.
 
     Args:
         rows: Row numbers (n,).
-        labels, videos: Class and recording of each row, string (n,).
+        labels, clusters: Class, string (n,), and cluster, int (n,), of each row.
         most: Maximum number of rows.
         rng: Source of all random numbers.
     """
     order = rng.permutation(len(rows))
-    seen: dict[tuple[str, str], int] = {}
+    seen: dict[tuple[str, int], int] = {}
     turn = np.empty(len(rows), dtype=np.int64)
     for i in order:
-        key = (str(labels[i]), str(videos[i]))
+        key = (str(labels[i]), int(clusters[i]))
         turn[i] = seen[key] = seen.get(key, -1) + 1
     order = order[np.argsort(turn[order], kind="stable")]
     rank = np.empty(len(rows), dtype=np.int64)
@@ -122,8 +122,8 @@ def build_evaluator(
             "the train split has no clips; baselines and classifiers are made from them"
         )
     rng = np.random.default_rng([config.seed, CLIPS])
-    videos = clips.video_ids[clip_rows(table, clips, rows)]
-    rows = choose_clips(rows, table.labels[rows], videos, config.evaluate.clips, rng)
+    clusters = clip_origins(clips, clip_rows(table, clips, rows)).clusters(with_pictures=True)
+    rows = choose_clips(rows, table.labels[rows], clusters, config.evaluate.clips, rng)
     ids, valid = table.gather(rows, None)
     return LikelihoodEvaluator(
         model=model,

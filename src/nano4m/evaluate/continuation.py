@@ -33,7 +33,7 @@ def prefix_lengths(modality: Modality, valid_BT: Tensor) -> Tensor:
 def continuation(
     evaluator: LikelihoodEvaluator, counts: NgramModel, target: int
 ) -> Continuation | None:
-    """Return the continuation of a sound or text; None for others, and with too few usable clips.
+    """Return the continuation of a sound or text; None for others, and of fewer than two clusters.
 
     Args:
         evaluator: Model and clips.
@@ -46,7 +46,8 @@ def continuation(
         return None
     inputs_B = prefix_lengths(modality, valid_BT)
     usable = (inputs_B > 0) & (inputs_B < valid_BT.sum(1))
-    if int(usable.sum()) < 2:
+    clusters = evaluator.clusters([target])[usable.numpy()]
+    if len(np.unique(clusters)) < 2:
         return None
     inputs_BT = (torch.arange(modality.length) < inputs_B[:, None]) & usable[:, None]
     rest_BT = valid_BT & ~inputs_BT & usable[:, None]
@@ -67,7 +68,6 @@ def continuation(
     at_once = own if modality.is_text else nats(torch.arange(len(evaluator)), inputs_BL)
     tokens = rest_BT.sum(1)[usable].numpy()
     baselines = counts.log_probs(evaluator.ids_BL[:, span].numpy(), valid_BT.numpy())
-    clusters = evaluator.clusters([target])[usable.numpy()]
     total = int(tokens.sum())
     moved = torch.from_numpy(derangement(len(evaluator), evaluator.rng(SHUFFLE, BEGINNING, target)))
     controls = {"shuffled": nats(moved, inputs_BL)}

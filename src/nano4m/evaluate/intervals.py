@@ -3,8 +3,8 @@
 All are computed without random numbers, from the same two facts: the clips of a cluster are no
 independent clips, and the estimate of how dependent they are is itself uncertain.
 
-**Effective number.** With intra-class correlation r and clusters of sizes m, the variance is that of
-n / (1 + (sum(m^2) / n - 1) r) independent clips (Kish 1965). r comes from the variance within
+**Effective number.** With intra-class correlation r and clusters of sizes m, the variance is that
+of n / (1 + (sum(m^2) / n - 1) r) independent clips (Kish 1965). r comes from the variance within
 clusters. That of the estimate itself, from the clusters' sums, fails where the largest clusters
 happen to agree; one minus the share that lies within clusters sees that they agree too well. Two
 corrections keep an r that is estimated too low from making the interval too narrow: the ratio of
@@ -16,12 +16,12 @@ that are all equal give r = 1: the clusters count.
 **Shares.** The exact binomial interval (Clopper and Pearson 1934) of the effective number, as
 Korn and Graubard (1998) have it for surveys.
 
-**Paired differences of shares.** The score interval of Tango (1998) with effective numbers of pairs.
+**Paired differences of shares.** The score interval of Tango (1998) of the effective number.
 
 **Means and ratios.** The wider, at each end, of two intervals around a jackknife over clusters
 (MacKinnon, Nielsen and Webb 2023): Student's t with the degrees of freedom of Kish's number of
-clusters, which holds where clusters differ in size, and the t corrected for skewness by the cubic of
-Hall (1992), which holds where values are skewed.
+clusters, which holds where clusters differ in size, and the t corrected for skewness by the cubic
+of Hall (1992), which holds where values are skewed.
 
 `benchmarks/coverage.py` measures the coverage of each.
 """

@@ -7,6 +7,7 @@ import numpy as np
 from nano4m.evaluate.intervals import difference_interval, share_interval
 from nano4m.evaluate.results import Difference, Score
 
+
 def balanced_accuracy(correct: np.ndarray, labels: np.ndarray) -> float:
     """Return the mean accuracy over the classes that occur."""
     return float(np.mean([correct[labels == c].mean() for c in np.unique(labels)]))
@@ -82,9 +83,7 @@ def recall_at(
 def difference(more: np.ndarray, fewer: np.ndarray, clusters: np.ndarray) -> Difference:
     """Return mean(more) - mean(fewer), outcomes (n,) of the same clips in clusters int (n,)."""
     ends = difference_interval(more, fewer, clusters)
-    return Difference(
-        value=float(np.mean(more) - np.mean(fewer)), **ends._asdict(), n=len(more)
-    )
+    return Difference(value=float(np.mean(more) - np.mean(fewer)), **ends._asdict(), n=len(more))
 
 
 def derangement(n: int, rng: np.random.Generator) -> np.ndarray:

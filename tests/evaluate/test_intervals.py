@@ -1,0 +1,114 @@
+"""Intervals: against scipy where clips are independent, over clusters, and where nothing varies."""
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+from scipy.stats import t as student
+
+from nano4m.evaluate.intervals import (
+    difference_interval,
+    effective_number,
+    mean_interval,
+    ratio_interval,
+    share_interval,
+)
+
+
+@pytest.mark.parametrize("found", [0, 1, 7, 19, 20])
+def test_of_independent_clips_it_is_the_exact_binomial_interval(found):
+    hits = np.arange(20) < found
+    ends = share_interval(hits, np.arange(20))
+    exact = binomtest(found, 20).proportion_ci(0.95, method="exact")
+    assert ends[:2] == pytest.approx((exact.low, exact.high), abs=1e-9)
+    assert (ends.clusters, ends.effective) == (20, 20)
+
+
+def test_copies_of_clips_add_nothing():
+    rng = np.random.default_rng(0)
+    for p in (0.0, 0.3, 0.8, 1.0):
+        hits = rng.random(40) < p
+        fewer = rng.random(40) < 0.5
+        clusters = np.repeat(np.arange(40), 9)
+        one, many = share_interval(hits, np.arange(40)), share_interval(hits.repeat(9), clusters)
+        assert many == pytest.approx(one)
+        one = difference_interval(hits, fewer, np.arange(40))
+        assert difference_interval(hits.repeat(9), fewer.repeat(9), clusters) == pytest.approx(one)
+        nats = rng.gamma(4, size=40)
+        one = mean_interval(nats, np.arange(40))
+        assert mean_interval(nats.repeat(9), clusters) == pytest.approx(one)
+
+
+def test_the_effective_number_follows_the_correlation():
+    rng = np.random.default_rng(1)
+    clusters = np.arange(300).repeat(10)
+    for alike in (0.0, 0.3, 1.0):
+        shared = rng.random(300)[clusters]
+        own = rng.random(3000)
+        hits = np.where(rng.random(3000) < np.sqrt(alike), shared, own) < 0.5
+        assert effective_number(hits, clusters) == pytest.approx(3000 / (1 + 9 * alike), rel=0.15)
+
+
+def test_equal_outcomes_are_not_certain():
+    hits, clusters = np.ones(64), np.arange(64) % 18
+    ends = share_interval(hits, clusters)
+    assert ends.high == 1 and ends.low == pytest.approx(0.025 ** (1 / ends.effective))
+    assert ends.effective == pytest.approx(64**2 / (np.bincount(clusters) ** 2).sum())
+    none = share_interval(1 - hits, clusters)
+    assert none[:2] == pytest.approx((0, 1 - ends.low))
+    same = difference_interval(hits, hits, clusters)
+    assert same.high == pytest.approx(-same.low) and 0.1 < same.high < 0.25
+    always = difference_interval(hits, 0 * hits, clusters)
+    assert always.high == 1 and 0.6 < always.low < 0.9
+
+
+def test_the_interval_of_a_difference_is_of_pairs():
+    rng = np.random.default_rng(0)
+    fewer = rng.random(400) < 0.5
+    more = fewer | (rng.random(400) < 0.1)
+    found = difference_interval(more, fewer, np.arange(400))
+    assert 0 < found.low < (more & ~fewer).mean() < found.high < 0.09
+    # Unpaired, the interval would be three times as wide and hold 0.
+    other = difference_interval(more, rng.permutation(fewer), np.arange(400))
+    assert other.low < 0 < other.high
+    swapped = difference_interval(fewer, more, np.arange(400))
+    assert swapped[:2] == pytest.approx((-found.high, -found.low))
+
+
+def test_a_mean_of_symmetric_values_has_students_interval():
+    values = np.concatenate([1 - np.arange(20), 3 + np.arange(20)]).astype(float)
+    found = mean_interval(values, np.arange(40))
+    error = values.std(ddof=1) / np.sqrt(40)
+    ends = student.interval(0.95, 39, values.mean(), error)
+    assert found[:2] == pytest.approx(ends, rel=1e-6)
+
+
+def test_a_skewed_mean_has_the_longer_side_above():
+    values = np.random.default_rng(0).exponential(size=60)
+    found = mean_interval(values, np.arange(60))
+    assert found.high - values.mean() > values.mean() - found.low
+
+
+def test_the_interval_of_a_ratio():
+    rng = np.random.default_rng(0)
+    counts = rng.integers(1, 9, size=400)
+    sums = counts * rng.normal(2.0, 0.5, size=400)
+    found = ratio_interval(sums, counts, np.arange(400))
+    assert (
+        found.low < sums.sum() / counts.sum() < found.high and 0.05 < found.high - found.low < 0.2
+    )
+    scaled = ratio_interval(3 * sums, counts, np.arange(400))
+    assert scaled[:2] == pytest.approx((3 * found.low, 3 * found.high))
+
+
+def test_what_cannot_be_computed_is_refused():
+    some = np.ones(3)
+    for call in (
+        lambda: share_interval(some[:0], some[:0]),
+        lambda: share_interval(some, some[:2]),
+        lambda: mean_interval(some, some[:2]),
+        lambda: ratio_interval(some, some[:2], some),
+        lambda: ratio_interval(some, some, np.zeros(3)),
+        lambda: difference_interval(some, some[:2], some),
+    ):
+        with pytest.raises(ValueError, match="interval|ratio|pairs|cluster"):
+            call()
