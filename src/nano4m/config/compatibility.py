@@ -24,17 +24,19 @@ RENAMED: dict[str, str] = {
 }
 """Old path of a field -> new path; ``*`` is any modality."""
 
-REMOVED = {"--evaluate.bootstrap": "intervals need no resamples"}
-"""Old option -> why it is not there any more."""
+REMOVED: dict[str, str] = {"evaluate.bootstrap": "intervals need no resamples"}
+"""Path of a field that is not there any more -> why."""
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
 def with_new_names(stored: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration, or some of its sections, with old field names replaced."""
+    """Return a configuration, or some sections, with old names replaced and dead fields left out."""
     found = _copy(stored)
     for old, new in RENAMED.items():
         _move(found, old.split("."), new.split("."))
+    for path in REMOVED:
+        _drop(found, path.split("."))
     return found
 
 
@@ -64,8 +66,9 @@ def refuse_old_options(args: Sequence[str]) -> None:
     for word in args:
         option = word.split("=")[0]
         new = "--train.compile off" if option == "--train.no-compile" else renamed_option(option)
-        if option in REMOVED:
-            raise UserError(f"{option} is not there any more: {REMOVED[option]}; leave it out")
+        gone = REMOVED.get(option.removeprefix("--").replace("-", "_"))
+        if gone:
+            raise UserError(f"{option} is not there any more: {gone}; leave it out")
         if word.startswith("--") and new:
             raise UserError(f"{option} is {new} now")
 
@@ -127,6 +130,7 @@ def _move(tree: dict[str, Any], old: Sequence[str], new: Sequence[str]) -> None:
 
 
 def _drop(tree: Any, path: Sequence[int | str]) -> None:
+    """Remove a field inside ``tree``; do nothing if it is missing."""
     # The path of an error also names members of unions, which are no keys.
     for part in path[:-1]:
         if isinstance(tree, dict) and part in tree:
