@@ -20,7 +20,7 @@ def one(run: Path, checkpoint: Path, split: str, seed: int) -> tuple[list[Any], 
     """Return ``AllSources`` of each modality and ``Continuation`` of each sound of one model."""
     from nano4m.evaluate.class_consistency import directions_into
     from nano4m.evaluate.continuation import continuation
-    from nano4m.evaluate.ngram import fit_ngrams
+    from nano4m.evaluate.ngram_smoothing import fit_ngrams
 
     config = study.config_of(run)
     context, judged = study.classifiers(

@@ -7,6 +7,16 @@ import json
 import sys
 from pathlib import Path
 
+from nano4m.evaluate.cross_entropy import UNITS
+from nano4m.evaluate.results import Continuation, CrossEntropy
+from nano4m.report.likelihoods import (
+    BASELINES,
+    Row,
+    compared,
+    continued,
+    order_conditions,
+)
+
 
 def share(score: dict) -> str:
     """Return ``61.2 [55.0, 67.1]`` in percent."""
@@ -73,9 +83,6 @@ def together(results: dict) -> None:
     rows_of(["made", "from all others", *(f"above {n} alone" for n in names)], rows)
 
 
-BASELINES = ("uniform", "unigram", "bigram")
-
-
 def rows_of(head: list[str], rows: list[list[str]]) -> None:
     """Print a table."""
     for row in [head, ["---"] * len(head), *rows]:
@@ -83,40 +90,50 @@ def rows_of(head: list[str], rows: list[list[str]]) -> None:
 
 
 def likelihoods(results: dict) -> None:
-    """Print cross-entropy in nats and in bits, and the continuations."""
-    entropies = results["cross_entropy"]
-    names = list(dict.fromkeys(k for c in entropies for k in c["conditions"]))
-    print("\nCross-entropy, nats a token, by what is given.\n")
+    """Print cross-entropy in nats and in bits, and the continuations.
+
+    A row holds only figures that were given the same.
+    """
+    entropies = [CrossEntropy.model_validate(c) for c in results["cross_entropy"]]
+    names = [c.modality for c in entropies]
+    print("\nCross-entropy, nats a token, beside the counting baselines that are given the same.\n")
     rows_of(
-        ["modality", *BASELINES, *names],
+        ["modality", "given", "model", *BASELINES, "tokens"],
+        [[c.modality, *cells(row), f"{c.tokens:,}"] for c in entropies for row in compared(c, {})],
+    )
+    conditions = order_conditions(entropies, names)
+    print("\nBy input (rows), nats a token; compare within a column.\n")
+    rows_of(
+        ["given", *names],
         [
-            [c["modality"], *(f"{c[k]:.2f}" for k in BASELINES)]
-            + [f"{c['conditions'][n]:.2f}" if n in c["conditions"] else "" for n in names]
-            for c in entropies
+            [key, *(f"{c.conditions[key]:.2f}" if key in c.conditions else "" for c in entropies)]
+            for key in conditions
         ],
     )
-    whole = [n for n in names if any(n in c["bits"] for c in entropies)]
+    keys = [k for k in ("uniform", "unigram", "bigram", *conditions)
+            if any(k in c.bits for c in entropies)]  # fmt: skip
     print("\nThe same in bits a picture, a second of sound or a text.\n")
     rows_of(
-        ["modality", "a", *BASELINES, *whole],
-        [
-            [c["modality"], c["unit"]]
-            + [f"{c['bits'][k]:.1f}" if k in c["bits"] else "" for k in (*BASELINES, *whole)]
-            for c in entropies
-        ],
+        ["given", *(f"{c.modality}, a {c.unit}" for c in entropies)],
+        [[k, *(f"{c.bits[k]:.1f}" if k in c.bits else "" for c in entropies)] for k in keys],
     )
     if results["continuation"]:
-        print("\nContinuation: nats a token of the second half, given the first half alone.\n")
+        texts = {c.modality for c in entropies if c.unit == UNITS["text"]}
+        print("\nContinuation: nats a token of the second half of a sound or text.\n")
         rows_of(
-            ["modality", "frame by frame", "at once", *BASELINES, "controls", "n"],
+            ["modality", "given", "model", *BASELINES, "n"],
             [
-                [c["modality"], f"{c['value']:.2f} [{c['low']:.2f}, {c['high']:.2f}]"]
-                + [f"{c['at_once']:.2f}"]
-                + [f"{c[k]:.2f}" for k in BASELINES]
-                + [", ".join(f"{k} {v:.2f}" for k, v in c["controls"].items()), str(c["n"])]
-                for c in results["continuation"]
+                [c.modality, *cells(row), f"{c.n:,}"]
+                for c in map(Continuation.model_validate, results["continuation"])
+                for row in continued(c, c.modality in texts)
             ],
         )
+
+
+def cells(row: Row) -> list[str]:
+    """Return what is given, the model's figure and the baselines of a row."""
+    ends = "" if row.interval is None else " [{:.2f}, {:.2f}]".format(*row.interval)
+    return [row.given, f"{row.model:.2f}{ends}", *(row.baseline(n) or "" for n in BASELINES)]
 
 
 if __name__ == "__main__":

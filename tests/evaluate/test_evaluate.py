@@ -12,7 +12,7 @@ from nano4m.evaluate import likelihood_evaluator as evaluator_module
 from nano4m.evaluate.caption_classification import candidates, caption_begun, classify, conditions
 from nano4m.evaluate.cross_entropy import cross_entropy
 from nano4m.evaluate.likelihood_evaluator import LikelihoodEvaluator
-from nano4m.evaluate.ngram import fit_ngrams
+from nano4m.evaluate.ngram_smoothing import fit_ngrams
 from nano4m.evaluate.retrieval import information, retrieval_of
 from nano4m.evaluate.stats import (
     hits_at,

@@ -1,4 +1,4 @@
-"""Counting baselines, halves and continuations against plain loops; tasks in any process."""
+"""Halves and continuations against plain loops; tasks in any process."""
 
 import math
 from dataclasses import dataclass
@@ -9,94 +9,13 @@ import torch
 from test_class_consistency import FakeClips
 from test_evaluate import SIZES, Oracle, Stub, make_evaluator, make_table, random_model
 
-from conftest import tiny_table
 from nano4m.config.run import Config, EvaluateConfig
 from nano4m.evaluate.context import RunArtifacts, open_context
 from nano4m.evaluate.continuation import continuation
 from nano4m.evaluate.cross_entropy import half_of_itself
-from nano4m.evaluate.ngram import PRIOR, KeyCounts, NgramModel, fit_ngrams
+from nano4m.evaluate.ngram_smoothing import fit_ngrams
 from nano4m.evaluate.tasks import run_tasks, tasks_of
 from nano4m.generation import likelihoods
-from nano4m.modalities import MODALITIES
-
-# -- counting ----------------------------------------------------------------------------------
-
-
-def reference(modality, train, train_valid, ids, valid):
-    """Unigram and bigram log p of every token, one at a time, by counting in lists."""
-    books = modality.shape[1] if modality.layout == "codebooks" else 1
-    choices = modality.vocab_size // books
-    clips = range(len(train))
-    unigram, bigram = np.zeros(ids.shape), np.zeros(ids.shape)
-    for i, t in zip(*np.nonzero(valid), strict=True):
-        token = ids[i, t]
-        alike = [s for s in range(ids.shape[1]) if s % books == t % books]
-        seen = [train[c, s] for s in alike for c in clips if train_valid[c, s]]
-        share = (seen.count(token) + 1) / (len(seen) + choices)
-        here = [train[c, t] for c in clips if train_valid[c, t]]
-        p = (here.count(token) + PRIOR * share) / (len(here) + PRIOR)
-        unigram[i, t] = math.log(p)
-        if t >= books:
-            before = ids[i, t - books]
-            for places in ([s for s in alike if s >= books], [t]):
-                after = [
-                    train[c, s] for s in places for c in clips
-                    if train_valid[c, s] and train[c, s - books] == before
-                ]  # fmt: skip
-                p = (after.count(token) + PRIOR * p) / (len(after) + PRIOR)
-        bigram[i, t] = math.log(p)
-    return unigram, bigram
-
-
-@pytest.mark.parametrize("name", ["sound", "caption", "normals"])
-def test_counts_agree_with_a_plain_loop(name):
-    table = tiny_table()
-    modality = next(m for m in table.modalities if m.name == name)
-    rows = {split: table.rows(split) for split in ("train", "val")}
-    counts = fit_ngrams(table, modality, rows["train"])
-
-    def tokens(split):
-        ids = table.ids[name][rows[split]].reshape(-1, modality.length).astype(int)
-        valid = np.ones(ids.shape, bool)
-        if name in table.lengths:
-            lengths = table.lengths[name][rows[split]].reshape(-1, 1)
-            valid = np.arange(modality.length)[None] < lengths
-        return ids, valid
-
-    found = counts.log_probs(*tokens("val"))
-    unigram, bigram = reference(modality, *tokens("train"), *tokens("val"))
-    assert found.unigram == pytest.approx(unigram) and found.bigram == pytest.approx(bigram)
-
-
-def test_each_codebook_has_its_own_ids_and_a_distribution_sums_to_one():
-    modality = MODALITIES["sound"].with_tokens((3, 2), 10)
-    rng = np.random.default_rng(0)
-    ids = rng.integers(5, size=(20, 6)) + np.array([0, 5] * 3)
-    counts = NgramModel(modality, ids, np.ones(ids.shape, bool))
-    assert counts.choices == 5
-    every = np.tile(ids[:1], (5, 1))
-    every[:, 5] = np.arange(5, 10)
-    found = counts.log_probs(every, np.ones(every.shape, bool))
-    assert np.exp(found.unigram[:, 5]).sum() == pytest.approx(1)
-    assert np.exp(found.bigram[:, 5]).sum() == pytest.approx(1)
-
-
-def test_a_bigram_finds_a_chain_that_a_unigram_cannot():
-    modality = MODALITIES["sound"].with_tokens((16, 1), 8)
-    rng = np.random.default_rng(1)
-    steps = rng.random((400, 16)) < 0.1
-    ids = (rng.integers(8, size=(400, 1)) + np.cumsum(1 + steps, axis=1)) % 8
-    valid = np.ones((200, 16), bool)
-    found = NgramModel(modality, ids[:200], valid).log_probs(ids[200:], valid)
-    entropy = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1))
-    assert -found.unigram.mean() == pytest.approx(math.log(8), abs=0.05)
-    assert entropy < -found.bigram[:, 1:].mean() < entropy + 0.1
-
-
-def test_a_tally_of_nothing_and_of_what_it_never_saw():
-    assert KeyCounts(np.zeros(0, int))(np.array([[1, 2]])).tolist() == [[0, 0]]
-    assert KeyCounts(np.array([3, 3, 7]))(np.array([0, 3, 5, 7, 9])).tolist() == [0, 2, 0, 1, 0]
-
 
 # -- halves and continuations ------------------------------------------------------------------
 

@@ -83,24 +83,23 @@ def test_figures_are_those_of_the_results(run: Run, page: Reader) -> None:
     probe = rows["class <of> soundclassification"]
     assert [_percent(c) for c in probe[3:7]] == [[0.333], [0.41], [0.722], []]
     assert "shuffled" in probe[7] and _percent(probe[7]) == [0.331]
-    for entry in run.results.cross_entropy:
-        shown = [float(x) for x in rows_of(page, "predicted")[titles[entry.modality]] if "." in x]
-        wanted = [entry.uniform, entry.unigram, entry.bigram, *entry.conditions.values()]
-        assert sorted(shown) == pytest.approx(sorted(wanted), abs=5.1e-4)
-        bits = rows_of(page, "bits for")[f"{titles[entry.modality]}a {entry.unit}"]
-        assert [cell for cell in bits[1:] if "." in cell] == ["1,234.5", "1,300.2"]
+    by_input, bits = rows_of(page, "given", "bits, given"), rows_of(page, "bits, given")
+    against = [row for row in page.rows if len(row) == 8 and row[1] == "nothing"]
+    names = [entry.modality for entry in run.results.cross_entropy]
+    for column, entry in enumerate(run.results.cross_entropy, 1):
+        for condition, value in entry.conditions.items():
+            cell = by_input[titles.get(condition, condition)][column]
+            assert float(cell) == pytest.approx(value, abs=5.1e-4)
+        (row,) = (row for row in against if row[0] == titles[entry.modality])
+        assert row[2:] == ["3.871", "4.159", "3.917", "\u2013", "\u2013", "160"]
+        assert bits["nothing"][column] == "1,300.2"
+        assert bits["the true token before: bigram"][column] == "1,234.5"
+    assert len(against) == len(names)
     (entry,) = run.results.continuation
-    row = rows_of(page, "continued")[titles[entry.modality]]
-    assert re.findall(r"\d\.\d{3}", " ".join(row)) == [
-        "2.718",
-        "2.600",
-        "2.800",
-        "2.900",
-        "4.159",
-        "3.500",
-        "3.100",
-        "3.333",
-    ]
+    own = [row for row in page.rows if row and row[0] == titles[entry.modality] and len(row) == 8]
+    shown = [re.findall(r"\d\.\d{3}", " ".join(row)) for row in own if row[1].startswith("first")]
+    assert shown == [["2.718", "2.600", "2.800", "4.159", "3.100"], ["2.900", "4.159", "3.500"],
+                     ["3.333"]]  # fmt: skip
     (both,) = run.results.all_sources
     row = " ".join(rows_of(page, "made")[titles[both.target]])
     assert "77.7 %" in row and re.findall(r"[+-]\d+\.\d", row) == ["+12.5", "-3.1", "+25.2"]
@@ -109,13 +108,16 @@ def test_figures_are_those_of_the_results(run: Run, page: Reader) -> None:
     assert rows["silent <"][-1] == "1"
 
 
-def rows_of(page: Reader, first: str) -> dict[str, list[str]]:
-    """Return the rows of the table whose first title is ``first``."""
+def rows_of(page: Reader, first: str, following: str = "") -> dict[str, list[str]]:
+    """Return the rows of the table whose first title is ``first``.
+
+    A table as wide, whose first title is ``following``, may come after it.
+    """
     start = next(i for i, row in enumerate(page.rows) if row and row[0] == first)
     width = len(page.rows[start])
     found = {}
     for row in page.rows[start + 1 :]:
-        if len(row) != width:
+        if len(row) != width or row[0] == following:
             break
         found[row[0]] = row
     return found

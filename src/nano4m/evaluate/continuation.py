@@ -5,12 +5,11 @@ text token by token), with the true earlier ones as inputs, as for the bigram, s
 Predicting the second half at once is harder and reported too; the controls refer to that.
 """
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
 
+from nano4m.evaluate.cross_entropy import baseline, own_log_probs, uniform_baseline
 from nano4m.evaluate.intervals import ratio_interval
 from nano4m.evaluate.likelihood_evaluator import BEGINNING, SHUFFLE, LikelihoodEvaluator
 from nano4m.evaluate.ngram import NgramModel
@@ -67,7 +66,14 @@ def continuation(
     ]
     at_once = own if modality.is_text else nats(torch.arange(len(evaluator)), inputs_BL)
     tokens = rest_BT.sum(1)[usable].numpy()
-    baselines = counts.log_probs(evaluator.ids_BL[:, span].numpy(), valid_BT.numpy())
+    log_probs, chosen = own_log_probs(evaluator, counts, target), rest_BT.numpy()
+    unigram, bigram = (
+        baseline(name, log_probs[name], chosen, counts.choices) for name in ("unigram", "bigram")
+    )
+    uniform = uniform_baseline(counts.choices)
+    baselines = {"value": {"uniform": uniform, "bigram": bigram}}
+    if not modality.is_text:
+        baselines["at_once"] = {"uniform": uniform, "unigram": unigram}
     total = int(tokens.sum())
     moved = torch.from_numpy(derangement(len(evaluator), evaluator.rng(SHUFFLE, BEGINNING, target)))
     controls = {"shuffled": nats(moved, inputs_BL)}
@@ -81,8 +87,9 @@ def continuation(
         at_once=float(at_once.sum() / total),
         n=int(usable.sum()),
         tokens=total,
-        uniform=math.log(counts.choices),
-        unigram=float(-(baselines.unigram * rest_BT.numpy()).sum() / total),
-        bigram=float(-(baselines.bigram * rest_BT.numpy()).sum() / total),
+        uniform=uniform.value,
+        unigram=unigram.value,
+        bigram=bigram.value,
+        baselines=baselines,
         controls={name: float(found.sum() / total) for name, found in controls.items()},
     )

@@ -1,7 +1,9 @@
-"""Cross-entropy of each modality by inputs, with n-gram baselines.
+"""Cross-entropy of each modality by inputs, with the n-gram baselines that are given the same.
 
 All tokens of the target are predicted at once; a text token by token, with the earlier ones as
 inputs.
+
+Shapes: B evaluated clips, T slots of the target.
 """
 
 import math
@@ -12,8 +14,8 @@ import numpy as np
 import torch
 
 from nano4m.evaluate.likelihood_evaluator import HALF, SHUFFLE, LikelihoodEvaluator
-from nano4m.evaluate.ngram import NgramModel
-from nano4m.evaluate.results import CrossEntropy
+from nano4m.evaluate.ngram import BaselineName, NgramModel, Sequences
+from nano4m.evaluate.results import Baseline, CrossEntropy
 from nano4m.evaluate.stats import derangement
 from nano4m.modalities import Layout, Modality
 
@@ -29,24 +31,87 @@ def units_of(modality: Modality, clips: int, window_seconds: float) -> float:
     return clips * window_seconds if modality.layout == "codebooks" else float(clips)
 
 
-def half_of_itself(evaluator: LikelihoodEvaluator, target: int) -> tuple[float, int]:
-    """Return the nats and number of tokens of one half of each clip's target, given the other.
+def half_inputs(evaluator: LikelihoodEvaluator, target: int) -> torch.Tensor:
+    """Return which tokens of each clip's target are inputs of the other half, bool (B, T).
 
     The half is drawn at random for each clip. A text's input is its first half, the only half that
     is ever input.
     """
     span = evaluator.tokens.slices[target]
-    inputs = torch.zeros_like(evaluator.valid_BL)
+    length = span.stop - span.start
     if evaluator.tokens.modalities[target].is_text:
         half_B = evaluator.valid_BL[:, span].sum(1, keepdim=True) // 2
-        inputs[:, span] = torch.arange(span.stop - span.start) < half_B
-    else:
-        drawn = evaluator.rng(HALF, target).random((len(evaluator), span.stop - span.start))
-        rank = torch.from_numpy(drawn.argsort(1).argsort(1))
-        inputs[:, span] = rank < (span.stop - span.start) // 2
+        return torch.arange(length) < half_B
+    drawn = evaluator.rng(HALF, target).random((len(evaluator), length))
+    rank = torch.from_numpy(drawn.argsort(1).argsort(1))
+    return rank < length // 2
+
+
+def half_of_itself(evaluator: LikelihoodEvaluator, target: int) -> tuple[float, int]:
+    """Return the nats and number of tokens of one half of each clip's target, given the other."""
+    span = evaluator.tokens.slices[target]
+    inputs = torch.zeros_like(evaluator.valid_BL)
+    inputs[:, span] = half_inputs(evaluator, target)
     targets_BT = evaluator.valid_BL[:, span] & ~inputs[:, span]
     log_p = evaluator.own(target, evaluator.ids_BL * inputs, inputs, targets_BT)
     return float(-log_p.sum()), int(targets_BT.sum())
+
+
+def own_log_probs(
+    evaluator: LikelihoodEvaluator, counts: NgramModel, target: int
+) -> dict[BaselineName, np.ndarray]:
+    """Return the log-probabilities of each clip's target by baseline, float64 (B, T)."""
+    span = evaluator.tokens.slices[target]
+    ids, valid = evaluator.ids_BL[:, span].numpy(), evaluator.valid_BL[:, span].numpy()
+    return counts.log_probs(Sequences(ids, valid, evaluator.labels))
+
+
+def baseline(name: str, log_p_BT: np.ndarray, chosen_BT: np.ndarray, choices: int) -> Baseline:
+    """Return a baseline on some tokens; uniform, and named so, where that is better."""
+    value, uniform = float(-log_p_BT[chosen_BT].mean()), math.log(choices)
+    return Baseline(value=value, used=name) if value <= uniform else uniform_baseline(choices)
+
+
+def uniform_baseline(choices: int) -> Baseline:
+    """Return the cross-entropy of equal probabilities."""
+    return Baseline(value=math.log(choices), used="uniform")
+
+
+def _same_information(
+    evaluator: LikelihoodEvaluator,
+    counts: NgramModel,
+    target: int,
+    log_probs: dict[BaselineName, np.ndarray],
+) -> dict[str, dict[str, Baseline]]:
+    """Return, by condition and name, the baselines that are given what the model is given."""
+    modalities = evaluator.tokens.modalities
+    valid = evaluator.valid_BL[:, evaluator.tokens.slices[target]].numpy()
+    inputs = half_inputs(evaluator, target).numpy()
+    uniform = uniform_baseline(counts.choices)
+    if modalities[target].is_text:
+        bigram = log_probs["bigram"]
+        return {
+            "nothing": {
+                "uniform": uniform,
+                "bigram": baseline("bigram", bigram, valid, counts.choices),
+            },
+            OWN_HALF: {"bigram": baseline("bigram", bigram, valid & ~inputs, counts.choices)},
+        }
+    seen = counts.previous(inputs)
+    half = np.where(seen, log_probs["bigram"], log_probs["unigram"])
+    found = {
+        "nothing": {
+            "uniform": uniform,
+            "unigram": baseline("unigram", log_probs["unigram"], valid, counts.choices),
+        },
+        OWN_HALF: {"bigram": baseline("bigram", half, valid & ~inputs, counts.choices)},
+    }
+    texts = [m.name for m in modalities if m.is_text]
+    of_class = log_probs.get("class unigram")
+    if texts and of_class is not None:
+        by_class = baseline("class unigram", of_class, valid, counts.choices)
+        found |= {name: {"class unigram": by_class} for name in (*texts, "all others")}
+    return found
 
 
 def _conditions(evaluator: LikelihoodEvaluator, target: int) -> dict[str, Callable[[], np.ndarray]]:
@@ -86,22 +151,25 @@ def cross_entropy(
     modality, span = evaluator.tokens.modalities[target], evaluator.tokens.slices[target]
     valid = evaluator.valid_BL[:, span].numpy()
     count = int(valid.sum())
-    baselines = counts.log_probs(evaluator.ids_BL[:, span].numpy(), valid)
-    nats = {
-        "uniform": count * math.log(counts.choices),
-        "unigram": float(-baselines.unigram.sum()),
-        "bigram": float(-baselines.bigram.sum()),
-    }
+    log_probs = own_log_probs(evaluator, counts, target)
+    per_token = {"uniform": math.log(counts.choices)}
+    for name in ("unigram", "bigram"):
+        per_token[name] = baseline(name, log_probs[name], valid, counts.choices).value
     targets = {name: float(-own().sum()) for name, own in _conditions(evaluator, target).items()}
     units = units_of(modality, len(evaluator), window_seconds)
     half, half_count = half_of_itself(evaluator, target)
     conditions = {name: value / count for name, value in targets.items()}
+    bits = {
+        name: value * count / units / math.log(2)
+        for name, value in (per_token | conditions).items()
+    }
     conditions = {"nothing": conditions.pop("nothing"), OWN_HALF: half / half_count} | conditions
     return CrossEntropy(
         modality=modality.name,
-        **{name: value / count for name, value in nats.items()},
+        **per_token,
+        baselines=_same_information(evaluator, counts, target, log_probs),
         conditions=conditions,
         tokens=count,
         unit=UNITS[modality.layout],
-        bits={name: v / units / math.log(2) for name, v in (nats | targets).items()},
+        bits=bits,
     )

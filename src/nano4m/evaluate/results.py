@@ -70,14 +70,34 @@ class Score(Part):
     )
 
 
+class Baseline(Part):
+    """A counting baseline on the tokens of one figure, in nats a token."""
+
+    value: float
+    used: str = Field(
+        description="The distribution that it is of: its own name, or uniform where counting came "
+        "out worse than that on these tokens."
+    )
+
+
 class CrossEntropy(Part):
     """Cross-entropy of one modality in nats a token, on fixed clips."""
 
     modality: str
     uniform: float = Field(description="ln of the ids that a position may hold.")
-    unigram: float = Field(description="Train frequencies of each position and codebook.")
+    unigram: float = Field(
+        description="Train frequencies of each position and codebook; never above uniform."
+    )
     bigram: float = Field(
-        description="Train frequencies of each position and codebook given the true previous token."
+        description="Train frequencies of each position and codebook given the true previous "
+        "token; never above uniform."
+    )
+    baselines: dict[str, dict[str, Baseline]] = Field(
+        default_factory=dict,
+        description="By condition and name: the counting baselines that are given what the model "
+        "is given there, and no more. Nothing: uniform and unigram. Half of itself: bigram, where "
+        "the previous token is an input, else unigram. The caption: unigram of the clip's class. "
+        "A text has its earlier tokens everywhere, so its baselines are uniform and bigram.",
     )
     conditions: dict[str, float] = Field(
         description="By inputs: nothing, half of itself (the targets are the other half; of a text "
@@ -111,6 +131,11 @@ class Continuation(Part):
     unigram: float = Field(description="Of the same tokens, see CrossEntropy.")
     bigram: float = Field(
         description="Of the same tokens, given the true previous token, as for value."
+    )
+    baselines: dict[str, dict[str, Baseline]] = Field(
+        default_factory=dict,
+        description="By figure and name, those that are given the same. Value: uniform and bigram. "
+        "At once (not for texts): uniform and unigram.",
     )
     controls: dict[str, float] = Field(
         description="As at_once, given another clip's first half (shuffled), or none (nothing; not "
@@ -245,8 +270,8 @@ def schema_markdown() -> str:
         "`src/nano4m/evaluate/results.py`; a test keeps the two equal.",
     ]
     parts = (
-        Results, CrossEntropy, Continuation, ClassifierScore, Probe, Direction, AllSources,
-        Difference, Diversity, Spread, Score,
+        Results, CrossEntropy, Continuation, Baseline, ClassifierScore, Probe, Direction,
+        AllSources, Difference, Diversity, Spread, Score,
     )  # fmt: skip
     for part in parts:
         summary = (part.__doc__ or "").strip().splitlines()[0]

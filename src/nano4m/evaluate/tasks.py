@@ -22,7 +22,8 @@ from nano4m.evaluate.classifiers import Classifier, train_classifier
 from nano4m.evaluate.context import EvalContext, RunLoader, clip_rows, open_context
 from nano4m.evaluate.continuation import continuation
 from nano4m.evaluate.cross_entropy import cross_entropy
-from nano4m.evaluate.ngram import NgramModel, fit_ngrams
+from nano4m.evaluate.ngram import NgramModel
+from nano4m.evaluate.ngram_smoothing import fit_ngrams
 from nano4m.evaluate.results import (
     AllSources,
     ClassifierScore,
@@ -92,9 +93,10 @@ def generate_and_classify(context: EvalContext, target: int) -> Made:
 
 
 def _counts(context: EvalContext, target: int) -> NgramModel:
-    return fit_ngrams(
-        context.table, context.evaluator.tokens.modalities[target], context.train_rows
-    )
+    rows = context.train_rows
+    recordings = context.clips.groups[clip_rows(context.table, context.clips, rows)]
+    modality = context.evaluator.tokens.modalities[target]
+    return fit_ngrams(context.table, modality, rows, context.config.seed, recordings)
 
 
 def score_likelihoods(context: EvalContext, target: int) -> Likelihoods:

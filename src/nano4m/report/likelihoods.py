@@ -1,25 +1,106 @@
-"""Cross-entropy and continuation as tables of the page, beside their n-gram baselines."""
+"""Cross-entropy and continuation as tables of the page.
+
+A row holds only figures that were given the same: the model with some inputs, and the counting
+baselines that know as much.
+"""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from nano4m.evaluate.results import CrossEntropy, Results
+from nano4m.evaluate.cross_entropy import OWN_HALF, UNITS
+from nano4m.evaluate.results import Baseline, Continuation, CrossEntropy, Results
 from nano4m.modalities import Modality
 from nano4m.report.markup import Html, join, section, short, table, tag, words
 
-BASELINES = ("uniform", "unigram", "bigram")
+BASELINES = ("uniform", "unigram", "class unigram", "bigram")
 
 
-def order_conditions(entropies: Sequence[CrossEntropy], names: Sequence[str]) -> list[str]:
+class Row(NamedTuple):
+    """The model and the baselines that were given the same, in nats a token."""
+
+    given: str
+    model: float
+    baselines: Mapping[str, Baseline]
+    interval: tuple[float, float] | None = None
+
+    def baseline(self, name: str) -> str | None:
+        """Return one baseline as text; uniform is named where it is in place of another."""
+        found = self.baselines.get(name)
+        if found is None:
+            return None
+        named = f"{found.used} " if found.used != name else ""
+        return f"{named}{found.value:.3f}"
+
+
+def _stored(entry: CrossEntropy | Continuation, *names: str) -> dict[str, Baseline]:
+    """Return baselines of results of before, whose counts may be above uniform."""
+    return {
+        name: Baseline(value=value, used=name)
+        if (value := getattr(entry, name)) <= entry.uniform
+        else Baseline(value=entry.uniform, used="uniform")
+        for name in names
+    }
+
+
+def given_text(condition: str, is_text: bool, titles: Mapping[str, str]) -> str:
+    """Return what the model is given under a condition; a text has its earlier tokens too."""
+    name = titles.get(condition, words(condition))
+    if not is_text:
+        return name
+    if condition == OWN_HALF:
+        return "its first half, earlier tokens"
+    return "earlier tokens" if condition == "nothing" else f"{name}, earlier tokens"
+
+
+def compared(entry: CrossEntropy, titles: Mapping[str, str]) -> list[Row]:
+    """Return the conditions of a modality for which there are baselines."""
+    is_text = entry.unit == UNITS["text"]
+    stored = entry.baselines or {
+        "nothing": _stored(entry, "uniform", "bigram" if is_text else "unigram")
+    }
+    return [
+        Row(given_text(condition, is_text, titles), entry.conditions[condition], own)
+        for condition, own in stored.items()
+        if condition in entry.conditions
+    ]
+
+
+def continued(entry: Continuation, is_text: bool) -> list[Row]:
+    """Return the figures of a continuation, each with the baselines that are given the same."""
+    one, more = ("token", "tokens") if is_text else ("frame", "frames")
+    stored = entry.baselines or {
+        "value": _stored(entry, "uniform", "bigram"),
+        "at_once": _stored(entry, "uniform", "unigram"),
+    }
+    rows = [
+        Row(
+            f"first half and all earlier {more}, {one} by {one}", entry.value,
+            stored.get("value", {}), (entry.low, entry.high),
+        )
+    ]  # fmt: skip
+    if not is_text:
+        rows.append(Row("first half alone", entry.at_once, stored.get("at_once", {})))
+    named = {"shuffled": "first half of another clip"}
+    return rows + [Row(named.get(k, words(k)), value, {}) for k, value in entry.controls.items()]
+
+
+def order_conditions(entries: Sequence[CrossEntropy], names: Sequence[str]) -> list[str]:
     """Return all conditions, those of a single modality side by side at the place of the first."""
-    found = list(dict.fromkeys(key for c in entropies for key in c.conditions))
+    found = list(dict.fromkeys(key for c in entries for key in c.conditions))
     first = next((i for i, key in enumerate(found) if key in names), len(found))
     single = [name for name in names if name in found]
     others = [key for key in found if key not in names]
     return others[:first] + single + others[first:]
 
 
-def _number(value: float | None, digits: int) -> str | None:
-    return None if value is None else f"{value:,.{digits}f}"
+def _cells(row: Row) -> list[object]:
+    model: object = f"{row.model:.3f}"
+    if row.baselines and row.model < min(b.value for b in row.baselines.values()):
+        model = tag("span", model, class_="best")
+    if row.interval:
+        low, high = row.interval
+        model = join([model, tag("small", Html(f"[{low:.3f}&ndash;{high:.3f}]"))], " ")
+    return [row.given, model, *map(row.baseline, BASELINES)]
 
 
 def entropy_section(
@@ -29,59 +110,67 @@ def entropy_section(
     entropies = results.cross_entropy
     if not entropies:
         return None
+    title_of = {c.modality: titles.get(c.modality, c.modality) for c in entropies}
+    against = [
+        [title_of[entry.modality], *_cells(row), short(entry.tokens)]
+        for entry in entropies
+        for row in compared(entry, titles)
+    ]
     conditions = order_conditions(entropies, [m.name for m in modalities])
-    whole = [key for key in conditions if any(key in entry.bits for entry in entropies)]
-    columns = (*BASELINES, *whole)
-    rows: list[list[object]] = []
-    bits: list[list[object]] = []
-    for entry in entropies:
-        best = min(entry.conditions.values(), default=None)
-        cells: list[object] = []
-        for key in conditions:
-            text = _number(entry.conditions.get(key), 3)
-            is_best = text and entry.conditions[key] == best
-            cells.append(tag("span", text, class_="best") if is_best else text)
-        title = titles.get(entry.modality, entry.modality)
-        counted = [_number(getattr(entry, name), 3) for name in BASELINES]
-        rows.append([title, *counted, *cells, short(entry.tokens)])
-        per_unit = [_number(entry.bits.get(key), 1) for key in columns]
-        bits.append([join([title, tag("small", f"a {entry.unit}")], "<br>"), *per_unit])
-    named = {key: titles.get(key, words(key)) for key in (*BASELINES, *conditions)}
+    named = {key: titles.get(key, words(key)) for key in conditions}
+    by_input = [
+        [named[key], *(_number(entry.conditions.get(key), 3) for entry in entropies)]
+        for key in conditions
+    ]
+    named |= {"uniform": "nothing: uniform", "unigram": "nothing: unigram",
+              "bigram": "the true token before: bigram"}  # fmt: skip
+    bits = [
+        [named[key], *(_number(entry.bits.get(key), 1) for entry in entropies)]
+        for key in ("uniform", "unigram", "bigram", *conditions)
+        if any(key in entry.bits for entry in entropies)
+    ]
     how = (
-        "Nats a token on fixed clips, less is better; each column is an input. The drop from the "
-        "column without inputs is what another modality tells; shuffled inputs must not give it. "
-        "A bigram sees the true token before each one. Compare nats within a row "
-        "only, as vocabularies differ; bits can be compared between runs. Coloured: the least of a "
-        "row."
+        "Nats a token on fixed clips, less is better. A row holds only figures that were given "
+        "the same. The baselines count the train split, with smoothing chosen on held-out train "
+        "clips; one that is above uniform on these clips is replaced by it and says so. Coloured: "
+        "the model is below all baselines of its row."
     )
+    more = (
+        "Each row is an input, each column what is predicted. The drop below the first row is "
+        "what another modality tells; shuffled inputs must not give it. Compare nats within a "
+        "column only, as vocabularies differ."
+    )
+    units = [join([title_of[c.modality], tag("small", f"a {c.unit}")], "<br>") for c in entropies]
     return section(
         "entropy", "Cross-entropy", how,
-        table(["predicted", *map(named.get, BASELINES), *map(named.get, conditions), "tokens"],
-              rows, label="Cross-entropy in nats a token"),
+        table(["predicted", "given", "model", *BASELINES, "tokens"], against, text=2,
+              label="Cross-entropy beside counting baselines, in nats a token"),
+        tag("h3", "By input"), tag("p", more),
+        table(["given", *title_of.values()], by_input, label="Cross-entropy in nats a token"),
         tag("h3", "In bits"),
-        table(["bits for", *map(named.get, columns)], bits, label="Cross-entropy in bits"),
-        *_continuations(results, titles),
+        table(["bits, given", *units], bits, label="Cross-entropy in bits"),
+        *_continuations(results, titles, {m.name for m in modalities if m.is_text}),
     )  # fmt: skip
 
 
-def _continuations(results: Results, titles: Mapping[str, str]) -> list[Html]:
-    if not results.continuation:
+def _number(value: float | None, digits: int) -> str | None:
+    return None if value is None else f"{value:,.{digits}f}"
+
+
+def _continuations(results: Results, titles: Mapping[str, str], texts: set[str]) -> list[Html]:
+    rows = [
+        [titles.get(c.modality, c.modality), *_cells(row), short(c.n)]
+        for c in results.continuation
+        for row in continued(c, c.modality in texts)
+    ]
+    if not rows:
         return []
-    rows = []
-    for c in results.continuation:
-        ends = tag("small", Html(f"[{c.low:.3f}&ndash;{c.high:.3f}]"))
-        controls = [join([tag("small", words(k)), f"{v:.3f}"], " ") for k, v in c.controls.items()]
-        rows.append([
-            titles.get(c.modality, c.modality), join([f"{c.value:.3f}", ends], " "),
-            *(f"{getattr(c, name):.3f}" for name in ("at_once", *BASELINES)),
-            join(controls, "<br>"), short(c.n),
-        ])  # fmt: skip
     how = (
-        "Nats a token of the second half from the first half alone. The value is autoregressive: "
-        "each frame has the true frames before it as input, as the bigram has. At once, the model "
-        "has the first half only; the controls are computed in that way."
+        "Nats a token of the second half of a sound or text. Frame by frame, each frame has the "
+        "true frames before it as input, as the bigram has; from the first half alone, the whole "
+        "second half is predicted at once. Rows without baselines are controls."
     )
-    head = ("continued", "value [95 % interval]", "at once", *BASELINES, "controls", "n")
+    head = ("continued", "given", "model [95 % interval]", *BASELINES, "n")
     return [
-        tag("h3", "Continuation"), tag("p", how), table(head, rows, label="Continuation"),
+        tag("h3", "Continuation"), tag("p", how), table(head, rows, text=2, label="Continuation"),
     ]  # fmt: skip
