@@ -26,7 +26,7 @@ from nano4m.pipeline.info import layouts
 from nano4m.tokens.table import TokenSpec, TokenTable, open_table, write_table
 from nano4m.tokens.table_shards import INDEX
 from nano4m.training.batch_sampler import MASKS, BatchSampler
-from nano4m.training.trainer import masked_batches
+from nano4m.training.batches import masked_batches
 
 
 def make_table(
@@ -68,12 +68,13 @@ def from_table(
     """Return a call that makes batches as training does and returns samples a second."""
     rows = table.rows("train")
     groups = batch // config.group_size
-    order = BatchSampler(rows, table.text_lengths(rows), config.group_size, groups, seed=0)
+    samples = table.variants(rows)
+    order = BatchSampler(samples, table.counts(*samples), config.group_size, groups, seed=0)
 
     def call() -> float:
         start = now()
         for step, picked in enumerate(order.steps(0, batches)):
-            masked_batches(table, picked, config, 0, MASKS, step, 0.5)
+            masked_batches(table, picked.rows, config, 0, MASKS, step, 0.5, picked.views)
         return batch * batches / (now() - start)
 
     return call

@@ -54,11 +54,8 @@ def test_several_shards_are_one_table(table, tmp_path):
     for name in ("clip_ids", "labels", "splits"):
         np.testing.assert_array_equal(getattr(read, name), getattr(table, name))
     rows = rng.permutation(48)
-    for got, expected in zip(
-        read.gather(rows, np.random.default_rng(1)),
-        table.gather(rows, np.random.default_rng(1)),
-        strict=True,
-    ):
+    views = table.draw_views(table.variants(rows), np.random.default_rng(1))
+    for got, expected in zip(read.gather(rows, views), table.gather(rows, views), strict=True):
         np.testing.assert_array_equal(got, expected)
     assert sum(pq.read_table(p).num_rows for p in tmp_path.glob("*.parquet")) == 48
     write_table(table, tmp_path)
@@ -135,7 +132,8 @@ def test_pictures_depth_and_normals_take_the_same_frame(table):
     }
     ids["caption"] = table.ids["caption"]
     marked = dataclasses.replace(table, ids=ids)
-    got, _ = marked.gather(np.arange(40), np.random.default_rng(0))
+    rows = np.arange(40)
+    got, _ = marked.gather(rows, marked.draw_views(marked.variants(rows), np.random.default_rng(0)))
     rgb, depth, normals, sound = got[:, 0], got[:, 4], got[:, 8], got[:, 14]
     assert (rgb == depth).all() and (rgb == normals).all()
     assert set(rgb.tolist()) == {0, 1, 2}

@@ -24,8 +24,9 @@ from nano4m.model import attention
 from nano4m.model.fourm import FourM
 from nano4m.training.accounting import Operations, count_tokens, peak_memory
 from nano4m.training.batch_sampler import MASKS, WEIGHTS, generator
+from nano4m.training.batches import masked_batches
 from nano4m.training.loss import MaskedLoss
-from nano4m.training.trainer import Trainer, masked_batches, train_model
+from nano4m.training.trainer import Trainer, train_model
 
 CPU = torch.device("cpu")
 VARIANTS = {

@@ -10,13 +10,13 @@ from nano4m.model.fourm import FourM
 from nano4m.tokens.batch import MaskedBatch
 from nano4m.training import loss
 from nano4m.training.batch_sampler import MASKS, generator
+from nano4m.training.batches import masked_batches
 from nano4m.training.loss import (
     count_targets,
     linear_cross_entropy,
     modality_weights,
     token_cross_entropy,
 )
-from nano4m.training.trainer import masked_batches
 
 
 def _inputs(dtype, tokens=37, width=6, size=13, seed=0):

@@ -9,9 +9,10 @@ from conftest import small_config, tiny_table
 from nano4m.compute.distributed import DistributedContext
 from nano4m.model.fourm import FourM
 from nano4m.training.batch_sampler import MASKS, WEIGHTS, generator
+from nano4m.training.batches import masked_batches
 from nano4m.training.loss import count_targets, modality_weights, token_cross_entropy
 from nano4m.training.mixed_precision import MixedPrecisionModule
-from nano4m.training.trainer import Trainer, masked_batches, train_model
+from nano4m.training.trainer import Trainer, train_model
 
 CPU = DistributedContext(torch.device("cpu"))
 

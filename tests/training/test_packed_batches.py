@@ -107,7 +107,7 @@ def test_shapes_repeat_whatever_a_step_is_cut_into(accumulate):
         paired_totals=True,
         num_inputs_weights=(1.0,),
     )
-    same = np.flatnonzero(table.text_lengths(np.arange(96)) == 3)
+    same = np.flatnonzero(table.lengths["caption"][:, 0] == 3)
     pack = packer(table.modalities, True, 32 // accumulate, masking)
     shapes = {
         part.shape
@@ -128,7 +128,7 @@ def test_few_shapes_come_up_in_a_thousand_steps(name):
     masking = MaskingConfig(**own)
     rows = table.rows("train")
     pack = packer(table.modalities, True, 32, masking)
-    picked = np.resize(rows[np.argsort(table.text_lengths(rows), kind="stable")], 32)
+    picked = np.resize(rows[np.argsort(table.lengths["caption"][rows, 0], kind="stable")], 32)
     shapes = Counter(
         pack(masked_batches(table, picked, masking, 0, MASKS, step)).shape for step in range(1000)
     )

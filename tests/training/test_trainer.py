@@ -11,7 +11,6 @@ from conftest import small_config, tiny_table
 from nano4m.checkpoints.folder import load_model, save_model
 from nano4m.config.run import Config
 from nano4m.errors import UserError
-from nano4m.training.batch_sampler import BatchSampler
 from nano4m.training.state import newest_state, save_state
 from nano4m.training.trainer import train_model
 
@@ -86,25 +85,6 @@ def test_a_run_stopped_before_its_checkpoint_ends_the_same(tmp_path):
     assert again["val"] == first["val"]
     assert all(torch.equal(v, weights[k]) for k, v in _weights(tmp_path).items())
     assert [json.loads(s)["step"] for s in log.read_text().splitlines()][-1] == 12
-
-
-def test_order_visits_every_row_equally_often_in_groups_of_one_text_length():
-    rows = np.arange(100, 151)
-    lengths = np.array([3] * 20 + [5] * 26 + [7] * 4 + [9])
-    order = BatchSampler(rows, lengths, group_size=8, groups_per_step=2, seed=0)
-    steps = list(order.steps(0, 51 * 4))  # eight passes: 51 rows * 8 = 51 groups of 8
-    taken, counts = np.unique(np.concatenate(steps[: 51 // 2 + 1]), return_counts=True)
-    assert set(taken) == set(rows)
-    assert counts.max() - counts.min() <= 8 and abs(counts[lengths != 9].mean() - 8) < 1
-    for step in steps:
-        for group in step.reshape(2, 8):
-            assert len(set(lengths[group - 100])) == 1
-    _, counts = np.unique(np.concatenate(steps), return_counts=True)
-    # Equally often up to one group of a row alone.
-    assert counts.min() >= counts.max() - 8 and counts.max() <= 72
-    assert [s.tolist() for s in steps[:6]] != [s.tolist() for s in steps[6:12]]
-    resumed = list(order.steps(50, 60))
-    assert [s.tolist() for s in resumed] == [s.tolist() for s in steps[50:60]]
 
 
 def test_a_loss_that_is_not_finite_names_step_and_clips(tmp_path):

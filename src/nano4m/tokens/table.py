@@ -1,20 +1,23 @@
 """The token table: the interface on disk between media and training.
 
 ``tokens.parquet`` is the exchange form, with one row a clip: ``clip_id``, ``label``, ``split``, one
-fixed-size uint16 list a modality ([views * length], row-major) and, for text, ``<name>_length``,
-the true length including the end token. The file's metadata has the token spec: modalities and
-fingerprint of each tokenizer; ``codes.safetensors`` has the codebooks. Training maps
-``tokens.arrow`` (Arrow IPC, the same rows) into memory. A table larger than one shard continues in
-further files, see ``table_shards``.
+fixed-size uint16 list a modality ([views * length], row-major) and ``<name>_length``, a list of the
+tokens that each view has: the true length of a text including the end token, 0 where a clip lacks
+the modality. A modality other than text that all clips have needs no such column. The file's
+metadata has the token spec: modalities and fingerprint of each tokenizer; ``codes.safetensors`` has
+the codebooks. Training maps ``tokens.arrow`` (Arrow IPC, the same rows) into memory. A table larger
+than one shard continues in further files, see ``table_shards``.
+
+Shapes: n clips of the table, B rows, C modalities, L all token slots.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +26,9 @@ from safetensors.numpy import load_file, save_file
 
 from nano4m.errors import UserError
 from nano4m.json_files import FORMAT, without_format
-from nano4m.modalities import TEXT_END, Modality
+from nano4m.modalities import Modality
+from nano4m.tokens.spec import TokenSpec as TokenSpec
+from nano4m.tokens.table_checks import check_ids, check_lengths
 from nano4m.tokens.table_shards import (
     INDEX,
     SHARD_BYTES,
@@ -39,61 +44,19 @@ _META = b"nano4m"
 _MAKE_AGAIN = "run: nano4m table PRESET --out OUT --overwrite"
 
 
-@dataclass(frozen=True)
-class TokenSpec:
-    """What ids mean: the modalities of a run and the fingerprint of each one's tokenizer.
+FREE = -1
+"""View that is still to be drawn, see ``Samples``."""
 
-    A table and a checkpoint match if their token specs are equal.
+
+class Samples(NamedTuple):
+    """Clips, and the view of each modality.
+
+    rows: int64 (B,), rows of the table.
+    views: int64 (B, C), FREE where any view has as many tokens and one is drawn later.
     """
 
-    modalities: tuple[Modality, ...]
-    tokenizers: Mapping[str, str]
-
-    def to_json(self) -> dict[str, object]:
-        """Return a JSON object; ``from_json`` is the inverse."""
-        return {
-            "modalities": [m.to_json() for m in self.modalities],
-            "tokenizers": dict(self.tokenizers),
-        }
-
-    @classmethod
-    def from_json(cls, entry: dict) -> "TokenSpec":
-        """Return the token spec that ``to_json`` wrote."""
-        return cls(tuple(Modality.from_json(m) for m in entry["modalities"]), entry["tokenizers"])
-
-    @property
-    def fingerprint(self) -> str:
-        """Twelve hex digits, equal if ids have the same meaning.
-
-        They depend on name, layout, shape, vocabulary size and tokenizer fingerprint of each
-        modality, not on how it is displayed.
-        """
-        parts = [
-            [m.name, m.layout, list(m.shape), m.vocab_size, self.tokenizers.get(m.name)]
-            for m in self.modalities
-        ]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
-
-    def require_same(self, other: "TokenSpec", mine: str, theirs: str) -> None:
-        """Raise an error if the ids of ``other`` have another meaning.
-
-        Raises:
-            UserError: Names both fingerprints, the modalities that differ, and what to run.
-        """
-        if self.fingerprint == other.fingerprint:
-            return
-        here, there = dict(self.tokenizers), dict(other.tokenizers)
-        differ = [
-            f"{n}: {here.get(n, 'absent')} / {there.get(n, 'absent')}"
-            for n in sorted(here.keys() | there.keys())
-            if here.get(n) != there.get(n)
-        ] or ["the shapes or vocabulary sizes of the modalities"]
-        raise UserError(
-            f"{mine} ({self.fingerprint}) and {theirs} ({other.fingerprint}) do not belong "
-            f"together; tokenizers that differ: {'; '.join(differ)}. Tokenise again with the "
-            f"tokenizers of the checkpoint, or train again on this table: "
-            f"nano4m train PRESET --out OUT --overwrite"
-        )
+    rows: np.ndarray
+    views: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -104,8 +67,10 @@ class TokenTable:
         token_spec: Modalities and tokenizer fingerprints.
         clip_ids, labels, splits: String arrays (n,).
         ids: Modality name -> uint16 (n, views, length); for several shards a ``Sharded``, which is
-            indexed by rows like an array.
-        lengths: Name of a text modality -> int64 (n, views), true lengths including the end token.
+            indexed by rows like an array. Ids of an absent modality mean nothing; they are 0.
+        lengths: Modality name -> int64 (n, views), the tokens of each view: of a text with its end
+            token, of other modalities all or none; 0: the clip lacks the modality. Of modalities
+            that are left out when the table is made, all clips have all tokens.
         codebooks: Name -> float32 (vocab_size, width), the vector of each id, if its tokenizer has
             one; the model's embedding table may start from it.
         highest: Modality name -> highest id, if known; None: all ids are checked.
@@ -121,38 +86,14 @@ class TokenTable:
     highest: InitVar[Mapping[str, int] | None] = None
 
     def __post_init__(self, highest: Mapping[str, int] | None) -> None:
-        for modality in self.token_spec.modalities:
-            ids = self.ids[modality.name]
-            if (
-                ids.ndim != 3
-                or ids.shape[0] != len(self.clip_ids)
-                or ids.shape[2] != modality.length
-            ):
-                raise UserError(
-                    f"token table: {modality.name} has shape {ids.shape}, expected "
-                    f"({len(self.clip_ids)}, views, {modality.length})"
-                )
-            if highest and highest.get(modality.name, modality.vocab_size) < modality.vocab_size:
-                continue
-            if ids.size and int(ids.max()) >= modality.vocab_size:
-                ids = np.asarray(ids)
-                clip = int(np.argmax((ids >= modality.vocab_size).any(axis=(1, 2))))
-                raise UserError(
-                    f"token table: {modality.name} of clip {str(self.clip_ids[clip])!r} has id "
-                    f"{int(ids[clip].max())}, its vocabulary ends at {modality.vocab_size - 1}; "
-                    f"tokenise again: nano4m table PRESET --out OUT --overwrite"
-                )
-        for name, lengths in self.lengths.items():
-            bad = (lengths < 1) | (lengths > self.ids[name].shape[2])
-            row, view = np.indices(lengths.shape).reshape(2, -1)
-            last = (lengths.reshape(-1) - 1).clip(0, self.ids[name].shape[2] - 1)
-            bad |= (self.ids[name][row, view, last] != TEXT_END).reshape(lengths.shape)
-            if bad.any():
-                clip = int(np.argmax(bad.any(axis=1)))
-                raise UserError(
-                    f"token table: {name} of clip {str(self.clip_ids[clip])!r} has length "
-                    f"{lengths[clip].tolist()} and does not end there with the end token"
-                )
+        check_ids(self.clip_ids, self.modalities, self.ids, highest)
+        # Views of one number, without memory.
+        whole = {
+            m.name: np.broadcast_to(np.int64(m.length), self.ids[m.name].shape[:2])
+            for m in self.modalities
+        }
+        object.__setattr__(self, "lengths", whole | dict(self.lengths))
+        check_lengths(self.clip_ids, self.modalities, self.ids, self.lengths)
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -168,40 +109,78 @@ class TokenTable:
         """Return the row numbers of a split, in table order."""
         return np.flatnonzero(self.splits == split)
 
-    def text_lengths(self, rows: np.ndarray) -> np.ndarray:
-        """Return the first view's caption length of each row; zeros without a text modality."""
-        for lengths in self.lengths.values():
-            return lengths[rows, 0]
-        return np.zeros(len(rows), dtype=np.int64)
+    def present(self, name: str) -> np.ndarray:
+        """Return which clips have a modality in any view, bool (n,)."""
+        return (self.lengths[name] > 0).any(axis=1)
+
+    @cached_property
+    def _view_groups(self) -> list[tuple[int, list[int]]]:
+        """Number of views, and modalities that always take the same one, for each of these."""
+        found: dict[tuple[str, int], list[int]] = {}
+        for index, modality in enumerate(self.modalities):
+            number = self.ids[modality.name].shape[1]
+            found.setdefault((modality.frame_group, number), []).append(index)
+        return [(number, indices) for (_, number), indices in found.items()]
+
+    def variants(self, rows: np.ndarray) -> Samples:
+        """Return ``rows`` once for each combination of views in which numbers of tokens differ.
+
+        Every row comes up equally often, usually once: views with equal numbers stay FREE.
+        """
+        samples = Samples(rows, np.full((len(rows), len(self.modalities)), FREE, dtype=np.int64))
+        for number, indices in self._view_groups:
+            lengths = (self.lengths[self.modalities[index].name] for index in indices)
+            if all((own[rows] == own[rows, :1]).all() for own in lengths):
+                continue
+            count = len(samples.rows)
+            samples = Samples(*(np.tile(part, (number, 1)[: part.ndim]) for part in samples))
+            samples.views[:, indices] = np.repeat(np.arange(number), count)[:, None]
+        return samples
+
+    def draw_views(self, samples: Samples, rng: np.random.Generator) -> np.ndarray:
+        """Return the views of ``samples`` with a random one instead of each FREE, int64 (B, C)."""
+        views = samples.views.copy()
+        for number, indices in self._view_groups:
+            drawn = rng.integers(number, size=len(views))[:, None]
+            views[:, indices] = np.where(views[:, indices] == FREE, drawn, views[:, indices])
+        return views
+
+    def counts(self, rows: np.ndarray, views: np.ndarray | None = None) -> np.ndarray:
+        """Return how many tokens ``rows`` have of each modality, int64 (B, C).
+
+        Args:
+            rows: Row numbers (B,).
+            views: int64 (B, C), the view of each modality; None or FREE: the first.
+        """
+        views = np.zeros((len(rows), len(self.modalities)), np.int64) if views is None else views
+        return np.stack(
+            [
+                self.lengths[modality.name][rows, view.clip(min=0)]
+                for modality, view in zip(self.modalities, views.T, strict=True)
+            ],
+            axis=1,
+        )
 
     def gather(
-        self, rows: np.ndarray, rng: np.random.Generator | None
+        self, rows: np.ndarray, views: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the tokens of ``rows``, all modalities concatenated.
 
         Args:
             rows: Row numbers (B,).
-            rng: Draws a view of each clip; None takes the first.
+            views: int64 (B, C), the view of each modality, see ``draw_views``; None: the first.
 
         Returns:
-            ids int64 (B, L) and valid bool (B, L), L the summed length of the modalities. Only
-            positions behind the end of a caption are not valid.
+            ids int64 (B, L) and valid bool (B, L), L the summed length of the modalities. Not valid
+            are positions behind the end of a caption and modalities that a clip lacks; ids are 0
+            there.
         """
-        draws: dict[tuple[str, int], np.ndarray] = {}
+        views = np.zeros((len(rows), len(self.modalities)), np.int64) if views is None else views
         parts, valids = [], []
-        for modality in self.modalities:
-            ids = self.ids[modality.name]
-            key = (modality.frame_group, ids.shape[1])
-            if key not in draws:
-                zero = np.zeros(len(rows), dtype=np.int64)
-                draws[key] = zero if rng is None else rng.integers(ids.shape[1], size=len(rows))
-            view = draws[key]
-            parts.append(ids[rows, view].astype(np.int64))
-            valid = np.ones(parts[-1].shape, dtype=bool)
-            if modality.name in self.lengths:
-                length = self.lengths[modality.name][rows, view]
-                valid = np.arange(modality.length)[None] < length[:, None]
-            valids.append(valid)
+        counts = self.counts(rows, views)
+        for modality, view, count in zip(self.modalities, views.T, counts.T, strict=True):
+            valids.append(np.arange(modality.length) < count[:, None])
+            parts.append(self.ids[modality.name][rows, view].astype(np.int64) * valids[-1])
         return np.concatenate(parts, axis=1), np.concatenate(valids, axis=1)
 
 
@@ -249,8 +228,15 @@ def _columns(table: TokenTable, own: slice) -> dict[str, pa.Array]:
         return pa.FixedSizeListArray.from_arrays(pa.array(flat), int(np.prod(cells.shape[1:])))
 
     columns |= {name: lists(ids[own]) for name, ids in table.ids.items()}
-    columns |= {f"{name}_length": lists(found[own]) for name, found in table.lengths.items()}
+    columns |= {f"{m.name}_length": lists(table.lengths[m.name][own]) for m in _measured(table)}
     return columns
+
+
+def _measured(table: TokenTable) -> list[Modality]:
+    """Return the modalities with a column of lengths: texts, and those that a clip lacks."""
+    return [
+        m for m in table.modalities if m.is_text or bool((table.lengths[m.name] < m.length).any())
+    ]
 
 
 def open_table(folder: Path) -> TokenTable:
@@ -261,7 +247,7 @@ def open_table(folder: Path) -> TokenTable:
 
     Raises:
         UserError: No table, a missing or damaged shard, or an inconsistent table (an id out of
-            range, a caption without an end); the message names the clip.
+            range, a caption without an end, a clip without tokens); the message names the clip.
     """
     index = _index(folder)
     mapped = [_map_shard(folder / f"{shard['name']}.arrow", shard) for shard in index["shards"]]
@@ -287,7 +273,7 @@ def open_table(folder: Path) -> TokenTable:
     lengths = {
         m.name: np.asarray(column(f"{m.name}_length", meta["views"][m.name]), dtype=np.int64)
         for m in token_spec.modalities
-        if m.is_text
+        if f"{m.name}_length" in mapped[0].schema.names
     }
     texts = [
         strings(pa.chunked_array([c for shard in mapped for c in shard.column(name).chunks]

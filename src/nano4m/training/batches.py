@@ -15,8 +15,8 @@ from nano4m.compute.workers import worker_pool
 from nano4m.config.masking import MaskingConfig
 from nano4m.masking import mask
 from nano4m.tokens.batch import MaskedBatch, TokenSequence
-from nano4m.tokens.table import TokenTable, open_table
-from nano4m.training.batch_sampler import MASKS, VIEWS, generator
+from nano4m.tokens.table import FREE, Samples, TokenTable, open_table
+from nano4m.training.batch_sampler import MASKS, VALIDATION, VIEWS, generator, rank_keys
 from nano4m.training.packed_batch import PackedBatch, Packer
 
 
@@ -28,12 +28,59 @@ def masked_batches(
     stream: int,
     index: int,
     progress: float = 1.0,
+    views: np.ndarray | None = None,
 ) -> list[MaskedBatch]:
-    """Return ``rows`` with random views, masked; depends on the arguments only."""
-    ids, valid = table.gather(rows, np.random.default_rng([seed, VIEWS, stream, index]))
+    """Return ``rows`` with random views, masked; depends on the arguments only.
+
+    Args:
+        table: Token table.
+        rows: Row numbers (B,).
+        config: Masking; each ``group_size`` rows are a group.
+        seed, stream, index: Of all random numbers.
+        progress: Fraction of training done, in [0, 1].
+        views: int64 (B, C), see ``Samples``; None: all are drawn.
+    """
+    if views is None:
+        views = np.full((len(rows), len(table.modalities)), FREE, dtype=np.int64)
+    drawn = np.random.default_rng([seed, VIEWS, stream, index])
+    ids, valid = table.gather(rows, table.draw_views(Samples(rows, views), drawn))
     tokens = TokenSequence(table.modalities)
     draw = generator(seed, stream, index)
     return mask(torch.from_numpy(ids), torch.from_numpy(valid), tokens, config, draw, progress)
+
+
+def validation_batches(
+    table: TokenTable, rows: np.ndarray, config: MaskingConfig, seed: int
+) -> list[MaskedBatch]:
+    """Return ``rows`` masked in groups of equal token counts; all groups but the last of each are
+    full.
+
+    Args:
+        table: Token table.
+        rows: Row numbers (B,), in any order; some may come up several times.
+        config: Masking.
+        seed: Of views and masks.
+    """
+    drawn = np.random.default_rng([seed, VIEWS, VALIDATION, 0])
+    free = np.full((len(rows), len(table.modalities)), FREE, dtype=np.int64)
+    views = table.draw_views(Samples(rows, free), drawn)
+    key_B = rank_keys(table.counts(rows, views))
+    size = config.group_size
+    full: list[np.ndarray] = []
+    rest: list[np.ndarray] = []
+    for key in range(int(key_B.max(initial=-1)) + 1):
+        own = np.flatnonzero(key_B == key)
+        whole = len(own) // size * size
+        full.append(own[:whole])
+        rest += [own[whole:]] if whole < len(own) else []
+    parts = [np.concatenate(full)] if sum(map(len, full)) else []
+    return [
+        batch
+        for index, part in enumerate(parts + rest)
+        for batch in masked_batches(
+            table, rows[part], config, seed, VALIDATION, index, views=views[part]
+        )
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +97,14 @@ class BatchMaker:
     steps: int
     packer: Packer
 
-    def masked(self, table: TokenTable, number: int, picked: np.ndarray) -> list[MaskedBatch]:
-        """Return the groups of step ``number`` (from 0) on the rows ``picked``."""
+    def masked(self, table: TokenTable, number: int, picked: Samples) -> list[MaskedBatch]:
+        """Return the groups of step ``number`` (from 0) on the samples ``picked``."""
         progress = number / self.steps
-        return masked_batches(table, picked, self.masking, self.seed, MASKS, number, progress)
+        return masked_batches(
+            table, picked.rows, self.masking, self.seed, MASKS, number, progress, picked.views
+        )
 
-    def packed(self, table: TokenTable, number: int, picked: np.ndarray) -> list[PackedBatch]:
+    def packed(self, table: TokenTable, number: int, picked: Samples) -> list[PackedBatch]:
         """Return the packed batches of ``masked``."""
         return self.packer.parts(self.masked(table, number, picked))
 
@@ -63,10 +112,10 @@ class BatchMaker:
         self,
         table: TokenTable,
         folder: Path | None,
-        steps: Iterable[tuple[int, np.ndarray]],
+        steps: Iterable[tuple[int, Samples]],
         workers: int,
         depth: int,
-    ) -> Iterator[tuple[int, np.ndarray, list[PackedBatch]]]:
+    ) -> Iterator[tuple[int, Samples, list[PackedBatch]]]:
         """Yield (number, picked, packed batches) of ``steps``, in order.
 
         Other processes take seconds to start; until one has made a batch, this process makes them.
@@ -80,7 +129,7 @@ class BatchMaker:
         """
         workers = workers if folder is not None else 0
         with worker_pool(workers, "--train.workers") if workers else nullcontext() as pool:
-            running: deque[tuple[int, np.ndarray, Future | None]] = deque()
+            running: deque[tuple[int, Samples, Future | None]] = deque()
             coming, has_begun = iter(steps), False
             while True:
                 while len(running) < max(1, depth):
@@ -108,5 +157,5 @@ def _table(folder: Path) -> TokenTable:
     return open_table(folder)
 
 
-def _make(folder: Path, maker: BatchMaker, number: int, picked: np.ndarray) -> list[PackedBatch]:
+def _make(folder: Path, maker: BatchMaker, number: int, picked: Samples) -> list[PackedBatch]:
     return maker.packed(_table(folder), number, picked)

@@ -23,18 +23,16 @@ from nano4m.masking.check import check_masking
 from nano4m.model.fourm import FourM
 from nano4m.progress import bar, log_info
 from nano4m.tokens.batch import MaskedBatch, TokenSequence
-from nano4m.tokens.table import TokenTable
+from nano4m.tokens.table import Samples, TokenTable
 from nano4m.training.accounting import Operations, count_tokens, peak_memory
 from nano4m.training.batch_sampler import (
     DROPOUT,
-    VALIDATION,
     WEIGHTS,
     BatchSampler,
     derive_seed,
     generator,
 )
-from nano4m.training.batches import BatchMaker
-from nano4m.training.batches import masked_batches as masked_batches
+from nano4m.training.batches import BatchMaker, validation_batches
 from nano4m.training.checks import check_shares, fitting, not_finite
 from nano4m.training.device_step import DeviceStep
 from nano4m.training.engine import choose, mask_workers
@@ -77,9 +75,10 @@ class Trainer:
         group = config.masking.group_size
         groups = settings.batch_size // group
         self.epochs = settings.steps * settings.batch_size / len(rows)
-        self.sampler = BatchSampler(rows, table.text_lengths(rows), group, groups, seed)
+        samples = table.variants(rows)
+        self.sampler = BatchSampler(samples, table.counts(*samples), group, groups, seed)
         val_rows = np.resize(val_rows, settings.val_samples)
-        self.validation = masked_batches(table, val_rows, config.masking, seed, VALIDATION, 0)
+        self.validation = validation_batches(table, val_rows, config.masking, seed)
 
         model = FourM(config.model, table.modalities, settings.dropout)
         use_codebooks = settings.init_from_codebook and config.model.tables == "modality"
@@ -127,9 +126,9 @@ class Trainer:
             log_info(f"train: goes on after step {self.first}")
 
     def step(
-        self, number: int, picked: np.ndarray, packed: list[PackedBatch] | None = None
+        self, number: int, picked: Samples, packed: list[PackedBatch] | None = None
     ) -> dict[str, float]:
-        """Take step ``number`` (from 0) on the rows ``picked``; return its known metrics."""
+        """Take step ``number`` (from 0) on ``picked``; return its known metrics."""
         settings, seed, progress_state = self.config.train, self.config.seed, self.progress_state
         rate = learning_rate(number, settings)
         if settings.dropout or self.host:
@@ -177,13 +176,13 @@ class Trainer:
     def _refuse(
         self,
         number: int,
-        picked: np.ndarray,
+        picked: Samples,
         batches: list[MaskedBatch],
         sums: list[float],
         norm: float,
     ) -> None:
         where = self.folder / f"nonfinite-{number + 1}"
-        clips = [str(self.table.clip_ids[row]) for row in picked]
+        clips = [str(self.table.clip_ids[row]) for row in picked.rows]
         token_spec = self.table.token_spec
         save_reproducer(where, self.model, token_spec, batches, clips, self.dtype, self.world)
         shown = dict(zip(self.names, sums, strict=True))
@@ -214,7 +213,7 @@ class Trainer:
         """The validation batches, packed with as many samples as in a pass."""
         return self.maker.packer.parts(self.validation)
 
-    def _steps(self) -> Iterator[tuple[int, np.ndarray, list[PackedBatch] | None]]:
+    def _steps(self) -> Iterator[tuple[int, Samples, list[PackedBatch] | None]]:
         """Yield the remaining steps, with their batches if these are made in advance."""
         settings = self.config.train
         steps = enumerate(self.sampler.steps(self.first, settings.steps), self.first)
