@@ -111,7 +111,7 @@ class TokenTable:
 
     def present(self, name: str) -> np.ndarray:
         """Return which clips have a modality in any view, bool (n,)."""
-        return (self.lengths[name] > 0).any(axis=1)
+        return np.asarray((self.lengths[name] > 0).any(axis=1))
 
     @cached_property
     def _view_groups(self) -> list[tuple[int, list[int]]]:
