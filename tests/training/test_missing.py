@@ -127,11 +127,19 @@ def _marked(batch, names):
     return found
 
 
-@pytest.mark.parametrize("name", [*STRATEGIES, "mixture"])
+ALONE = {name: {n: float(n == name) for n in STRATEGIES} for name in STRATEGIES}
+BUDGETS = {"min_inputs": 2, "max_inputs": 7, "min_targets": 2, "max_targets": 7}
+SETTINGS = ALONE | {
+    "mixture": {},
+    "pairs": ALONE["dirichlet"] | BUDGETS | {"paired_totals": True, "num_inputs_weights": (1.0,)},
+    "one source": ALONE["any_to_any"] | {"num_inputs_weights": (0.0, 1.0)},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
 def test_absent_tokens_are_never_inputs_or_targets(name):
     """Of no strategy, also with clips that have a single modality."""
-    weights = {n: float(n == name) for n in STRATEGIES} if name in STRATEGIES else {}
-    config = MaskingConfig(group_size=8, **weights)
+    config = MaskingConfig(**{"group_size": 8} | SETTINGS[name])
     table = with_gaps(0.5, keep=())
     names = [m.name for m in table.modalities]
     order = _sampler(table)

@@ -12,6 +12,7 @@ and the probes use are sampled explicitly.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 import torch
 from torch import Generator, Tensor
@@ -22,7 +23,7 @@ from nano4m.masking.audio_span import reference_span, span
 from nano4m.masking.continuation import infill, suffix
 from nano4m.masking.dirichlet import dirichlet
 from nano4m.masking.inference_aligned import inference_aligned
-from nano4m.masking.plan import Strategy, join, pick_weighted, place
+from nano4m.masking.plan import Plan, Strategy, TooFewTokens, join, pick_weighted, place
 from nano4m.tokens.batch import MaskedBatch, TokenSequence, pack
 
 STRATEGIES: dict[str, Strategy] = {
@@ -34,6 +35,9 @@ STRATEGIES: dict[str, Strategy] = {
     "suffix": suffix,
     "infill": infill,
 }
+SPARSE = "suffix"
+"""Strategy of clips that lack modalities, where the one that was drawn needs more: it continues one
+modality, or predicts it from nothing."""
 # These draw budgets per sample; the others draw one set for samples with equal token counts.
 OWN_BUDGETS = {"dirichlet", "span", "reference_span"}
 
@@ -72,22 +76,48 @@ def draw_masks(
             continue
         name = STRATEGY_NAMES[pick_weighted(weights, generator)]
         if config.paired_totals and name in OWN_BUDGETS and number + 1 < len(groups):
-            paired, both = True, torch.cat([rows, groups[number + 1]])
-            parts += [rows, groups[number + 1]]
-            plans.append(strategies[name](counts_BC[both], sequence, config, generator))
-            continue
+            both = torch.cat([rows, groups[number + 1]])
+            with suppress(TooFewTokens):  # of one of them: each is drawn alone
+                plans.append(strategies[name](counts_BC[both], sequence, config, generator))
+                parts += [rows, groups[number + 1]]
+                paired = True
+                continue
         counts_bC = counts_BC[rows]
         own = [rows]
         if name not in OWN_BUDGETS and bool((counts_bC != counts_bC[0]).any()):
             _, kind = torch.unique(counts_bC, dim=0, return_inverse=True)
             own = [rows[kind == k] for k in range(int(kind.max()) + 1)]
         for part in own:
-            parts.append(part)
-            plans.append(strategies[name](counts_BC[part], sequence, config, generator))
+            for piece, plan in _plans(
+                name, part, counts_BC, sequence, config, generator, strategies
+            ):
+                parts.append(piece)
+                plans.append(plan)
     order = torch.cat(parts)
     inputs_BL, targets_BL = place(join(plans), valid_BL[order], sequence, generator)
     sizes = [len(part) for part in parts]
     yield from zip(parts, inputs_BL.split(sizes), targets_BL.split(sizes), strict=True)
+
+
+def _plans(
+    name: str,
+    rows: Tensor,
+    counts_BC: Tensor,
+    sequence: TokenSequence,
+    config: MaskingConfig,
+    generator: Generator,
+    strategies: Mapping[str, Strategy],
+) -> list[tuple[Tensor, Plan]]:
+    """Return the plan of some samples; SPARSE where clips that lack modalities cannot have it."""
+    counts_bC = counts_BC[rows]
+    try:
+        return [(rows, strategies[name](counts_bC, sequence, config, generator))]
+    except TooFewTokens:
+        if bool((counts_bC > 0).all()):
+            raise
+    _, kind = torch.unique(counts_bC, dim=0, return_inverse=True)
+    alike = [rows[kind == k] for k in range(int(kind.max()) + 1)]
+    return [(own, strategies[SPARSE](counts_BC[own], sequence, config, generator)) for own in alike]
 
 
 def mask(

@@ -47,7 +47,7 @@ def reference_span(
         generator: Source of all random numbers.
 
     Raises:
-        UserError: The smallest sample cannot hold the minima.
+        TooFewTokens: The smallest sample cannot hold the minima.
     """
     found = limits(counts_BC, sequence, config, _frame_sizes(sequence))
     inputs_BC, targets_BC = _budgets(found, sequence, config, generator, forced_prefix=True)
@@ -81,7 +81,7 @@ def span(
         generator: Source of all random numbers.
 
     Raises:
-        UserError: The smallest sample cannot hold the minima.
+        TooFewTokens: The smallest sample cannot hold the minima.
     """
     found = limits(counts_BC, sequence, config, _frame_sizes(sequence))
     is_silent_B = (

@@ -16,8 +16,7 @@ import torch
 from torch import Generator, Tensor
 
 from nano4m.config.masking import MaskingConfig
-from nano4m.errors import UserError
-from nano4m.masking.plan import Plan, uniform
+from nano4m.masking.plan import Plan, TooFewTokens, uniform
 from nano4m.tokens.batch import TokenSequence
 
 
@@ -99,7 +98,7 @@ def draw_totals(
     second has the maximum minus n, so each is uniform and their sum is constant.
 
     Raises:
-        UserError: The smallest sample cannot hold the minima.
+        TooFewTokens: The smallest sample cannot hold the minima.
     """
     low_in = max(config.min_inputs, fewest[0], int(limits.in_low_BC.sum(1).max()))
     low_out = max(config.min_targets, fewest[1], int(limits.out_low_BC.sum(1).max()))
@@ -122,7 +121,7 @@ def draw_totals(
                 totals_out.append(max(low_out, highs_out[1] - more))
             sizes = [rows] if rows <= group else [group, rows - group]
             return np.repeat(totals_in, sizes), np.repeat(totals_out, sizes)
-    raise UserError(
+    raise TooFewTokens(
         f"a clip with {limits.counts_BC.sum(1).min()} usable tokens cannot give {low_in} and "
         f"be asked for {low_out}; lower masking.min_inputs, min_targets, input_limits or "
         f"target_limits"
@@ -209,7 +208,7 @@ def dirichlet(
         generator: Source of all random numbers.
 
     Raises:
-        UserError: The smallest sample cannot hold the minima.
+        TooFewTokens: The smallest sample cannot hold the minima.
     """
     found = limits(counts_BC, sequence, config)
     totals = draw_totals(found, config, generator)

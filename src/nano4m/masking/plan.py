@@ -33,6 +33,10 @@ Strategy = Callable[[Tensor, TokenSequence, MaskingConfig, Generator], Plan]
 """(counts_BC of valid tokens, sequence, config, generator) -> Plan."""
 
 
+class TooFewTokens(UserError):
+    """A clip has fewer tokens or modalities than a strategy needs."""
+
+
 def same_for_all(
     inputs_C: Sequence[int],
     targets_C: Sequence[int],
@@ -145,12 +149,12 @@ def draw_inputs(
     ``config.num_inputs_weights`` weighs the number of sources; at least one modality is no source.
 
     Raises:
-        UserError: All numbers of sources that are possible here have weight 0.
+        TooFewTokens: All numbers of sources that are possible here have weight 0.
     """
     present = [c for c, n in enumerate(counts_C) if n]
     weights = config.weights_of_num_inputs(len(counts_C))[: len(present)]
     if not sum(weights):
-        raise UserError(
+        raise TooFewTokens(
             f"masking.num_inputs_weights {config.num_inputs_weights}: a clip with {len(present)} "
             f"modalities has at most {len(present) - 1} sources; give a smaller number a weight"
         )
