@@ -64,7 +64,7 @@ def rates(
 
 def stage(settings: FarmDataset, workers: int) -> dict[str, Any]:
     """Make all clips of a farm in processes; what it took, in seconds and megabytes."""
-    config = FARM.model_copy(update={"source": settings, "clips": cutting(settings, workers)})
+    config = FARM.model_copy(update={"dataset": settings, "clips": cutting(settings, workers)})
     with tempfile.TemporaryDirectory() as folder:
         start, used = time.perf_counter(), time.process_time()
         count = build_clips(config, None, Path(folder))["clips"]

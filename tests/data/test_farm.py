@@ -12,6 +12,7 @@ from nano4m.config.datasets import FarmDataset
 from nano4m.data.sources import farm, farm_render
 from nano4m.data.sources.base import ClipPlan
 from nano4m.data.sources.farm_animals import ANIMALS
+from nano4m.data.sources.farm_factors import DISTANCES
 from nano4m.data.sources.farm_render import FOCAL, Scene, render
 from nano4m.data.sources.farm_voice import SAMPLE_RATE, VOICES
 
@@ -23,8 +24,9 @@ def one_of(label: str) -> ClipPlan:
     return next(plan for plan in PLANS if plan.label == label)
 
 
-def changed(plan: ClipPlan, **details: float) -> ClipPlan:
-    return dataclasses.replace(plan, details={**plan.details, **details})
+def changed(plan: ClipPlan, **measures: float) -> ClipPlan:
+    assert set(measures) <= set(plan.measures)
+    return dataclasses.replace(plan, measures={**plan.measures, **measures})
 
 
 def spectrum(sound: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -93,20 +95,6 @@ def test_a_clip_depends_on_seed_and_index_alone():
     more = farm.plan(FarmDataset(train=400, picture_size=48), None, seed=5)
     for ours, theirs in zip(PLANS[:50], more, strict=False):
         assert ours == theirs
-
-
-def test_caption_tells_size_and_class():
-    words = Counter()
-    for plan in PLANS:
-        word, phrase = plan.caption.split(" ", 1)
-        assert phrase == ANIMALS[plan.label].phrase and phrase.startswith(plan.label + " ")
-        size = plan.details["size"]
-        assert word == ("small" if size < 1.0 else "large")
-        low, high = farm.SIZES[word]
-        assert low <= size <= high
-        words[word] += 1
-    assert min(words.values()) > 0.4 * len(PLANS)
-    assert farm.SIZES["small"][1] < 0.95 and farm.SIZES["large"][0] > 1.05, "two bands apart"
 
 
 def test_plans_pickle_and_every_animal_has_a_voice():
@@ -277,9 +265,9 @@ def test_a_larger_or_nearer_animal_fills_more_of_the_picture():
 
     for label in ("cat", "horse", "sheep"):
         plan = one_of(label)
-        base = share(changed(plan, size=0.9, distance=3.5))
-        assert share(changed(plan, size=1.25, distance=3.5)) > 1.4 * base
-        assert share(changed(plan, size=0.9, distance=4.5)) < 0.8 * base
+        base = share(changed(plan, size_m=0.9, distance_m=3.6))
+        assert share(changed(plan, size_m=1.25, distance_m=3.6)) > 1.4 * base
+        assert share(changed(plan, size_m=0.9, distance_m=4.7)) < 0.8 * base
 
 
 # -- voices ------------------------------------------------------------------------------------
@@ -292,8 +280,8 @@ def test_a_larger_or_nearer_animal_fills_more_of_the_picture():
 def test_a_larger_body_has_a_lower_pitch(label: str, low: float, high: float):
     ratios = []
     for plan in [plan for plan in PLANS if plan.label == label][:8]:
-        small = pitch(farm.voice(changed(plan, size=0.88), 1.024), low, high)
-        large = pitch(farm.voice(changed(plan, size=1.25), 1.024), low, high)
+        small = pitch(farm.voice(changed(plan, size_m=0.88), 1.024), low, high)
+        large = pitch(farm.voice(changed(plan, size_m=1.25), 1.024), low, high)
         ratios.append(small / large)
     # The loudest moment may fall on another part of the contour; the middle clip tells.
     assert np.median(ratios) == pytest.approx((1.25 / 0.88) ** 1.3, rel=0.06)
@@ -304,7 +292,7 @@ def test_a_larger_body_has_lower_formants():
     for label in ("lion", "pig", "dog", "chicken"):
         centres = []
         for size in (0.88, 1.25):
-            sounds = [farm.voice(changed(p, size=size), 1.024) for p in PLANS if p.label == label]
+            sounds = [farm.voice(changed(p, size_m=size), 1.024) for p in PLANS if p.label == label]
             frequency, power = spectrum(np.concatenate(sounds))
             centres.append(np.sum(frequency * power) / np.sum(power))
         assert centres[1] < 0.9 * centres[0]
@@ -313,9 +301,9 @@ def test_a_larger_body_has_lower_formants():
 @pytest.mark.parametrize("label", sorted(ANIMALS))
 def test_distance_lowers_the_level(label: str):
     plan = one_of(label)
-    near, far = (farm.voice(changed(plan, distance=metres), 1.024) for metres in (3.1, 4.0))
+    near, far = (farm.voice(changed(plan, distance_m=metres), 1.024) for metres in DISTANCES)
     drop = 10 * np.log10(np.mean(near**2) / np.mean(far**2))
-    assert 2.5 < drop < 40 * np.log10(4.0 / 3.1) + 0.1
+    assert 5 < drop < 40 * np.log10(DISTANCES[1] / DISTANCES[0]) + 0.1
 
 
 def test_classes_are_linearly_separable_by_ear():

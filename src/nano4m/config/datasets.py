@@ -16,6 +16,11 @@ class FarmDataset(Section):
     test: Positive = Field(330, description="Clips for the evaluation alone.")
     picture_size: Annotated[int, Field(ge=16, le=512)] = Field(64, description="Pixels a side.")
     seconds: Annotated[float, Field(gt=0.2, le=10)] = Field(1.024, description="Length of a sound.")
+    captions: Literal["short", "free"] = Field(
+        "short",
+        description="short: size and class, such as small cat meowing; free: a sentence with some "
+        "of size, colour, distance and heading, in many wordings.",
+    )
 
 
 class DigitsDataset(Section):

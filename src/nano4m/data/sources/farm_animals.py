@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-Colour = tuple[float, float, float]
+from nano4m.data.sources.farm_factors import Colour
+
 Part = tuple[str, str, float, float, float, float, float, float, float]
 """Ellipsoid from (x, y) to (x, y) in the animal's plane: group, role of its colour, the two ends,
 half thickness, half width, and z of its middle; where that is not 0 there are two, at z and -z."""
@@ -14,7 +15,6 @@ class Animal:
 
     Attributes:
         phrase: Class and verb of the caption.
-        coats: Pairs of colours to choose from: coat and second colour; common ones twice.
         patches: Least and most share of the coat in the second colour.
         neck: (x, y) that the group "head" turns about.
         ripple: Strength of the coat's fine texture.
@@ -22,7 +22,6 @@ class Animal:
     """
 
     phrase: str
-    coats: tuple[tuple[Colour, Colour], ...]
     parts: tuple[Part, ...]
     neck: tuple[float, float]
     patches: tuple[float, float] = (0.0, 0.0)
@@ -39,28 +38,14 @@ COMMON: dict[str, Colour] = {
     "red": (0.86, 0.1, 0.1),
     "white": (0.95, 0.94, 0.9),
 }
-YELLOW = (0.97, 0.8, 0.2)
-BLACK, GREY, WHITE = (0.16, 0.15, 0.16), (0.52, 0.53, 0.56), (0.93, 0.92, 0.88)
-BROWN, TAN, RUST, GOLD = (
-    (0.4, 0.25, 0.15),
-    (0.74, 0.58, 0.38),
-    (0.66, 0.34, 0.16),
-    (0.86, 0.62, 0.26),
-)
-CREAM, PINK, SLATE, GREEN = (
-    (0.92, 0.84, 0.68),
-    (0.95, 0.66, 0.64),
-    (0.42, 0.47, 0.56),
-    (0.1, 0.38, 0.24),
-)
+GREEN = (0.1, 0.38, 0.24)
 B, H, L, T = "body", "head", "leg", "tail"
 
 ANIMALS: dict[str, Animal] = {
     "cat": Animal(
         phrase="cat meowing",
         neck=(0.05, 0.7),
-        patches=(0.0, 0.45),
-        coats=((GOLD, CREAM), (GOLD, CREAM), (GREY, WHITE), (BLACK, GREY)),
+        patches=(0.0, 0.2),
         parts=(
             (B, "coat", -0.3, 0.22, 0.16, 0.24, 0.24, 0.23, 0),
             (B, "coat", -0.1, 0.16, 0.12, 0.78, 0.18, 0.17, 0),
@@ -79,7 +64,6 @@ ANIMALS: dict[str, Animal] = {
         phrase="chicken clucking",
         neck=(0.14, 0.56),
         ripple=0.06,
-        coats=((WHITE, CREAM), (WHITE, CREAM), (RUST, BROWN), (CREAM, RUST)),
         parts=(
             (B, "coat", -0.32, 0.46, 0.3, 0.52, 0.24, 0.2, 0),
             (T, "second", -0.16, 0.5, -0.44, 1.0, 0.09, 0.05, 0),
@@ -101,8 +85,7 @@ ANIMALS: dict[str, Animal] = {
     "cow": Animal(
         phrase="cow lowing",
         neck=(0.4, 0.7),
-        patches=(0.3, 0.55),
-        coats=((WHITE, BLACK), (WHITE, BLACK), (WHITE, BROWN), (RUST, WHITE)),
+        patches=(0.15, 0.3),
         parts=(
             (B, "coat", -0.54, 0.62, 0.5, 0.62, 0.27, 0.25, 0),
             (H, "coat", 0.3, 0.66, 0.7, 0.84, 0.15, 0.13, 0),
@@ -123,7 +106,6 @@ ANIMALS: dict[str, Animal] = {
         phrase="coyote howling",
         neck=(0.3, 0.66),
         ripple=0.1,
-        coats=((TAN, CREAM), (TAN, CREAM), (GREY, CREAM), (SLATE, WHITE)),
         parts=(
             (B, "coat", -0.44, 0.56, 0.38, 0.6, 0.14, 0.13, 0),
             (B, "second", 0.16, 0.54, 0.42, 0.64, 0.14, 0.11, 0),
@@ -142,8 +124,7 @@ ANIMALS: dict[str, Animal] = {
     "dog": Animal(
         phrase="dog barking",
         neck=(0.34, 0.64),
-        patches=(0.0, 0.35),
-        coats=((BROWN, CREAM), (BROWN, CREAM), (BLACK, TAN), (WHITE, BROWN)),
+        patches=(0.0, 0.2),
         parts=(
             (B, "coat", -0.42, 0.54, 0.3, 0.56, 0.17, 0.16, 0),
             (B, "coat", 0.06, 0.52, 0.42, 0.58, 0.21, 0.18, 0),
@@ -162,7 +143,6 @@ ANIMALS: dict[str, Animal] = {
     "duck": Animal(
         phrase="duck quacking",
         neck=(0.3, 0.4),
-        coats=((YELLOW, CREAM), (YELLOW, CREAM), (WHITE, WHITE), (CREAM, TAN)),
         parts=(
             (B, "coat", -0.52, 0.34, 0.4, 0.32, 0.21, 0.23, 0),
             (T, "second", -0.36, 0.4, -0.66, 0.56, 0.08, 0.12, 0),
@@ -180,7 +160,6 @@ ANIMALS: dict[str, Animal] = {
     "horse": Animal(
         phrase="horse neighing",
         neck=(0.32, 0.8),
-        coats=((RUST, BLACK), (RUST, CREAM), (BROWN, BLACK), (BLACK, GREY)),
         parts=(
             (B, "coat", -0.44, 0.76, 0.4, 0.78, 0.18, 0.16, 0),
             (B, "coat", -0.48, 0.76, -0.14, 0.8, 0.2, 0.18, 0),
@@ -199,7 +178,6 @@ ANIMALS: dict[str, Animal] = {
         phrase="lion roaring",
         neck=(0.3, 0.64),
         roles=(("mane", (0.42, 0.2, 0.07)),),
-        coats=((GOLD, CREAM), (GOLD, CREAM), (TAN, CREAM)),
         parts=(
             (B, "coat", -0.5, 0.56, 0.34, 0.58, 0.17, 0.16, 0),
             (H, "mane", 0.3, 0.8, 0.58, 0.84, 0.36, 0.34, 0),
@@ -219,8 +197,7 @@ ANIMALS: dict[str, Animal] = {
     "pig": Animal(
         phrase="pig oinking",
         neck=(0.36, 0.46),
-        patches=(0.0, 0.4),
-        coats=((PINK, PINK), (PINK, PINK), (PINK, BLACK), (CREAM, PINK)),
+        patches=(0.0, 0.2),
         parts=(
             (B, "coat", -0.56, 0.44, 0.48, 0.42, 0.29, 0.28, 0),
             (H, "coat", 0.28, 0.48, 0.72, 0.44, 0.21, 0.2, 0),
@@ -239,7 +216,6 @@ ANIMALS: dict[str, Animal] = {
         phrase="pigeon cooing",
         neck=(0.2, 0.6),
         roles=(("throat", GREEN),),
-        coats=((SLATE, GREY), (SLATE, GREY), (GREY, SLATE), (WHITE, GREY)),
         parts=(
             (B, "coat", -0.36, 0.4, 0.26, 0.56, 0.21, 0.2, 0),
             (B, "coat", -0.04, 0.46, 0.36, 0.6, 0.22, 0.2, 0),
@@ -260,7 +236,6 @@ ANIMALS: dict[str, Animal] = {
         phrase="sheep bleating",
         neck=(0.4, 0.62),
         ripple=0.16,
-        coats=((WHITE, BLACK), (WHITE, BLACK), (CREAM, BLACK), (GREY, BLACK)),
         parts=(
             (B, "coat", -0.44, 0.56, 0.4, 0.56, 0.27, 0.27, 0),
             (B, "coat", -0.5, 0.66, -0.16, 0.66, 0.17, 0.16, 0.12),

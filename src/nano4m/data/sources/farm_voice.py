@@ -185,7 +185,7 @@ def background(num_samples: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def speak(
-    label: str, size: float, distance: float, seconds: float, rng: np.random.Generator
+    label: str, size: float, distance: float, snr: float, seconds: float, rng: np.random.Generator
 ) -> np.ndarray:
     """Return the voice of one animal with its background.
 
@@ -194,6 +194,7 @@ def speak(
         size: Body size; pitch goes with size to the power -1.3.
         distance: In metres; level falls twice as fast as in free air (12 dB a doubling), so that
             distance is audible above the background.
+        snr: Level of the voice above the background, in dB.
         seconds: Length of the result.
         rng: Source of everything else.
 
@@ -204,7 +205,6 @@ def speak(
     num_samples = round(seconds * SAMPLE_RATE)
     own = size / (rng.uniform(*voice.pitch) / (0.5 * sum(voice.pitch))) ** (1.0 / 1.3)
     level = -14.0 - 40.0 * np.log10(distance / 3.0) + rng.uniform(-1.0, 1.0)
-    snr = rng.uniform(10.0, 30.0)
     sound = np.zeros(num_samples)
     sounding = 0
     for start, length in _bouts(voice, seconds, rng):
