@@ -25,6 +25,10 @@ class ClipsConfig(Section):
         None,
         description="RMS level of every window, in dB of full scale; none: as recorded.",
     )
+    require: tuple[str, ...] = Field(
+        ("picture", "sound"),
+        description="Kinds of media without which a clip is not kept; it may lack all others.",
+    )
     min_seconds: Annotated[float, Field(ge=0)] = Field(
         0.05, description="A recording shorter than this is not kept."
     )

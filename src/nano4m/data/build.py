@@ -288,7 +288,14 @@ def build_clips(
 
 
 def _log_what_is_missing(counts: Mapping[str, Any], out: Path) -> None:
-    """Log which files were replaced by others, and which classes have no validation clip."""
+    """Log what some clips or classes lack.
+
+    These are files that were replaced by others, kinds of media that not all clips have, and
+    classes without a validation clip.
+    """
+    for kind, clips in counts["by_media"].items():
+        if clips < counts["kept"]:
+            log_info(f"clips: {kind}: {clips} of {counts['kept']} clips")
     for file, clips in counts["files_left_out"].items():
         log_info(f"clips: {file}; {clips} clips have another one instead")
     by_both = counts["by_label_and_split"]

@@ -23,12 +23,14 @@ class ClipCounts:
 
     Attributes:
         planned, kept: Clips by (label, split).
+        media: Kept clips that have a kind of media, by its name.
         reasons: Clips that were not kept, by the part of their reason before the first colon.
         left_out: Clips that use another file instead of an unreadable one, by its name and reason.
     """
 
     planned: Counter[tuple[str, str]] = field(default_factory=Counter)
     kept: Counter[tuple[str, str]] = field(default_factory=Counter)
+    media: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
 
@@ -38,6 +40,7 @@ class ClipCounts:
         self.planned[key] += 1
         if row["kept"]:
             self.kept[key] += 1
+            self.media.update((row.get("media") or "").split())
         else:
             self.reasons[str(row["reason"]).split(":")[0]] += 1
         self.left_out.update(part for part in (row["left_out"] or "").split("; ") if part)
@@ -69,6 +72,7 @@ class ClipCounts:
             "kept": self.kept.total(),
             "by_split": self.by_split(),
             "by_label": self.by_label(),
+            "by_media": dict(sorted(self.media.items())),
             "by_label_and_split": self.by_label_and_split(),
             "reasons": dict(self.reasons.most_common()),
             "files_left_out": dict(self.left_out.most_common()),

@@ -15,6 +15,7 @@ A folder of ``clips-00000.parquet``, ..., each written atomically. Columns:
     audio_fingerprint, image_fingerprints   for finding duplicates, see ``fingerprints``
     kept, reason      reason is null where kept; a duplicate of a clip of another split is not kept,
                       but its media stay
+    media      kinds of media that a kept clip has, by name, with spaces between; null if not kept
     left_out   unreadable files that were replaced by others, or null
 
 The file metadata holds the number of shards of the table, so that a missing one is noticed.
@@ -36,8 +37,8 @@ from nano4m.media import MEDIA
 
 FORMAT = 4
 READABLE = {1, 2, 3, FORMAT}
-"""1 lacks fingerprints, 2 names them differently, 3 lacks group, picture and measures: such tables
-are read, but not resumed."""
+"""1 lacks fingerprints, 2 names them differently, 3 lacks group, picture, measures and media: such
+tables are read, but not resumed."""
 
 PLANES = tuple(kind.column for kind in MEDIA.values() if kind.is_plane)
 """Columns with a list of encoded planes, one a frame, ``frames`` (the pictures) included."""
@@ -60,6 +61,7 @@ SCHEMA = pa.schema(
         pa.field("measures", pa.map_(pa.string(), pa.float64())),
         pa.field("kept", pa.bool_(), nullable=False),
         pa.field("reason", pa.string()),
+        pa.field("media", pa.string()),
         pa.field("left_out", pa.string()),
     ]
 )
@@ -86,8 +88,13 @@ def shard_path(folder: Path, index: int) -> Path:
 def to_batch(rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
     """Return rows (mappings with the columns of SCHEMA) as a batch; a missing column is null."""
     cells = {name: [row.get(name) for row in rows] for name in SCHEMA.names}
+    cells["media"] = [_media(row) if row.get("kept") else None for row in rows]
     cells["measures"] = [list(dict(own or {}).items()) for own in cells["measures"]]
     return pa.RecordBatch.from_pydict(cells, schema=SCHEMA)
+
+
+def _media(row: Mapping[str, Any]) -> str:
+    return " ".join(name for name, kind in MEDIA.items() if row.get(kind.column))
 
 
 def write_shard(folder: Path, index: int, rows: Sequence[Mapping[str, Any]], **about: Any) -> Path:
@@ -114,7 +121,7 @@ def write_batches(
         fingerprint: Of everything that the table depends on; shards of two fingerprints do not mix.
 
     Raises:
-        ValueError: Kept rows differ in their number of frames.
+        ValueError: Kept rows with frames differ in their number.
         OSError: The folder cannot be written.
     """
     table = pa.Table.from_batches(batches, SCHEMA).combine_chunks()
@@ -123,7 +130,7 @@ def write_batches(
         name: np.unique(pc.fill_null(pc.list_value_length(kept[name]), 0).to_numpy())
         for name in PLANES
     }
-    frames = counts.pop("frames").tolist()
+    frames = [count for count in counts.pop("frames").tolist() if count]
     if len(frames) > 1:
         raise ValueError(f"kept rows have {frames} frames; every clip needs the same number")
     about = {

@@ -1,6 +1,7 @@
 """The clips table as tokenizers and evaluation read it: kept clips, media decoded on request."""
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -43,7 +44,8 @@ class ClipTable:
     num_frames: int
     classes: list[str]
     fingerprint: str
-    kinds: frozenset[str]
+    presence: Mapping[str, np.ndarray]
+    """Kind of media -> which clips have it, bool (n,)."""
     column: Callable[[int, int, str], pa.ChunkedArray]
     """Shard, row group and name -> that column of the row group."""
     places: np.ndarray
@@ -122,9 +124,17 @@ class ClipTable:
             raise UserError(f"unknown split {split!r}; {nearest(split, get_args(Split))}")
         return np.flatnonzero(self.splits == split)
 
+    def present(self, kind: str) -> np.ndarray:
+        """Return which clips have media of this kind, bool (n,).
+
+        Raises:
+            UserError: An unknown kind.
+        """
+        return self.presence[media_kind(kind).name]
+
     def has(self, kind: str) -> bool:
-        """Whether every clip has media of this kind."""
-        return kind in self.kinds
+        """Whether any clip has media of this kind."""
+        return bool(self.present(kind).any())
 
     def require(self, kind: str) -> None:
         """Refuse to go on without media of this kind.
@@ -132,10 +142,10 @@ class ClipTable:
         Raises:
             UserError: An unknown kind, or one that the table does not have.
         """
-        media_kind(kind)
         if not self.has(kind):
+            known = ", ".join(sorted(name for name in self.presence if self.has(name)))
             raise UserError(
-                f"the clips in {self.folder} have no {kind}, only {', '.join(sorted(self.kinds))}; "
+                f"the clips in {self.folder} have no {kind}, only {known}; "
                 "leave its modality out (--without), or make clips of a source that records it: "
                 "nano4m clips PRESET --out OUT --overwrite"
             )
@@ -145,7 +155,7 @@ class ClipTable:
 
         Args:
             kind: Name of a kind of ``nano4m.media.MEDIA``.
-            rows: n rows, at least one, in any order.
+            rows: n rows of clips that have it, at least one, in any order.
             frame: One frame of each clip; None: all K.
 
         Returns:
@@ -154,7 +164,7 @@ class ClipTable:
 
         Raises:
             UserError: An unknown kind, or one that the table does not have.
-            ValueError: No rows.
+            ValueError: No rows, or a clip that lacks this kind.
             IndexError: A row or a frame does not exist.
         """
         self.require(kind)
@@ -162,6 +172,9 @@ class ClipTable:
         index = np.asarray(rows, np.int64).reshape(-1)
         if not len(index):
             raise ValueError(f"no rows given; {self.folder} has {len(self)} clips")
+        lacking = index[~self.present(kind)[index]]
+        if len(lacking):
+            raise ValueError(f"clip {self.clip_ids[lacking[0]]} of {self.folder} has no {kind}")
         if frame is not None and not 0 <= frame < self.num_frames:
             raise IndexError(f"frame {frame} of {self.num_frames}")
         places = self.places[index]
@@ -176,6 +189,10 @@ class ClipTable:
             for i, cell in zip(where, found, strict=True):
                 cells[i] = cell
         return found_kind.part("decode")(cells, frame)
+
+
+def _names_it(media: pa.ChunkedArray, name: str) -> np.ndarray:
+    return pc.match_substring_regex(media, rf"(^| ){re.escape(name)}( |$)").to_numpy()
 
 
 def _digits(fingerprint: bytes) -> str:
@@ -214,10 +231,15 @@ def open_clips(folder: Path) -> ClipTable:
         return pa.concat_tables([part.filter(part["kept"]) for part in parts])[name]
 
     abouts = [about for _, about in shards if about["kept"]]
-    kinds = {
-        kind.name for kind in MEDIA.values()
-        if not kind.is_plane or all(about.get(kind.column) for about in abouts)
-    }  # fmt: skip
+    media = whole_column("media")
+    if media is None:  # a table of before: a kind of planes counts where all clips have it
+        always = {
+            kind.name: not kind.is_plane or all(about.get(kind.column) for about in abouts)
+            for kind in MEDIA.values()
+        }
+        presence = {name: np.full(whole.num_rows, found) for name, found in always.items()}
+    else:
+        presence = {name: _names_it(media, name) for name in MEDIA}
     return ClipTable(
         folder=folder,
         clip_ids=strings(whole["clip_id"]),
@@ -225,10 +247,10 @@ def open_clips(folder: Path) -> ClipTable:
         splits=strings(whole["split"]),
         texts={name: whole[name] for name in TEXTS},
         sample_rate=abouts[0]["sample_rate"],
-        num_frames=abouts[0]["frames"],
+        num_frames=max(about["frames"] for about in abouts),
         classes=sorted(pc.unique(whole["label"]).to_pylist()),
         fingerprint=abouts[0]["fingerprint"],
-        kinds=frozenset(kinds),
+        presence=presence,
         column=column,
         places=np.concatenate(places),
         whole_column=whole_column,

@@ -16,6 +16,10 @@ from nano4m.media.picture import crop_picture, jpeg
 from nano4m.media.sound import flac
 
 FILTERS = {
+    "media": {
+        "description": "a clip without a kind of media of clips.require is not kept",
+        "licence": "Apache-2.0",
+    },
     "samples": {
         "description": "a sound without samples, or with some that are not finite, is not kept",
         "licence": "Apache-2.0",
@@ -83,28 +87,33 @@ def centre_box(height: int, width: int) -> Box:
 def cut(raw: RawMedia, settings: ClipsConfig) -> dict[str, Any]:
     """Return the columns of media, fingerprints, crop and levels, and ``offset_s``.
 
-    Levels are measured without padding, so a short bark is as loud as a long howl. ``offset_s``
-    is where the window starts in the recording. A silent window returns only its levels and a
-    ``reason``.
+    A clip may lack media that ``settings.require`` does not list; without a sound the window begins
+    with the recording. Levels are measured without padding, so a short bark is as loud as a long
+    howl. ``offset_s`` is where the window starts in the recording. A silent window returns only its
+    levels and a ``reason``.
 
     Raises:
         BadMedia: The clip cannot be used; the message is the reason.
         UserError: The source records a kind of media that is not in the registry.
     """
-    window, levels, start, last = cut_sound(raw.sound, raw.sample_rate, settings)
-    reason = silent(levels["rms_db"], settings)
-    if reason:
-        return levels | {"reason": reason}
+    _check_media(raw, settings)
     rate, size = settings.sample_rate, settings.picture_size
-    columns: dict[str, Any] = {
-        "audio": flac(window, rate),
-        "audio_fingerprint": audio_fingerprint(window, rate),
-        "image_fingerprints": [],
-        "picture": [],
-        "crop": [],
-        "offset_s": start / rate,
-    }
+    columns: dict[str, Any] = {name: [] for name in ("image_fingerprints", "picture", "crop")}
     columns |= {kind.column: [] for kind in MEDIA.values() if kind.is_plane}
+    start, last = 0, round(settings.window_seconds * rate)
+    if raw.sound is not None:
+        window, levels, start, last = cut_sound(raw.sound, raw.sample_rate, settings)
+        reason = silent(levels["rms_db"], settings)
+        if reason:
+            return levels | {"reason": reason}
+        columns |= levels
+        columns |= {
+            "audio": flac(window, rate),
+            "audio_fingerprint": audio_fingerprint(window, rate),
+        }
+    columns["offset_s"] = start / rate
+    if not raw.frames:
+        return columns
     chosen = choose_frames(
         raw.frame_times, len(raw.frames), settings.frames, max(start, 0) / rate, last / rate
     )
@@ -125,4 +134,15 @@ def cut(raw: RawMedia, settings: ClipsConfig) -> dict[str, Any]:
                 )
             stored = kind.part("crop")(plane, box, settings)
             columns[kind.column].append(kind.part("encode")(stored))
-    return columns | levels
+    return columns
+
+
+def _check_media(raw: RawMedia, settings: ClipsConfig) -> None:
+    """Refuse a clip without sound and pictures, or without media that all clips must have."""
+    sources = {"sound": raw.sound is not None, "picture": bool(raw.frames)}
+    has = dict.fromkeys(raw.planes, bool(raw.frames)) | sources
+    for name in settings.require:
+        if media_kind(name).form != "text" and not has.get(name):
+            raise BadMedia(f"no {name}")
+    if not any(sources.values()):
+        raise BadMedia("no sound and no picture")

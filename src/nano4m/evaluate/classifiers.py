@@ -154,7 +154,7 @@ def train_classifier(
     Args:
         kind: Of media, a name in ``nano4m.media.MEDIA``.
         clips: Where the media are.
-        rows: Clips of the train split; all frames of them are used.
+        rows: Clips of the train split; all frames of those that have such media are used.
         labels: int64 (len(rows),), their classes.
         num_classes: Classes of the run.
         steps: Of training.
@@ -163,6 +163,8 @@ def train_classifier(
     """
     known = media_kind(kind)
     has_frames = known.is_plane
+    is_there = clips.present(kind)[rows]
+    rows, labels = rows[is_there], labels[is_there]
     most = max(1, MOST_MEDIA // (clips.num_frames if has_frames else 1))
     chosen = np.sort(np.random.default_rng(seed).permutation(len(rows))[:most])
 

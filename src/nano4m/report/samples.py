@@ -82,7 +82,7 @@ def collect(
     rate = clips.sample_rate
     real, round_trip, made = {}, {}, {}
     for name, modality in modalities.items():
-        if clips.has(modality.media):
+        if clips.present(modality.media)[rows].all():
             media = clips.media(modality.media, rows, frame=0)
             real[name] = _items(modality, media, rate)
         round_trip[name] = _decode(modality, tokenizers[name], table.ids[name][token_rows, 0], rate)

@@ -121,15 +121,16 @@ def _together(chunks: list[Any]) -> Any:
 def build_table(
     config: Config, clips: ClipTable, tokenizers: Mapping[str, Tokenizer], folder: Path
 ) -> dict[str, Any]:
-    """Tokenise every kept clip, write the token table into ``folder``, and return a summary.
+    """Tokenise what kept clips have, write the token table into ``folder``, and return a summary.
 
     Tokenizers encode on their device while threads decode the media of the next clips.
 
     Returns:
-        Clips by split, tokens and views by modality, fingerprint.
+        Clips by split; clips that have it, tokens and views by modality; fingerprint.
 
     Raises:
-        UserError: A vocabulary is too large for the table.
+        UserError: A vocabulary is too large for the table, no clip has media of a modality, or a
+            clip has none at all.
     """
     for name, tokenizer in tokenizers.items():
         if tokenizer.vocab_size > MOST_IDS:
@@ -138,12 +139,14 @@ def build_table(
                 f"{MOST_IDS}; lower --tokenizers.{name}.vocab or its codebooks and fit it again"
             )
     entries = tuple(modality(n).with_tokens(t.shape, t.vocab_size) for n, t in tokenizers.items())
-    rows = np.arange(len(clips))
+    rows_of = {e.name: np.flatnonzero(clips.present(e.media)) for e in entries}
     is_train = np.asarray(clips.splits) == "train"
     ids, lengths = {}, {}
-    with bar("tokenise", len(entries) * len(rows), "clips") as progress:
+    with bar("tokenise", sum(map(len, rows_of.values())), "clips") as progress:
         for stream, entry in enumerate(entries):
             tokenizer, parts = tokenizers[entry.name], []
+            clips.require(entry.media)
+            rows = rows_of[entry.name]
 
             def read(chunk: _Chunk, entry: Modality = entry, stream: int = stream) -> Any:
                 return VIEWS[entry.layout](
@@ -160,16 +163,20 @@ def build_table(
                 encoded = ENCODERS[entry.layout](tokenizer, views)
                 parts.append(encoded.cpu().numpy().astype(np.uint16))
                 progress.advance(len(views), entry.title)
-            ids[entry.name] = np.concatenate(parts)
-            if entry.is_text:
-                lengths[entry.name] = (ids[entry.name] == TEXT_END).argmax(2) + 1
+            found = np.concatenate(parts)
+            ids[entry.name] = np.zeros((len(clips), *found.shape[1:]), np.uint16)
+            ids[entry.name][rows] = found
+            lengths[entry.name] = np.zeros(ids[entry.name].shape[:2], np.int64)
+            ends = (found == TEXT_END).argmax(2) + 1 if entry.is_text else entry.length
+            lengths[entry.name][rows] = ends
     token_spec = TokenSpec(entries, {n: t.fingerprint for n, t in tokenizers.items()})
     texts = [np.asarray(a, dtype=str) for a in (clips.clip_ids, clips.labels, clips.splits)]
-    found = {n: t.codebook() for n, t in tokenizers.items()}
-    codes = {n: c.float().numpy() for n, c in found.items() if c is not None}
+    books = {n: t.codebook() for n, t in tokenizers.items()}
+    codes = {n: c.float().numpy() for n, c in books.items() if c is not None}
     table = TokenTable(token_spec, texts[0], texts[1], texts[2], ids, lengths, codes)
     write_table(table, folder)
     return {
+        "present": {n: len(rows) for n, rows in rows_of.items()},
         "clips": {s: int((texts[2] == s).sum()) for s in ("train", "val", "test")},
         "tokens": {e.name: e.length for e in entries},
         "vocabulary": {e.name: e.vocab_size for e in entries},

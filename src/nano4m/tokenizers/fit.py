@@ -69,14 +69,20 @@ def fit_tokenizers(config: Config, clips: "ClipTable", out: Path) -> dict[str, d
     ``out/quality.json``.
 
     Raises:
-        UserError: No train or validation clip, media that the table lacks, or settings that do not
-            suit the media.
+        UserError: No train or validation clip that has the media of a tokenizer, or settings that
+            do not suit the media.
     """
     for split in ("train", "val"):
         if not len(clips.rows(split)):
             raise UserError(f"no {split} clips to fit tokenizers with; make more clips")
     for name in config.tokenizers:
-        clips.require(modality(name).media)
+        clips.require(kind := modality(name).media)
+        for split in ("train", "val"):
+            if not clips.present(kind)[clips.rows(split)].any():
+                raise UserError(
+                    f"no {split} clip has {kind} to fit the tokenizer of {name} with; leave it out "
+                    f"(--without {name}), or make more clips"
+                )
     device = resolve_device(config.device)
     out.mkdir(parents=True, exist_ok=True)
     jobs: dict[str, Job] = {}
@@ -163,7 +169,8 @@ def _finished(
 
 def _read(clips: "ClipTable", job: Job, threads: int) -> Material:
     generator = torch.Generator().manual_seed(job.seed)
-    rows = {split: clips.rows(split) for split in ("train", "val")}
+    is_there = clips.present(job.kind)
+    rows = {split: (own := clips.rows(split))[is_there[own]] for split in ("train", "val")}
     train = READS[media_kind(job.kind).form](clips, job.kind, rows["train"], generator, threads)
     val = rows["val"][_some(len(rows["val"]), MOST_VAL, generator)]
     media = clips.media(job.kind, val, frame=0 if media_kind(job.kind).is_plane else None)

@@ -47,21 +47,23 @@ class RawMedia:
     """The media of one clip as recorded, before any cutting.
 
     Attributes:
-        sound: float32 (samples,) mono or (samples, channels), in [-1, 1].
-        sample_rate: In Hz.
-        frames: uint8 (H, W, 3) pictures, in order of time; those of one video have one size.
+        sound: float32 (samples,) mono or (samples, channels), in [-1, 1]; None: the clip has none.
+        sample_rate: In Hz; of no meaning without a sound.
+        frames: uint8 (H, W, 3) pictures, in order of time; those of one video have one size. Empty:
+            the clip has none, and no planes.
         frame_times: Seconds of each frame on the clock of ``sound``; None for still pictures,
             which belong to the whole sound.
         planes: Kind of media -> arrays (H, W) or (H, W, 3), one a frame, that hold a value for each
             pixel: ``depth``, float32 distances along the ray in metres; ``normals``, float32 unit
             vectors in camera axes (x right, y up, z to the viewer); what the kind's ``crop`` takes.
+            A clip may lack any of them.
         left_out: Unreadable files that were replaced by others: name and reason.
         originals: Pictures that ``frames`` were made from, where those are random variants of them;
             they alone decide whether two frames are the same picture. None: the frames themselves.
         measures: Numbers known of these media alone; columns of the clips table.
     """
 
-    sound: np.ndarray
+    sound: np.ndarray | None
     sample_rate: int
     frames: tuple[np.ndarray, ...]
     frame_times: tuple[float, ...] | None = None
