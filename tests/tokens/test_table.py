@@ -183,3 +183,79 @@ def test_vocabularies_that_differ_are_refused_with_both_fingerprints(table):
         mine.require_same(other, "the checkpoint", "the token table")
     for part in (mine.fingerprint, other.fingerprint, "sound: print-sound / retrained", "nano4m"):
         assert part in str(caught.value)
+
+
+def _without(table: TokenTable, **gone: list[int]) -> TokenTable:
+    """Return the table without some modalities of some clips."""
+    lengths = {name: own.copy() for name, own in table.lengths.items()}
+    ids = {name: own.copy() for name, own in table.ids.items()}
+    for name, rows in gone.items():
+        lengths[name][rows], ids[name][rows] = 0, 0
+    return dataclasses.replace(table, ids=ids, lengths=lengths)
+
+
+@pytest.mark.parametrize("shard_rows", [None, 7])
+def test_what_clips_lack_is_stored_and_comes_back(table, tmp_path, shard_rows):
+    gaps = _without(table, depth=[3, 40], caption=[5])
+    write_table(gaps, tmp_path, shard_rows)
+    read = open_table(tmp_path)
+    for name, lengths in gaps.lengths.items():
+        np.testing.assert_array_equal(read.lengths[name], lengths)
+    assert np.flatnonzero(~read.present("depth")).tolist() == [3, 40]
+    assert read.present("rgb").all() and not read.present("caption")[5]
+    ids, valid = read.gather(np.array([2, 3, 5]))
+    assert valid[:, 4:8].all(1).tolist() == [True, False, True]
+    assert valid[:, 22:].any(1).tolist() == [True, True, False]
+    assert not ids[~valid].any()
+    assert read.counts(np.array([3, 5])).tolist() == [
+        [4, 0, 6, 8, int(table.lengths["caption"][3, 0])],
+        [4, 4, 6, 8, 0],
+    ]
+    columns = set(pq.read_schema(tmp_path / "tokens.parquet").names)
+    assert {"depth_length", "caption_length"} <= columns, "the exchange form says it too"
+    assert not {"rgb_length", "sound_length"} & columns, "what all clips have needs no column"
+
+
+def test_in_a_table_of_before_all_clips_have_all(table, tmp_path):
+    """It has a column of lengths for texts alone."""
+    write_table(table, tmp_path)
+    names = pq.read_schema(tmp_path / "tokens.parquet").names
+    assert [name for name in names if name.endswith("_length")] == ["caption_length"]
+    read = open_table(tmp_path)
+    for modality in read.modalities:
+        assert read.present(modality.name).all()
+        assert modality.is_text or (read.lengths[modality.name] == modality.length).all()
+
+
+def test_lengths_that_cannot_be_are_refused(table):
+    lengths = {n: a.copy() for n, a in table.lengths.items()}
+    lengths["sound"][7, 1] = 3
+    with pytest.raises(
+        UserError, match=r"sound of clip 'clip007' has length \[8, 3\] and must have 8"
+    ):
+        dataclasses.replace(table, lengths=lengths)
+    with pytest.raises(UserError, match="clip 'clip009' has no token of any modality"):
+        _without(table, **{m.name: [9, 11] for m in table.modalities})
+    lengths = {"rgb": np.zeros((48, 1), np.int64)}
+    with pytest.raises(UserError, match=r"lengths of rgb have shape \(48, 1\), expected \(48, 3\)"):
+        dataclasses.replace(table, lengths=dict(table.lengths) | lengths)
+
+
+def test_views_whose_lengths_differ_are_separate_samples(table):
+    """Two captions of unequal length: both come up, and pictures stay free."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 7, (48, 2))
+    ids = np.ones((48, 2, 6), np.uint16)
+    ids[np.arange(6) >= lengths[..., None] - 1] = 0
+    two = dataclasses.replace(
+        table,
+        ids=dict(table.ids) | {"caption": ids},
+        lengths=dict(table.lengths) | {"caption": lengths},
+    )
+    rows, views = two.variants(np.arange(48))
+    assert sorted(zip(rows.tolist(), views[:, 4].tolist(), strict=True)) == [
+        (row, view) for row in range(48) for view in (0, 1)
+    ]
+    assert (views[:, :4] == -1).all()
+    np.testing.assert_array_equal(two.counts(rows, views)[:, 4], lengths[rows, views[:, 4]])
+    assert (table.variants(np.arange(48)).views == -1).all()

@@ -191,7 +191,8 @@ class ClipTable:
         return found_kind.part("decode")(cells, frame)
 
 
-def _names_it(media: pa.ChunkedArray, name: str) -> np.ndarray:
+def names_it(media: pa.ChunkedArray, name: str) -> np.ndarray:
+    """Return which cells of the column ``media`` name a kind of media, bool (n,)."""
     return pc.match_substring_regex(media, rf"(^| ){re.escape(name)}( |$)").to_numpy()
 
 
@@ -239,7 +240,7 @@ def open_clips(folder: Path) -> ClipTable:
         }
         presence = {name: np.full(whole.num_rows, found) for name, found in always.items()}
     else:
-        presence = {name: _names_it(media, name) for name in MEDIA}
+        presence = {name: names_it(media, name) for name in MEDIA}
     return ClipTable(
         folder=folder,
         clip_ids=strings(whole["clip_id"]),
