@@ -31,7 +31,7 @@ from nano4m.media import MEDIA
 from nano4m.media.base import MediaKind
 from nano4m.media.picture import jpeg
 from nano4m.media.sound import flac
-from nano4m.modalities import MODALITIES
+from nano4m.modalities import MODALITIES, TEXT_END
 from nano4m.report.page import write_report
 from nano4m.tokenizers.base import Tokenizer
 from nano4m.tokens.table import TokenSpec, TokenTable
@@ -197,6 +197,9 @@ def fake_run(folder: Path, names: list[str], *, samples: int = 4, geometry: bool
     ids = {
         m.name: rng.integers(0, 64, (len(clips), 1, m.length)).astype(np.uint16) for m in modalities
     }
+    for modality in modalities:
+        if modality.is_text:
+            ids[modality.name][..., -1] = TEXT_END
     table = TokenTable(
         TokenSpec(modalities, dict.fromkeys(names, "f")),
         clips.clip_ids[::-1], clips.labels[::-1], clips.splits[::-1], ids, {},
