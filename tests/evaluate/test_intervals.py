@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import beta, binomtest
 from scipy.stats import t as student
 
 from nano4m.evaluate.intervals import (
@@ -14,13 +14,19 @@ from nano4m.evaluate.intervals import (
 )
 
 
-@pytest.mark.parametrize("found", [0, 1, 7, 19, 20])
-def test_of_independent_clips_it_is_the_exact_binomial_interval(found):
-    hits = np.arange(20) < found
-    ends = share_interval(hits, np.arange(20))
-    exact = binomtest(found, 20).proportion_ci(0.95, method="exact")
-    assert ends[:2] == pytest.approx((exact.low, exact.high), abs=1e-9)
-    assert (ends.clusters, ends.effective) == (20, 20)
+@pytest.mark.parametrize("n", [20, 300])
+@pytest.mark.parametrize("share", [0, 0.05, 0.35, 0.95, 1])
+def test_of_independent_clips_it_lies_between_the_exact_interval_and_jeffreys(n, share):
+    found = round(share * n)
+    ends = share_interval(np.arange(n) < found, np.arange(n))
+    exact = binomtest(found, n).proportion_ci(0.95, method="exact")
+    inner = beta.interval(0.95, found + 0.5, n - found + 0.5)
+    assert exact.low - 1e-9 <= ends.low and ends.high <= exact.high + 1e-9
+    if 0 < share < 1:
+        assert ends.low < inner[0] and inner[1] < ends.high
+    else:
+        assert ends[:2] == pytest.approx((exact.low, exact.high), abs=1e-9)
+    assert (ends.clusters, ends.effective) == (n, n)
 
 
 def test_copies_of_clips_add_nothing():

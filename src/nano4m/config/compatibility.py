@@ -31,7 +31,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 def with_new_names(stored: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration, or some sections, with old names replaced and dead fields left out."""
+    """Return a configuration, or a part, with old names replaced and dead fields left out."""
     found = _copy(stored)
     for old, new in RENAMED.items():
         _move(found, old.split("."), new.split("."))

@@ -10,11 +10,13 @@ happen to agree; one minus the share that lies within clusters sees that they ag
 corrections keep an r that is estimated too low from making the interval too narrow: the ratio of
 variances is widened as Student's t widens a standard error, with the degrees of freedom of the
 clusters that carry the variance; and with outcomes other than the common one in B clusters, r is
-moved towards 1 by exp(1 - B), as so few cannot tell how alike the clips of a cluster are. Outcomes
-that are all equal give r = 1: the clusters count.
+moved towards 1 by exp(2.5 (1 - B)), as so few cannot tell how alike the clips of a cluster are.
+Outcomes that are all equal give r = 1: the clusters count.
 
-**Shares.** The exact binomial interval (Clopper and Pearson 1934) of the effective number, as
-Korn and Graubard (1998) have it for surveys.
+**Shares.** Quantiles of the beta distribution with the effective number, as Korn and Graubard
+(1998) have them for surveys, between the exact interval (Clopper and Pearson 1934), which covers
+more than it says, and that of Jeffreys, which covers less near 0 and 1 (Brown, Cai and DasGupta
+2001). Where outcomes are all equal it is the exact one.
 
 **Paired differences of shares.** The score interval of Tango (1998) of the effective number.
 
@@ -37,6 +39,10 @@ LEVEL = 0.95
 """Coverage of every interval."""
 TAIL = (1 - LEVEL) / 2
 Z = float(ndtri(1 - TAIL))
+FEW = 2.5
+"""How fast further clusters with an uncommon outcome tell how alike the clips of a cluster are."""
+ADDED = 0.35
+"""Hits and misses that the interval of a share adds to those seen: 0 is exact, 0.5 Jeffreys'."""
 
 
 class Interval(NamedTuple):
@@ -99,14 +105,12 @@ def effective_number(values: np.ndarray, clusters: np.ndarray) -> float:
     alike = min(1.0, max(0.0, alike))
     if 0 < alike < 1:
         squares = np.bincount(place, centred) ** 2
-        carrying = float(squares.sum() ** 2 / (squares**2).sum())
-        # A sum of squares of normal values has three times fewer than those that carry it.
-        freedom = min(groups - 1.0, max(1.0, 3 * carrying))
+        freedom = max(1.0, float(squares.sum() ** 2 / (squares**2).sum()))
         ratio = (1 + excess * alike) / (1 - alike)
         ratio = 1 + (ratio - 1) * (stdtrit(freedom, 1 - TAIL) / Z) ** 2
         alike = float((ratio - 1) / (ratio + excess))
     other = np.abs(values - np.median(values)) > 1e-9
-    alike += (1 - alike) * math.exp(1 - len(np.unique(place[other])))
+    alike += (1 - alike) * math.exp(FEW * (1 - len(np.unique(place[other]))))
     return n / (1 + excess * alike)
 
 
@@ -123,8 +127,9 @@ def share_interval(hits: np.ndarray, clusters: np.ndarray) -> Interval:
     number = effective_number(hits, clusters)
     found = float(np.mean(hits)) * number
     missed = number - found
-    low = float(betaincinv(found, missed + 1, TAIL)) if found > 1e-9 else 0.0
-    high = float(betaincinv(found + 1, missed, 1 - TAIL)) if missed > 1e-9 else 1.0
+    both = ADDED if min(found, missed) > 1e-9 else 0.0
+    low = float(betaincinv(found + both, missed + 1 - both, TAIL)) if found > 1e-9 else 0.0
+    high = float(betaincinv(found + 1 - both, missed + both, 1 - TAIL)) if missed > 1e-9 else 1.0
     return Interval(low, high, len(np.unique(clusters)), number)
 
 
