@@ -16,11 +16,23 @@ from nano4m.report.likelihoods import (
     continued,
     order_conditions,
 )
+from nano4m.report.markup import sample_size
 
 
 def share(score: dict) -> str:
     """Return ``61.2 [55.0, 67.1]`` in percent."""
     return f"{100 * score['value']:.1f} [{100 * score['low']:.1f}, {100 * score['high']:.1f}]"
+
+
+def size(score: dict, results: dict) -> str:
+    """Return ``220 of 20,000, 18 clusters``."""
+    return sample_size(score["n"], score.get("clusters"), results.get("available"))
+
+
+def with_clusters(score: dict) -> str:
+    """Return ``61.2 [55.0, 67.1], 18 clusters``; clusters only if fewer than clips."""
+    clusters = score.get("clusters")
+    return share(score) + (f", {clusters} clusters" if clusters and clusters < score["n"] else "")
 
 
 def percent(value: float | None) -> str:
@@ -43,7 +55,8 @@ def main(run: Path) -> None:
           + f"; {sum(seconds.values()) / 60:.1f} minutes in all.")  # fmt: skip
     first = results["matrix"][0]["class_consistency"]
     print(f"\nClass consistency, in percent with 95 % intervals: how often a classifier sees the "
-          f"clip's class in what is made from one modality alone (rows). n = {first['n']}, "
+          f"clip's class in what is made from one modality alone (rows). "
+          f"n = {sample_size(first['n'], None, results.get('available'))}, "
           f"chance {percent(first['chance'])}.\n")  # fmt: skip
     sources = list(dict.fromkeys(d["source"] for d in results["matrix"]))
     targets = list(dict.fromkeys(d["target"] for d in results["matrix"]))
@@ -51,7 +64,7 @@ def main(run: Path) -> None:
     cells = {(d["source"], d["target"]): d["class_consistency"] for d in results["matrix"]}
     print("| from \\ to | " + " | ".join(targets) + " |\n|" + "---|" * (len(targets) + 1))
     for s in sources:
-        row = [share(cells[s, t]) if (s, t) in cells else "" for t in targets]
+        row = [with_clusters(cells[s, t]) if (s, t) in cells else "" for t in targets]
         print(f"| {s} | " + " | ".join(row) + " |")
     upper = [
         percent(next(c["round_trip"] for (_, b), c in cells.items() if b == t)) for t in targets
@@ -62,7 +75,7 @@ def main(run: Path) -> None:
         s = p["score"]
         controls = ", ".join(f"{k} {percent(v)}" for k, v in s["controls"].items())
         print(f"| {p['name']} | {share(s)} | {percent(s['chance'])} | {percent(s['majority'])} | "
-              f"{percent(s['balanced'])} | {controls} | {s['n']} |")  # fmt: skip
+              f"{percent(s['balanced'])} | {controls} | {size(s, results)} |")  # fmt: skip
     together(results)
     likelihoods(results)
 
@@ -76,11 +89,12 @@ def together(results: dict) -> None:
     rows = []
     for t in results["all_sources"]:
         over = [t["gain_over"].get(name) for name in names]
-        rows.append([t["target"], share(t["class_consistency"])] + [
+        whole = t["class_consistency"]
+        rows.append([t["target"], share(whole), size(whole, results)] + [
             f"{100 * d['value']:+.1f} [{100 * d['low']:+.1f}, {100 * d['high']:+.1f}]" if d else ""
             for d in over
         ])  # fmt: skip
-    rows_of(["made", "from all others", *(f"above {n} alone" for n in names)], rows)
+    rows_of(["made", "from all others", "n", *(f"above {n} alone" for n in names)], rows)
 
 
 def rows_of(head: list[str], rows: list[list[str]]) -> None:
@@ -123,7 +137,7 @@ def likelihoods(results: dict) -> None:
         rows_of(
             ["modality", "given", "model", *BASELINES, "n"],
             [
-                [c.modality, *cells(row), f"{c.n:,}"]
+                [c.modality, *cells(row), sample_size(c.n, c.clusters, results.get("available"))]
                 for c in map(Continuation.model_validate, results["continuation"])
                 for row in continued(c, c.modality in texts)
             ],

@@ -3,9 +3,11 @@
 import base64
 import dataclasses
 import io
+import json
 import math
 import re
 import wave
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from made_up_run import (
 )
 from PIL import Image
 
+from nano4m.evaluate.results import Results
 from nano4m.modalities import MODALITIES
 from nano4m.report.overview import overview_png
 from nano4m.report.samples import choose
@@ -214,3 +217,30 @@ def test_overview(run: Run, tmp_path: Path) -> None:
     assert Image.open(first).size[0] == 1600
     assert overview_png(*args, tmp_path / "b.png").read_bytes() == first.read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "b.png"]
+
+
+def test_every_figure_says_of_how_many_clips(run: Run, tmp_path: Path) -> None:
+    def cells(results: Results) -> list[str]:
+        page = Reader(dataclasses.replace(run, results=results).write(tmp_path / "page"))
+        return [row[-1] for row in page.rows if any("137" in cell for cell in row)]
+
+    before = run.results
+    assert set(cells(before)) == {"137"}
+    whole = json.loads(before.model_dump_json())
+    count = 0
+    for part in parts_of(whole):
+        if "n" in part and "low" in part:
+            count += 1
+            part |= {"clusters": 18, "effective": 9.3}
+    found = cells(Results.model_validate(whole | {"evaluated": 137, "available": 20000}))
+    assert len(found) >= count - len(before.all_sources)  # a difference stands beside its score
+    assert set(found) == {"137 of 20,000, 18 clusters"}
+
+
+def parts_of(tree: object) -> Iterator[dict]:
+    """Yield every dictionary inside ``tree``."""
+    if isinstance(tree, dict):
+        yield tree
+    inner = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
+    for part in inner:
+        yield from parts_of(part)

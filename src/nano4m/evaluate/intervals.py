@@ -25,7 +25,7 @@ more than it says, and that of Jeffreys, which covers less near 0 and 1 (Brown, 
 clusters, which holds where clusters differ in size, and the t corrected for skewness by the cubic
 of Hall (1992), which holds where values are skewed.
 
-`benchmarks/coverage.py` measures the coverage of each.
+`benchmarks/interval_coverage.py` measures the coverage of each.
 """
 
 import math

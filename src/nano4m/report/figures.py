@@ -15,6 +15,7 @@ from nano4m.report.markup import (
     facts,
     join,
     percent,
+    sample_size,
     section,
     short,
     span,
@@ -43,8 +44,8 @@ def interval(score: Score) -> Html:
     return join([tag("b", value) if is_above(score) else value, ends], " ")
 
 
-def score_cells(score: Score) -> list[object]:
-    """Return the cells of SCORE_HEAD."""
+def score_cells(score: Score, available: int | None = None) -> list[object]:
+    """Return the cells of SCORE_HEAD; ``available``: clips of the split."""
     controls = [join([tag("small", words(k)), percent(v)], " ") for k, v in score.controls.items()]
     return [
         interval(score),
@@ -53,7 +54,7 @@ def score_cells(score: Score) -> list[object]:
         percent(score.balanced),
         percent(score.round_trip),
         join(controls, "<br>") if controls else None,
-        short(score.n),
+        sample_size(score.n, score.clusters, available),
     ]
 
 
@@ -112,14 +113,15 @@ def together(results: Results, titles: Mapping[str, str]) -> list[Html]:
                 f"{100 * less.value:+.1f}",
                 tag("small", f"[{100 * less.low:+.1f}, {100 * less.high:+.1f}]"),
             ], " "))  # fmt: skip
-        rows.append(cells)
+        whole = entry.class_consistency
+        rows.append([*cells, sample_size(whole.n, whole.clusters, results.available)])
     how = tag(
         "p",
         "Class consistency of what is made from all other modalities at once, and by how many "
         "percentage points it is above that from one of them alone, on the same clips. An "
         "interval wholly below 0 would mean that more conditions hurt.",
     )
-    heads = ["made", "from all others", *(f"above {titles[name]} alone" for name in sources)]
+    heads = ["made", "from all others", *(f"above {titles[name]} alone" for name in sources), "n"]
     return [tag("h3", "More conditions"), how, table(heads, rows, label="More conditions")]
 
 
@@ -140,11 +142,12 @@ def matrix_section(results: Results, titles: Mapping[str, str]) -> Html | None:
         BOLD,
     ])  # fmt: skip
     rows = [
-        [_arrow(d.source, d.target, titles), *score_cells(d.class_consistency)]
+        [_arrow(d.source, d.target, titles), *score_cells(d.class_consistency, results.available)]
         for d in results.matrix
     ]
     classifiers = [
-        [titles.get(j.modality, j.modality), *score_cells(j.accuracy)] for j in results.classifiers
+        [titles.get(j.modality, j.modality), *score_cells(j.accuracy, results.available)]
+        for j in results.classifiers
     ]
     parts = [
         tag("h3", "Every direction"),
@@ -175,7 +178,7 @@ def probes_section(results: Results, titles: Mapping[str, str]) -> Html | None:
         [
             join([p.name, tag("small", p.task)], "<br>"),
             _arrow(p.source, p.target, titles),
-            *score_cells(p.score),
+            *score_cells(p.score, results.available),
         ]
         for p in results.probes
     ]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from nano4m.evaluate.cross_entropy import OWN_HALF, UNITS
 from nano4m.evaluate.results import Baseline, Continuation, CrossEntropy, Results
 from nano4m.modalities import Modality
-from nano4m.report.markup import Html, join, section, short, table, tag, words
+from nano4m.report.markup import Html, join, sample_size, section, short, table, tag, words
 
 BASELINES = ("uniform", "unigram", "class unigram", "bigram")
 
@@ -159,7 +159,11 @@ def _number(value: float | None, digits: int) -> str | None:
 
 def _continuations(results: Results, titles: Mapping[str, str], texts: set[str]) -> list[Html]:
     rows = [
-        [titles.get(c.modality, c.modality), *_cells(row), short(c.n)]
+        [
+            titles.get(c.modality, c.modality),
+            *_cells(row),
+            sample_size(c.n, c.clusters, results.available),
+        ]
         for c in results.continuation
         for row in continued(c, c.modality in texts)
     ]

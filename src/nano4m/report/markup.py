@@ -55,6 +55,19 @@ def short(value: Any) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
+def sample_size(n: int, clusters: int | None, available: int | None) -> str:
+    """Return ``220 of 20,000, 18 clusters``: how many clips a figure is of.
+
+    Args:
+        n: Clips of the figure.
+        clusters: Clusters of clips that are not independent; named if fewer than clips.
+        available: Clips of the split; named if more than those of the figure.
+    """
+    of = f" of {short(available)}" if available and available > n else ""
+    alike = f", {short(clusters)} clusters" if clusters and clusters < n else ""
+    return f"{short(n)}{of}{alike}"
+
+
 def words(name: str) -> str:
     """Return the name of a field as words."""
     return re.sub(r"[_\s]+", " ", name).strip()

@@ -17,7 +17,7 @@ from nano4m.media.base import Item
 from nano4m.modalities import Modality
 from nano4m.report import figures, likelihoods
 from nano4m.report.color_scale import ColorScale, shared_color_scale
-from nano4m.report.markup import Html, html, join, percent, section, short, span, tag
+from nano4m.report.markup import Html, html, join, percent, sample_size, section, short, span, tag
 from nano4m.report.render import render
 from nano4m.report.samples import Sample, collect
 from nano4m.tokenizers.base import Tokenizer
@@ -30,9 +30,9 @@ MOST_BYTES = 9_000_000
 """Most bytes of media in the page; further clips are left out, and the page says so."""
 
 
-def _card(what: object, score: Score) -> Html:
+def _card(what: object, score: Score, available: int | None) -> Html:
     ends = Html(f"[{100 * score.low:.0f}&ndash;{100 * score.high:.0f}]")
-    n = f", n = {short(score.n)}"
+    n = f", n = {sample_size(score.n, score.clusters, available)}"
     against = join(["chance ", percent(score.chance), Html("<br>"), ends, n])
     digits = 0 if score.value >= 0.1 else 1
     return tag(
@@ -56,7 +56,9 @@ def headline(results: Results, modalities: tuple[Modality, ...]) -> Html:
     for name, found in (("best", ordered[:1]), ("weakest", ordered[1:][-1:])):
         cards += [
             _card(
-                join([f"{name} direction", arrow(d.source, d.target)], "<br>"), d.class_consistency
+                join([f"{name} direction", arrow(d.source, d.target)], "<br>"),
+                d.class_consistency,
+                results.available,
             )
             for d in found
         ]
@@ -66,11 +68,11 @@ def headline(results: Results, modalities: tuple[Modality, ...]) -> Html:
     for probe in sorted(results.probes, key=lambda p: p.source not in heard):
         if probe.task == "classification" and probe.source not in seen and len(cards) < 5:
             seen.add(probe.source)
-            cards.append(_card(probe.name, probe.score))
+            cards.append(_card(probe.name, probe.score, results.available))
     retrieval = [p for p in results.probes if p.task != "classification"]
     if retrieval:
         best = max(retrieval, key=lambda p: p.score.value - p.score.chance)
-        cards.append(_card(best.name, best.score))
+        cards.append(_card(best.name, best.score, results.available))
     return tag("ul", *cards, class_="cards") if cards else Html("")
 
 

@@ -1,6 +1,6 @@
 """Coverage of the printed intervals by simulation: how often does each hold the truth?
 
-python benchmarks/coverage.py --repetitions 2000 --kind share
+python benchmarks/interval_coverage.py --repetitions 2000 --kind share
 
 Prints one JSON object: for every kind of interval the least and the greatest coverage with their
 corners, and every corner. Bounds: at least 92 % everywhere; at most 98 % where n_eff p (1 - p), the
