@@ -9,6 +9,8 @@ import pytest
 
 from nano4m.config.datasets import FarmDataset
 from nano4m.config.presets import FARM, FARM_LARGE
+from nano4m.config.run import Config
+from nano4m.config.tokenizers import Bpe
 from nano4m.data.sources import farm
 from nano4m.data.sources.farm_animals import ANIMALS
 from nano4m.data.sources.farm_factors import COATS
@@ -119,9 +121,10 @@ def test_free_captions_are_plain_sentences():
 
 @pytest.mark.parametrize("preset", [FARM, FARM_LARGE], ids=lambda config: config.preset)
 def test_the_tokenizer_of_the_presets_holds_both_kinds(preset):
-    section = preset.tokenizers["caption"]
     lengths = {}
     for plans, name in ((FREE, "free"), (SHORT, "short")):
+        dataset = preset.dataset.model_copy(update={"captions": name})
+        section = Config(**dict(preset) | {"dataset": dataset}).tokenizers["caption"]
         train = [p.caption for p in plans if p.split == "train"]
         other = [p.caption for p in plans if p.split != "train"]
         tokenizer = BpeTokenizer.fit(section, train, other)
@@ -129,8 +132,25 @@ def test_the_tokenizer_of_the_presets_holds_both_kinds(preset):
         ids = tokenizer.encode(texts)
         assert not tokenizer.unknown(ids).any() and tokenizer.decode(ids) == texts
         lengths[name] = tokenizer.lengths(ids)
-        # Unused length and vocabulary take no room.
+        # Length and vocabulary that are not used take no room.
         assert ids.shape[1] == lengths[name].max() < section.max_length
         assert tokenizer.vocab_size < section.vocab
     assert lengths["free"].min() >= 8 and lengths["free"].max() <= 24
     assert lengths["short"].max() == 4
+
+
+def test_free_captions_get_room_and_short_ones_keep_their_settings():
+    def config(captions: str, **settings) -> Config:
+        dataset = FarmDataset(captions=captions)
+        tokenizers = FARM.tokenizers | {"caption": Bpe(**settings)}
+        return Config(**dict(FARM) | {"dataset": dataset, "tokenizers": tokenizers})
+
+    small = {"vocab": 256, "max_length": 16}
+    assert config("short", **small).tokenizers["caption"] == Bpe(**small)
+    free = config("free", **small)
+    assert free.tokenizers["caption"].max_length >= 22
+    assert Config.model_validate_json(free.model_dump_json()) == free
+    large = Bpe(vocab=4096, max_length=64)
+    assert config("free", vocab=4096, max_length=64).tokenizers["caption"] == large
+    others = {name: s for name, s in free.tokenizers.items() if name != "caption"}
+    assert others == {name: s for name, s in FARM.tokenizers.items() if name != "caption"}

@@ -6,6 +6,10 @@ from pydantic import Field
 
 from nano4m.config.section import Positive, Section, Share
 
+FREE_TEXT = {"vocab": 512, "max_length": 24}
+"""Least settings of a Bpe for free captions of the farm: they have at most 22 tokens, and 279 ids
+are enough for every word to be one token."""
+
 
 class FarmDataset(Section):
     """Eleven toy animals, ray-traced and voiced on the fly; nothing to download."""
@@ -19,7 +23,7 @@ class FarmDataset(Section):
     captions: Literal["short", "free"] = Field(
         "short",
         description="short: size and class, such as small cat meowing; free: a sentence with some "
-        "of size, colour, distance and heading, in many wordings.",
+        "of size, colour, distance and heading, in many wordings; the tokenizer has room for it.",
     )
 
 

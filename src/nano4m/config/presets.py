@@ -67,10 +67,6 @@ GUIDED = GenerateConfig(
     modalities={"sound": {"temperature": 1.0}, "caption": {"guidance": 1.0}},
 )
 
-# Long and large enough for free captions, whose words are learnt whole: at most 22 tokens, 279 ids.
-# The short ones take 4 of 113; what is not used has no slot and no id.
-FARM_TEXT = Bpe(vocab=512, max_length=32)
-
 FARM = Config(
     preset="farm",
     dataset=FarmDataset(train=5000),
@@ -80,7 +76,7 @@ FARM = Config(
         "depth": ImageVQ(grid=4, vocab=512),
         "normals": ImageVQ(grid=4, vocab=512),
         "sound": MelVQ(downsample=4, vocab=512),
-        "caption": FARM_TEXT,
+        "caption": Bpe(vocab=256, max_length=16),
     },
     model=SMALL,
     train=TrainConfig(steps=1400),
@@ -104,7 +100,7 @@ FARM_LARGE = Config(
         "depth": ImageVQ(grid=16, vocab=1024, width=128, steps=2000),
         "normals": ImageVQ(grid=16, vocab=1024, width=128, steps=2000),
         "sound": MelVQ(downsample=4, vocab=1024, width=256, steps=2000),
-        "caption": FARM_TEXT,
+        "caption": Bpe(vocab=256, max_length=16),
     },
     # Inputs from all other modalities are less often long with three long grids: more weight.
     masking=MaskingConfig(group_size=32, num_inputs_weights=(0.08, 0.5, 0.2, 0.1, 0.12)),

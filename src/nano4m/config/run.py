@@ -10,12 +10,12 @@ from pydantic import Field, field_validator, model_validator
 
 from nano4m.config.clips import ClipsConfig
 from nano4m.config.compatibility import with_new_names
-from nano4m.config.datasets import DatasetConfig, FarmDataset
+from nano4m.config.datasets import FREE_TEXT, DatasetConfig, FarmDataset
 from nano4m.config.generation import GenerateConfig
 from nano4m.config.masking import MaskingConfig, default_num_inputs_weights
 from nano4m.config.model import ModelConfig
 from nano4m.config.section import Positive, Section, Workers
-from nano4m.config.tokenizers import ImageVQ, MelVQ, TokenizerConfig
+from nano4m.config.tokenizers import Bpe, ImageVQ, MelVQ, TokenizerConfig
 from nano4m.config.training import TrainConfig
 from nano4m.modalities import MODALITIES
 
@@ -85,8 +85,22 @@ class Config(Section):
         if self.masking.num_inputs_weights is None:
             weights = default_num_inputs_weights(len(self.tokenizers))
             masking = self.masking.model_copy(update={"num_inputs_weights": weights})
-            # The only place where a section is filled in; nobody has read the configuration yet.
+            # Sections are filled in here and below only; nobody has read the configuration yet.
             object.__setattr__(self, "masking", masking)
+        return self
+
+    @model_validator(mode="after")
+    def _has_room_for_captions(self) -> "Config":
+        if isinstance(self.dataset, FarmDataset) and self.dataset.captions == "free":
+            roomy = {
+                name: section.model_copy(
+                    update={key: max(getattr(section, key), n) for key, n in FREE_TEXT.items()}
+                )
+                if isinstance(section, Bpe)
+                else section
+                for name, section in self.tokenizers.items()
+            }
+            object.__setattr__(self, "tokenizers", roomy)
         return self
 
     @model_validator(mode="after")
