@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from nano4m.evaluate.cross_entropy import UNITS
-from nano4m.evaluate.results import Continuation, CrossEntropy
+from nano4m.evaluate.likelihood_results import Continuation, CrossEntropy
 from nano4m.report.likelihoods import (
     BASELINES,
     Row,
@@ -53,23 +53,7 @@ def main(run: Path) -> None:
           f"Seconds by stage: "
           + ", ".join(f"{k} {v:.0f}" for k, v in seconds.items())
           + f"; {sum(seconds.values()) / 60:.1f} minutes in all.")  # fmt: skip
-    first = results["matrix"][0]["class_consistency"]
-    print(f"\nClass consistency, in percent with 95 % intervals: how often a classifier sees the "
-          f"clip's class in what is made from one modality alone (rows). "
-          f"n = {sample_size(first['n'], None, results.get('available'))}, "
-          f"chance {percent(first['chance'])}.\n")  # fmt: skip
-    sources = list(dict.fromkeys(d["source"] for d in results["matrix"]))
-    targets = list(dict.fromkeys(d["target"] for d in results["matrix"]))
-    targets.sort(key=sources.index)
-    cells = {(d["source"], d["target"]): d["class_consistency"] for d in results["matrix"]}
-    print("| from \\ to | " + " | ".join(targets) + " |\n|" + "---|" * (len(targets) + 1))
-    for s in sources:
-        row = [with_clusters(cells[s, t]) if (s, t) in cells else "" for t in targets]
-        print(f"| {s} | " + " | ".join(row) + " |")
-    upper = [
-        percent(next(c["round_trip"] for (_, b), c in cells.items() if b == t)) for t in targets
-    ]
-    print("| *tokenizer round trip* | " + " | ".join(upper) + " |")
+    matrix(results)
     print("\n| probe | value | chance | majority | balanced | controls | n |\n|" + "---|" * 7)
     for p in results["probes"]:
         s = p["score"]
@@ -77,7 +61,59 @@ def main(run: Path) -> None:
         print(f"| {p['name']} | {share(s)} | {percent(s['chance'])} | {percent(s['majority'])} | "
               f"{percent(s['balanced'])} | {controls} | {size(s, results)} |")  # fmt: skip
     together(results)
+    copies(results)
     likelihoods(results)
+
+
+def matrix(results: dict) -> None:
+    """Print class consistency of every direction; nothing in a run of one class."""
+    cells = {
+        (d["source"], d["target"]): d["class_consistency"]
+        for d in results["matrix"]
+        if d["class_consistency"]
+    }
+    if not cells:
+        return
+    first = next(iter(cells.values()))
+    print(f"\nClass consistency, in percent with 95 % intervals: how often a classifier sees the "
+          f"clip's class in what is made from one modality alone (rows). "
+          f"n = {sample_size(first['n'], None, results.get('available'))}, "
+          f"chance {percent(first['chance'])}.\n")  # fmt: skip
+    sources = list(dict.fromkeys(d["source"] for d in results["matrix"]))
+    targets = list(dict.fromkeys(d["target"] for d in results["matrix"]))
+    targets.sort(key=sources.index)
+    print("| from \\ to | " + " | ".join(targets) + " |\n|" + "---|" * (len(targets) + 1))
+    for s in sources:
+        row = [with_clusters(cells[s, t]) if (s, t) in cells else "" for t in targets]
+        print(f"| {s} | " + " | ".join(row) + " |")
+    trips = [
+        percent(next(c["round_trip"] for (_, b), c in cells.items() if b == t)) for t in targets
+    ]
+    print("| *tokenizer round trip* | " + " | ".join(trips) + " |")
+    known = {c["modality"]: c for c in results["classifiers"]}
+    for title, key in (("real media", "accuracy"), ("media it was trained on", "train")):
+        figures = [known.get(t, {}).get(key) for t in targets]
+        if any(figures):
+            row = [percent(figure["value"]) if figure else "-" for figure in figures]
+            print(f"| *{title}* | " + " | ".join(row) + " |")
+
+
+def copies(results: dict) -> None:
+    """Print the memorisation figure of each direction."""
+    found = results.get("memorization", [])
+    if not found:
+        return
+    print("\nSamples that are nearer to the train split than the clip itself is, in percent (about "
+          "50 if nothing is copied), and the median share of tokens in common with the nearest "
+          "train sequence.\n")  # fmt: skip
+    rows_of(
+        ["from", "to", "nearer", "sample, tokens in common", "clip, tokens in common", "n"],
+        [
+            [m["source"] or "all", m["target"] + (" (text)" if m["is_text"] else ""), share(m)]
+            + [percent(m["made_equal"]), percent(m["real_equal"]), str(m["n"])]
+            for m in found
+        ],
+    )
 
 
 def together(results: dict) -> None:

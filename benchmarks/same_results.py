@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from nano4m.config.compatibility import RENAMED, with_new_names
-from nano4m.evaluate.results import RENAMED as RENAMED_FIGURES
+from nano4m.evaluate.results_part import RENAMED as RENAMED_FIGURES
 
 OPTIONS = (
     "--train.steps 6 --train.precision fp32 --train.val-every 3 --train.batch-size 32 "

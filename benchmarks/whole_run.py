@@ -44,9 +44,12 @@ def run(preset: str, device: str, more: list[str], folder: Path) -> dict:
         "class_consistency": {
             f"{d['source']} -> {d['target']}": d["class_consistency"]["value"]
             for d in results["matrix"]
+            if d["class_consistency"]
         },
         "round_trip": {
-            d["target"]: d["class_consistency"]["round_trip"] for d in results["matrix"]
+            d["target"]: d["class_consistency"]["round_trip"]
+            for d in results["matrix"]
+            if d["class_consistency"]
         },
     }
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 from safetensors.torch import load_file
 
 from nano4m.config.compatibility import RENAMED
-from nano4m.evaluate.results import RENAMED as RENAMED_FIGURES
+from nano4m.evaluate.results_part import RENAMED as RENAMED_FIGURES
 from nano4m.tokenizers.base import fingerprint_of
 
 

@@ -12,7 +12,6 @@ from nano4m.data.clip_table import open_clips
 from nano4m.data.sources import farm
 from nano4m.evaluate.results import Results
 from nano4m.tokens.table import open_table
-from refusals import refused
 from tiny_run import TINY
 
 MISSING = 0.3

@@ -14,9 +14,10 @@ from nano4m.config.run import Config, EvaluateConfig
 from nano4m.errors import UserError
 from nano4m.evaluate.class_consistency import directions_into
 from nano4m.evaluate.classifiers import UNKNOWN, train_classifier
-from nano4m.evaluate.context import RunArtifacts, build_evaluator, choose_clips
+from nano4m.evaluate.context import EvalContext, RunArtifacts, build_evaluator, choose_clips
 from nano4m.evaluate.results import read_results
 from nano4m.evaluate.run import evaluate_run
+from nano4m.evaluate.tasks import classifier_of
 from nano4m.tokens.table import TokenTable
 
 SAMPLES, RATE = 1024, 16000
@@ -46,6 +47,9 @@ class FakeClips:
         self.groups, self.pictures = table.clip_ids, [(clip,) for clip in table.clip_ids]
         self.sample_rate, self.num_frames = RATE, 1
         self.tokenizers = {m.name: FakeTokenizer(m.name) for m in table.modalities}
+
+    def present(self, kind):
+        return np.ones(len(self.clip_ids), dtype=bool)
 
     def media(self, kind, rows, frame=None):
         name = next(m.name for m in self.table.modalities if m.media == kind)
@@ -99,7 +103,10 @@ def test_judges_learn_and_are_seeded():
 def test_an_unknown_caption_is_wrong_and_a_shared_one_its_commonest_class():
     texts = ["a", "a", "a", "b"]
     clips = SimpleNamespace(
-        num_frames=1, sample_rate=RATE, media=lambda kind, rows: [texts[i] for i in rows]
+        num_frames=1,
+        sample_rate=RATE,
+        media=lambda kind, rows: [texts[i] for i in rows],
+        present=lambda kind: np.ones(4, dtype=bool),
     )
     classifier = train_classifier("caption", clips, np.arange(4), np.array([1, 0, 1, 2]), 3, 1, 0)
     assert classifier.predict(["a", "b", "c", ""]).tolist() == [1, 2, UNKNOWN, UNKNOWN]
@@ -132,8 +139,9 @@ def test_coherence_of_an_oracle_and_of_a_uniform_model():
             assert gain.low <= gain.value <= gain.high
         assert [(c.source, c.target) for c in cells] == [("sound", "rgb"), ("caption", "rgb")]
         assert set(made) == {"sound->rgb", "caption->rgb"} and made["sound->rgb"].shape == (36, 4)
-        none, both, made = directions_into(evaluator, 2, config, {}, None, None)
-        assert not none and both is None and set(made) == {"rgb->caption", "sound->caption"}
+        plain, both, made = directions_into(evaluator, 2, config, {}, None, None)
+        assert both is None and set(made) == {"rgb->caption", "sound->caption"}
+        assert all(c.class_consistency is None and c.diversity for c in plain)
         for cell in cells:
             assert cell.class_consistency.value == pytest.approx(value, abs=0.25 * (value < 1))
             assert cell.class_consistency.controls["shuffled"] == pytest.approx(1 / 3, abs=0.25)
@@ -206,10 +214,51 @@ def test_evaluate_run_writes_what_it_returns(tmp_path, names):
     )
     assert [t.target for t in results.all_sources] == (list(names) if len(names) > 2 else [])
     assert all(j.accuracy.round_trip == j.accuracy.value > 0.8 for j in results.classifiers)
+    assert all(j.train.n == 72 and j.train.value > 0.8 for j in results.classifiers)
+    copied = [(m.source, m.target) for m in results.memorization]
+    alone = {(d.source, d.target) for d in results.matrix}
+    assert set(copied) == alone | {(None, n) for n in names if len(names) > 2}
+    assert len(copied) == len(set(copied)) and all(
+        len(m.closest) == 3 for m in results.memorization
+    )
     with np.load(tmp_path / "generated.npz") as made:
         assert len(made["clip_ids"]) == 30 and len(made.files) == 1 + len(results.matrix)
         assert made[f"{names[0]}->{names[1]}"].dtype == np.uint16
     assert set(results.seconds) == {"train", "evaluate"}
+
+
+def test_a_run_of_one_class_has_all_but_classes(tmp_path):
+    table = make_table(24)
+    table.labels[:] = "cat"
+    clips = FakeClips(table)
+    config = Config(
+        **PRESET, evaluate=EvaluateConfig(clips=12, classifier_steps=5, workers=0), device="cpu"
+    )
+    about = {"provenance": {}, "clips": {}, "tokenizers": {}, "training": {}, "seconds": {}}
+    artifacts = RunArtifacts(clips, clips.tokenizers, table, Oracle(table))
+    results = evaluate_run(config, lambda: artifacts, tmp_path, about)
+    assert read_results(tmp_path / "results.json") == results
+    assert not results.classifiers and not results.all_sources and not results.consistencies
+    assert len(results.matrix) == 6 and all(d.diversity for d in results.matrix)
+    assert len(results.cross_entropy) == 3 and len(results.continuation) == 2
+    assert len(results.memorization) == 3 + 6
+    assert all("caption" not in entry.baselines for entry in results.cross_entropy)
+
+
+def test_the_figure_on_train_media_tells_what_is_known_by_heart():
+    """New pictures have classes of their own: a classifier can only know those it has seen."""
+    table = make_table(16)
+    rng = np.random.default_rng(0)
+    ids = rng.integers(8, size=table.ids["rgb"].shape).astype(np.uint16)
+    table = TokenTable(table.token_spec, table.clip_ids, table.labels, table.splits,
+                       dict(table.ids) | {"rgb": ids}, table.lengths)  # fmt: skip
+    clips = FakeClips(table)
+    config = Config(**PRESET, evaluate=EvaluateConfig(clips=72, classifier_steps=100, workers=0))
+    evaluator = build_evaluator(config, clips, table, Stub(table))
+    context = EvalContext(config, clips, clips.tokenizers, table, evaluator)
+    _, found = classifier_of(context, 0)
+    assert found.train.value > found.accuracy.value + 0.3
+    assert found.accuracy.value == pytest.approx(1 / 3, abs=0.2)
 
 
 def test_a_split_without_clips_and_a_foreign_table_are_refused():

@@ -9,8 +9,8 @@ from test_evaluate import Stub, make_evaluator, make_table
 
 from nano4m.evaluate.continuation import continuation
 from nano4m.evaluate.cross_entropy import baseline, cross_entropy, half_inputs, own_log_probs
+from nano4m.evaluate.likelihood_results import Continuation, CrossEntropy
 from nano4m.evaluate.ngram_smoothing import fit_ngrams
-from nano4m.evaluate.results import Continuation, CrossEntropy
 from nano4m.report.likelihoods import compared, continued
 
 TITLES = {"rgb": "picture", "caption": "caption"}

@@ -14,19 +14,17 @@ from nano4m.config.run import Config, ReportConfig
 from nano4m.config.tokenizers import Bpe, ImageVQ, MelVQ
 from nano4m.data.clip_shards import write_shard
 from nano4m.data.clip_table import ClipTable, open_clips
+from nano4m.evaluate.likelihood_results import Continuation, CrossEntropy
 from nano4m.evaluate.results import (
     AllSources,
     ClassifierScore,
-    Continuation,
-    CrossEntropy,
     Difference,
     Direction,
-    Diversity,
     Probe,
     Results,
     Score,
-    Spread,
 )
+from nano4m.evaluate.sample_results import ClosestPair, Diversity, Memorization, Spread
 from nano4m.media import MEDIA
 from nano4m.media.base import MediaKind
 from nano4m.media.picture import jpeg
@@ -44,8 +42,8 @@ VARIED = Diversity(
     real=Spread(entropy=4.25, distinct_sequences=0.99, distinct_tokens=0.25, within=0.666,
                 between=0.777),
 )  # fmt: skip
-SECTIONS = ("any-to-any", "matrix", "probes", "entropy", "tokenizers", "training", "clips",
-            "provenance")  # fmt: skip
+SECTIONS = ("any-to-any", "matrix", "memorization", "probes", "entropy", "tokenizers",
+            "training", "clips", "provenance")  # fmt: skip
 
 
 class Fake(Tokenizer):
@@ -147,6 +145,14 @@ def score(value: float, **more: Any) -> Score:
     return Score(value=value, low=value - 0.0513, high=value + 0.0487, n=137, chance=1 / 3, **more)
 
 
+def memorized(target: str, source: str | None, made_from: str = "") -> Memorization:
+    pair = ClosestPair(clip_id="clip3", source=source or made_from, train_clip_id="clip5",
+                       train_view=0, equal=0.4375)  # fmt: skip
+    return Memorization(source=source, target=target, is_text=False, value=0.613, low=0.512,
+                        high=0.704, n=548, clusters=9, effective=8.5, made_equal=0.3125,
+                        real_equal=0.28, closest=[pair])  # fmt: skip
+
+
 def fake_results(names: list[str]) -> Results:
     pairs = [(a, b) for a in names for b in names if a != b]
     return Results(
@@ -168,7 +174,8 @@ def fake_results(names: list[str]) -> Results:
                          controls={"shuffled": 3.333})
         ],
         classifiers=[
-            ClassifierScore(modality=n, accuracy=score(0.91, round_trip=0.844)) for n in names
+            ClassifierScore(modality=n, accuracy=score(0.91, round_trip=0.844), train=score(0.93))
+            for n in names
         ],
         probes=[
             Probe(name="class <of> sound", task="classification", source=names[-1], target=names[0],
@@ -185,6 +192,7 @@ def fake_results(names: list[str]) -> Results:
             AllSources(target=names[-1], class_consistency=score(0.777),
                      gain_over={names[0]: Difference(value=0.125, low=-0.031, high=0.252)})
         ],
+        memorization=[memorized(names[0], None, names[-1]), memorized(pairs[0][1], pairs[0][0])],
         seconds={"clips": 12.3, "train": 431.2},
     )  # fmt: skip
 

@@ -83,6 +83,8 @@ def test_figures_are_those_of_the_results(run: Run, page: Reader) -> None:
         assert float(high) / 100 == pytest.approx(direction.class_consistency.high, abs=5.1e-4)
         assert _percent(row[2]) == [pytest.approx(1 / 3, abs=5.1e-4)]
         assert row[3] == "\u2013" and row[-1] == "137"
+    known = [row for row in page.rows if len(row) > 1 and row[1] in ("new", "trained on")]
+    assert [row[2].split(" [")[0] for row in known] == ["91.0 %", "93.0 %"] * len(titles)
     probe = rows["class <of> soundclassification"]
     assert [_percent(c) for c in probe[3:7]] == [[0.333], [0.41], [0.722], []]
     assert "shuffled" in probe[7] and _percent(probe[7]) == [0.331]
@@ -134,6 +136,45 @@ def test_variety_stands_beside_that_of_real_clips(page: Reader) -> None:
     (row,) = (cells for cells in page.rows if "real 4.25" in " ".join(cells))
     assert row[1:] == ["3.14 real 4.25", "71.0 % real 99.0 %", "12.5 % real 25.0 %",
                        "33.3 % real 66.6 %", "\u2013 real 77.7 %"]  # fmt: skip
+
+
+def test_what_is_made_stands_beside_the_train_clip_it_is_nearest_to(run: Run, page: Reader) -> None:
+    first, second = run.results.memorization
+    titles = {m.name: m.title for m in run.table.modalities}
+    rows = [row for row in page.rows if row and row[-1] == "548, 9 clusters"]
+    assert [row[0] for row in rows] == [
+        f"all others \u2192 {titles[first.target]}",
+        f"{titles[second.source]} \u2192 {titles[second.target]}",
+    ]
+    assert rows[0][1:4] == ["61.3 % [51.2\u201370.4]", "31.2 %", "28.0 %"]
+    shown = {str(a["alt"]): a["src"] for a in page.all("img")}
+    title, source = titles[first.target], titles[first.closest[0].source]
+    places = {clip: i for i, clip in enumerate(run.table.clip_ids.tolist())}
+    made = run.generated[f"{first.closest[0].source}->{first.target}"]
+    own = {str(clip): i for i, clip in enumerate(run.generated["clip_ids"])}
+    for alt, ids in (
+        (f"{title} made from {source}", made[own["clip3"]]),
+        (f"{title} of the train clip clip5", run.table.ids[first.target][places["clip5"], 0]),
+    ):
+        shaped = torch.from_numpy(ids.astype(np.int64)).reshape(1, 4, 4)
+        wanted = (run.tokenizers[first.target].decode(shaped)[0].movedim(0, -1) * 255).round()
+        image = np.asarray(Image.open(io.BytesIO(_bytes(shown[alt]))))
+        assert np.array_equal(image, wanted.numpy().astype(np.uint8))
+
+
+def test_a_run_of_one_class_shows_diversity_without_class_consistency(
+    run: Run, tmp_path: Path
+) -> None:
+    matrix = [d.model_copy(update={"class_consistency": None}) for d in run.results.matrix]
+    one = run.results.model_copy(
+        update={"matrix": matrix, "classifiers": [], "all_sources": [], "classes": ["cow"]}
+    )
+    single = dataclasses.replace(run, results=one)
+    page = Reader(single.write(tmp_path / "report"))
+    assert tuple(a["id"] for a in page.all("section")) == SECTIONS
+    assert any("real 4.25" in " ".join(row) for row in page.rows)
+    args = (one, run.clips, run.tokenizers, run.table, run.generated)
+    assert Image.open(overview_png(*args, tmp_path / "a.png")).size[0] == 1600
 
 
 def test_sounds_have_their_length_and_level(run: Run, page: Reader) -> None:
@@ -193,8 +234,8 @@ def test_page_stays_small(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_nothing_measured(run: Run, tmp_path: Path) -> None:
     bare = run.results.model_copy(update={
         "matrix": [], "probes": [], "classifiers": [], "cross_entropy": [], "continuation": [],
-        "all_sources": [], "tokenizers": {}, "training": {}, "clips": {}, "seconds": {},
-        "provenance": {}, "classes": [],
+        "all_sources": [], "memorization": [], "tokenizers": {}, "training": {}, "clips": {},
+        "seconds": {}, "provenance": {}, "classes": [],
     })  # fmt: skip
     empty = dataclasses.replace(
         run, results=bare, train_log=tmp_path / "none", generated={"clip_ids": np.array([], str)}
@@ -229,12 +270,14 @@ def test_every_figure_says_of_how_many_clips(run: Run, tmp_path: Path) -> None:
     whole = json.loads(before.model_dump_json())
     count = 0
     for part in parts_of(whole):
-        if "n" in part and "low" in part:
+        if part.get("n") == 137 and "low" in part:
             count += 1
             part |= {"clusters": 18, "effective": 9.3}
     found = cells(Results.model_validate(whole | {"evaluated": 137, "available": 20000}))
     assert len(found) >= count - len(before.all_sources)  # a difference stands beside its score
-    assert set(found) == {"137 of 20,000, 18 clusters"}
+    # What a classifier was trained on is no part of the split that is evaluated.
+    assert set(found) == {"137 of 20,000, 18 clusters", "137, 18 clusters"}
+    assert found.count("137, 18 clusters") == len(before.classifiers)
 
 
 def parts_of(tree: object) -> Iterator[dict]:

@@ -100,7 +100,7 @@ def directions_into(
         target: Index of the target modality.
         config: Generation settings.
         tokenizers: By modality.
-        classifier: Of the target; None (a run of one class): only ids are generated.
+        classifier: Of the target; None (a run of one class): cells have diversity alone.
         round_trip: Accuracy of the classifier on tokenizer round trips of real media.
 
     Returns:
@@ -133,9 +133,9 @@ def directions_into(
     for source in sources:
         ids = drawn([source])
         made[f"{evaluator.names[source]}->{name}"] = ids.numpy().astype(np.uint16)
-        if classifier is None:
-            continue
-        alone[evaluator.names[source]], cell = classified([source], ids)
+        cell = None
+        if classifier is not None:
+            alone[evaluator.names[source]], cell = classified([source], ids)
         varied = diversity(ids.numpy(), labels, real, labels, modality)
         cells.append(
             Direction(

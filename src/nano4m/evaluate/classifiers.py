@@ -139,6 +139,20 @@ class _KnownTexts(Classifier):
         return np.array([self.known.get(text, UNKNOWN) for text in media], dtype=np.int64)
 
 
+def chosen_clips(kind: str, clips: ClipTable, rows: np.ndarray, seed: int) -> np.ndarray:
+    """Return which of ``rows`` a classifier of this kind of media is trained on, sorted places.
+
+    Args:
+        kind: Of media; clips without such media are left out.
+        clips: Where the media are.
+        rows: Clips of the train split.
+        seed: Of the part that is drawn of more than MOST_MEDIA.
+    """
+    there = np.flatnonzero(clips.present(kind)[rows])
+    most = max(1, MOST_MEDIA // (clips.num_frames if media_kind(kind).is_plane else 1))
+    return np.sort(there[np.random.default_rng(seed).permutation(len(there))[:most]])
+
+
 def train_classifier(
     kind: str,
     clips: ClipTable,
@@ -163,10 +177,7 @@ def train_classifier(
     """
     known = media_kind(kind)
     has_frames = known.is_plane
-    is_there = clips.present(kind)[rows]
-    rows, labels = rows[is_there], labels[is_there]
-    most = max(1, MOST_MEDIA // (clips.num_frames if has_frames else 1))
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(rows))[:most])
+    chosen = chosen_clips(kind, clips, rows, seed)
 
     def read(part: np.ndarray) -> Any:
         media = clips.media(kind, part)

@@ -12,8 +12,8 @@ from torch import Tensor
 from nano4m.evaluate.cross_entropy import baseline, own_log_probs, uniform_baseline
 from nano4m.evaluate.intervals import ratio_interval
 from nano4m.evaluate.likelihood_evaluator import BEGINNING, SHUFFLE, LikelihoodEvaluator
+from nano4m.evaluate.likelihood_results import Continuation
 from nano4m.evaluate.ngram import NgramModel
-from nano4m.evaluate.results import Continuation
 from nano4m.evaluate.stats import derangement
 from nano4m.modalities import Modality
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from nano4m.evaluate.likelihood_evaluator import HALF, SHUFFLE, LikelihoodEvaluator
+from nano4m.evaluate.likelihood_results import Baseline, CrossEntropy
 from nano4m.evaluate.ngram import BaselineName, NgramModel, Sequences
-from nano4m.evaluate.results import Baseline, CrossEntropy
 from nano4m.evaluate.stats import derangement
 from nano4m.modalities import Layout, Modality
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nano4m.evaluate.results import Diversity, Spread
+from nano4m.evaluate.sample_results import Diversity, Spread
 from nano4m.modalities import TEXT_END, Modality
 
 MOST_SEQUENCES = 256

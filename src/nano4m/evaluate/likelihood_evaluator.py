@@ -24,7 +24,7 @@ from nano4m.model.fourm import FourM
 from nano4m.tokens.batch import TokenSequence
 
 # Random streams of the probes, one for each purpose.
-CLIPS, SHUFFLE, GENERATE, CONTROL, HALF, BEGINNING = 100, 101, 103, 104, 105, 106
+CLIPS, SHUFFLE, GENERATE, CONTROL, HALF, BEGINNING, TRAIN_MEDIA = 100, 101, 103, 104, 105, 106, 107
 
 
 @dataclass(frozen=True, kw_only=True)

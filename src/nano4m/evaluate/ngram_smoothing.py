@@ -179,11 +179,10 @@ def fit_ngrams(
     chosen = np.sort(rng.permutation(len(rows))[:most])
     own = rows[chosen]
     ids = np.asarray(table.ids[modality.name][own]).reshape(-1, modality.length)
-    valid = np.ones(ids.shape, dtype=bool)
-    if modality.name in table.lengths:
-        lengths = table.lengths[modality.name][own].reshape(-1, 1)
-        valid = np.arange(modality.length)[None] < lengths
+    valid = np.arange(modality.length) < table.lengths[modality.name][own].reshape(-1, 1)
     labels = np.searchsorted(table.classes, table.labels[own])
     recorded = chosen if recordings is None else np.asarray(recordings)[chosen]
     tokens = Sequences(ids, valid, np.repeat(labels, views))
-    return fit_sequences(modality, tokens, len(table.classes), np.repeat(recorded, views), rng)
+    there = np.flatnonzero(valid.any(1))
+    recorded = np.repeat(recorded, views)[there]
+    return fit_sequences(modality, tokens.take(there), len(table.classes), recorded, rng)

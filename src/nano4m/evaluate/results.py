@@ -5,45 +5,17 @@ number of clips and of clusters of clips, and an interval over the clusters (``i
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from nano4m.errors import UserError
+from nano4m.evaluate.likelihood_results import Baseline, Continuation, CrossEntropy
+from nano4m.evaluate.results_part import CLUSTERS, EFFECTIVE, Part
+from nano4m.evaluate.sample_results import ClosestPair, Diversity, Memorization, Spread
 from nano4m.json_files import FORMAT, read_json
-
-RENAMED = {
-    "judges": "classifiers",
-    "together": "all_sources",
-    "coherence": "class_consistency",
-    "over": "gain_over",
-    "upper": "round_trip",
-}
-"""Old field names -> new ones, in any part."""
-
-
-class Part(BaseModel):
-    """Base of all parts; unknown fields are ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _old_names(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        new = {old: RENAMED[old] for old in given if RENAMED.get(old) in cls.model_fields}
-        return {new.get(key, key): value for key, value in given.items()}
-
-
-_CLUSTERS: int | None = Field(
-    None,
-    description="Clusters of clips that share a recording or a picture; the interval is over them.",
-)
-_EFFECTIVE: float | None = Field(
-    None, description="Independent clips that would be as informative."
-)
 
 
 class Score(Part):
@@ -53,8 +25,8 @@ class Score(Part):
     low: float = Field(description="Lower end of the 95 % interval.")
     high: float = Field(description="Upper end of the 95 % interval.")
     n: int = Field(description="Number of clips.")
-    clusters: int | None = _CLUSTERS
-    effective: float | None = _EFFECTIVE
+    clusters: int | None = CLUSTERS
+    effective: float | None = EFFECTIVE
     chance: float = Field(description="Score of uniform guessing.")
     majority: float | None = Field(
         None, description="Score of the most common class, for classification."
@@ -70,105 +42,15 @@ class Score(Part):
     )
 
 
-class Baseline(Part):
-    """A counting baseline on the tokens of one figure, in nats a token."""
-
-    value: float
-    used: str = Field(
-        description="The distribution that it is of: its own name, or uniform where counting came "
-        "out worse than that on these tokens."
-    )
-
-
-class CrossEntropy(Part):
-    """Cross-entropy of one modality in nats a token, on fixed clips."""
-
-    modality: str
-    uniform: float = Field(description="ln of the ids that a position may hold.")
-    unigram: float = Field(
-        description="Train frequencies of each position and codebook; never above uniform."
-    )
-    bigram: float = Field(
-        description="Train frequencies of each position and codebook given the true previous "
-        "token; never above uniform."
-    )
-    baselines: dict[str, dict[str, Baseline]] = Field(
-        default_factory=dict,
-        description="By condition and name: the counting baselines that are given what the model "
-        "is given there, and no more. Nothing: uniform and unigram. Half of itself: bigram, where "
-        "the previous token is an input, else unigram. The caption: unigram of the clip's class. "
-        "A text has its earlier tokens everywhere, so its baselines are uniform and bigram.",
-    )
-    conditions: dict[str, float] = Field(
-        description="By inputs: nothing, half of itself (the targets are the other half; of a text "
-        "the second half), each other modality alone, all others, shuffled others."
-    )
-    tokens: int = Field(description="Number of target tokens.")
-    unit: str = Field(description="Unit of the bits: a picture, a second or a text.")
-    bits: dict[str, float] = Field(
-        description="Bits a unit, comparable across vocabularies: uniform, unigram, bigram and the "
-        "conditions whose targets are all tokens."
-    )
-
-
-class Continuation(Part):
-    """Nats a token of the second half of a sound or text, given its first half only."""
-
-    modality: str
-    value: float = Field(
-        description="By the chain rule: each frame (of a text each token) given all earlier ones."
-    )
-    low: float = Field(description="Lower end of the 95 % interval.")
-    high: float = Field(description="Upper end of the 95 % interval.")
-    at_once: float = Field(
-        description="Second half predicted at once, as in training; of a text equal to value."
-    )
-    n: int = Field(description="Number of clips.")
-    clusters: int | None = _CLUSTERS
-    effective: float | None = _EFFECTIVE
-    tokens: int = Field(description="Number of target tokens.")
-    uniform: float = Field(description="ln of the ids that a position may hold.")
-    unigram: float = Field(description="Of the same tokens, see CrossEntropy.")
-    bigram: float = Field(
-        description="Of the same tokens, given the true previous token, as for value."
-    )
-    baselines: dict[str, dict[str, Baseline]] = Field(
-        default_factory=dict,
-        description="By figure and name, those that are given the same. Value: uniform and bigram. "
-        "At once (not for texts): uniform and unigram.",
-    )
-    controls: dict[str, float] = Field(
-        description="As at_once, given another clip's first half (shuffled), or none (nothing; not "
-        "for texts)."
-    )
-
-
-class Spread(Part):
-    """Diversity of a set of token sequences of one modality."""
-
-    entropy: float = Field(description="Entropy of the tokens at all positions, in nats.")
-    distinct_sequences: float = Field(description="Distinct sequences over sequences.")
-    distinct_tokens: float = Field(description="Ids in use over the vocabulary.")
-    within: float | None = Field(
-        None, description="Mean share of tokens in which two sequences of one class differ."
-    )
-    between: float | None = Field(None, description="The same for different classes.")
-
-
-class Diversity(Part):
-    """Diversity of generated and of as many real clips: a collapsed sampler has less."""
-
-    generated: Spread
-    real: Spread
-
-
 class Direction(Part):
     """One cell of the any-to-any matrix: ``target`` generated from ``source`` only."""
 
     source: str
     target: str
-    class_consistency: Score = Field(
-        description="Share of generated media in which a classifier finds the clip's class."
+    class_consistency: Score | None = Field(
+        None,
+        description="Share of generated media in which a classifier finds the clip's class; null "
+        "in a run of one class.",
     )
     diversity: Diversity | None = Field(None, description="Diversity of the generated ids.")
 
@@ -180,8 +62,8 @@ class Difference(Part):
     low: float = Field(description="Lower end of the 95 % interval.")
     high: float = Field(description="Upper end of the 95 % interval.")
     n: int | None = Field(None, description="Number of clips.")
-    clusters: int | None = _CLUSTERS
-    effective: float | None = _EFFECTIVE
+    clusters: int | None = CLUSTERS
+    effective: float | None = EFFECTIVE
 
 
 class AllSources(Part):
@@ -199,7 +81,13 @@ class ClassifierScore(Part):
 
     modality: str
     accuracy: Score = Field(
-        description="On real media; its round_trip field is on tokenizer round trips."
+        description="On real media of the evaluated clips; its round_trip field is on their "
+        "tokenizer round trips."
+    )
+    train: Score | None = Field(
+        None,
+        description="On real media that it was trained on, at most 512 clips. Far above accuracy, "
+        "it knows them by heart, and media copied from the train split would score as high.",
     )
 
 
@@ -235,7 +123,17 @@ class Results(Part):
     all_sources: list[AllSources] = Field(
         description="One for each target, with three modalities or more."
     )
+    memorization: list[Memorization] = Field(
+        default_factory=list, description="By target: all sources together, then each alone."
+    )
     seconds: dict[str, float] = Field(description="Wall time of each stage.")
+
+    @property
+    def consistencies(self) -> dict[tuple[str, str], Score]:
+        """Class consistency by (source, target); empty in a run of one class."""
+        return {
+            (d.source, d.target): d.class_consistency for d in self.matrix if d.class_consistency
+        }
 
 
 def read_results(path: Path) -> Results:
@@ -271,7 +169,7 @@ def schema_markdown() -> str:
     ]
     parts = (
         Results, CrossEntropy, Continuation, Baseline, ClassifierScore, Probe, Direction,
-        AllSources, Difference, Diversity, Spread, Score,
+        AllSources, Memorization, ClosestPair, Difference, Diversity, Spread, Score,
     )  # fmt: skip
     for part in parts:
         summary = (part.__doc__ or "").strip().splitlines()[0]
@@ -290,6 +188,6 @@ def schema_markdown() -> str:
                 if isinstance(field.annotation, type)
                 else ""
             )
-            shown = kind or str(field.annotation).replace("typing.", "").replace(f"{__name__}.", "")
+            shown = kind or re.sub(r"typing\.|nano4m[\w.]*\.", "", str(field.annotation))
             lines.append(f"| `{name}` | `{shown.replace('|', 'or')}` | {field.description or ''} |")
     return "\n".join(lines) + "\n"

@@ -35,7 +35,8 @@ def evaluate_run(
 
     Returns:
         The results. ``generated.npz`` has "clip_ids" and generated ids, uint16 (n, length), as
-        "<source>-><target>". A run of one class has no classifiers, matrix and classification.
+        "<source>-><target>". A run of one class has no classifiers, class consistency and
+        classification.
 
     Raises:
         UserError: Too few clips, or tables that do not match.
@@ -81,6 +82,7 @@ def evaluate_run(
         probes=asked[::-1] + [probe for own in rated for probe in own.retrieval],
         matrix=[cells[pair] for pair in pairs if pair in cells],
         all_sources=[own.all_sources for own in made if own.all_sources],
+        memorization=[figure for own in made for figure in own.memorization],
         seconds=dict(about["seconds"]) | {"evaluate": round(time.perf_counter() - started, 1)},
     )
     part = folder / "results.json.part"

@@ -17,25 +17,31 @@ from nano4m.compute.precision import float32_math
 from nano4m.compute.workers import count_workers, worker_pool
 from nano4m.config.run import Config
 from nano4m.evaluate.caption_classification import classify, conditions
-from nano4m.evaluate.class_consistency import decode_batch, directions_into, predict
-from nano4m.evaluate.classifiers import Classifier, train_classifier
-from nano4m.evaluate.context import EvalContext, RunLoader, clip_rows, open_context
+from nano4m.evaluate.class_consistency import decode_batch, directions_into, predict, real_ids
+from nano4m.evaluate.classifiers import Classifier, chosen_clips, train_classifier
+from nano4m.evaluate.context import EvalContext, RunLoader, clip_origins, clip_rows, open_context
 from nano4m.evaluate.continuation import continuation
 from nano4m.evaluate.cross_entropy import cross_entropy
+from nano4m.evaluate.likelihood_evaluator import TRAIN_MEDIA
+from nano4m.evaluate.likelihood_results import Continuation, CrossEntropy
+from nano4m.evaluate.memorization import memorization
 from nano4m.evaluate.ngram import NgramModel
 from nano4m.evaluate.ngram_smoothing import fit_ngrams
 from nano4m.evaluate.results import (
     AllSources,
     ClassifierScore,
-    Continuation,
-    CrossEntropy,
     Direction,
     Probe,
+    Score,
 )
 from nano4m.evaluate.retrieval import retrieval_of
+from nano4m.evaluate.sample_results import Memorization
 from nano4m.evaluate.stats import score
 from nano4m.media import media_kind
 from nano4m.progress import bar
+
+MOST_TRAIN_MEDIA = 512
+"""Most train clips on which a classifier is scored."""
 
 
 class Made(NamedTuple):
@@ -44,6 +50,7 @@ class Made(NamedTuple):
     classifier: ClassifierScore | None
     cells: list[Direction]
     all_sources: AllSources | None
+    memorization: list[Memorization]
     ids: dict[str, np.ndarray]
 
 
@@ -77,7 +84,27 @@ def classifier_of(context: EvalContext, target: int) -> tuple[Classifier, Classi
         predict(classifier, real) == evaluator.labels, evaluator.labels, len(evaluator.classes),
         evaluator.clusters([target]), round_trip=float(round_trip.mean()),
     )  # fmt: skip
-    return classifier, ClassifierScore(modality=modality.name, accuracy=figure)
+    train = _on_train_media(context, target, classifier)
+    return classifier, ClassifierScore(modality=modality.name, accuracy=figure, train=train)
+
+
+def _on_train_media(context: EvalContext, target: int, classifier: Classifier) -> Score:
+    """Return the score of a classifier on a seeded part of the media that it was trained on."""
+    evaluator, clips = context.evaluator, context.clips
+    kind = evaluator.tokens.modalities[target].media
+    rows = clip_rows(context.table, clips, context.train_rows)
+    learnt = rows[chosen_clips(kind, clips, rows, context.config.seed)]
+    some = np.sort(evaluator.rng(TRAIN_MEDIA, target).permutation(learnt)[:MOST_TRAIN_MEDIA])
+    is_plane = media_kind(kind).is_plane
+    media = [
+        clips.media(kind, part, frame=0 if is_plane else None)
+        for part in np.array_split(some, -(-len(some) // 64))
+    ]
+    labels = np.searchsorted(evaluator.classes, clips.labels[some])
+    return score(
+        predict(classifier, media) == labels, labels, len(evaluator.classes),
+        clip_origins(clips, some).clusters(is_plane),
+    )  # fmt: skip
 
 
 def generate_and_classify(context: EvalContext, target: int) -> Made:
@@ -89,7 +116,13 @@ def generate_and_classify(context: EvalContext, target: int) -> Made:
         context.evaluator, target, context.config.generate, context.tokenizers, classifier,
         result.accuracy.round_trip if result else None,
     )  # fmt: skip
-    return Made(result, cells, all_sources, ids)
+    evaluator, names = context.evaluator, context.evaluator.names
+    copied = memorization(
+        evaluator, context.table, context.train_rows, target,
+        {names.index(key.split("->")[0]): own for key, own in ids.items()},
+        real_ids(evaluator, target),
+    )  # fmt: skip
+    return Made(result, cells, all_sources, copied, ids)
 
 
 def _counts(context: EvalContext, target: int) -> NgramModel:

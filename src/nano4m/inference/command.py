@@ -12,7 +12,7 @@ from torch import Tensor
 from nano4m.compute.precision import float32_math
 from nano4m.errors import UserError
 from nano4m.evaluate.diversity import diversity
-from nano4m.evaluate.results import Diversity
+from nano4m.evaluate.sample_results import Diversity
 from nano4m.generation.guidance import ChainStep
 from nano4m.generation.sampler import generate
 from nano4m.inference.clips_of_run import choose_rows, read_rows

@@ -150,6 +150,7 @@ def describe_run(out: Path) -> dict[str, Any]:
         summary["class_consistency"] = {
             f"{d['source']} -> {d['target']}": d["class_consistency"]["value"]
             for d in found["matrix"]
+            if d["class_consistency"]
         }
     return summary
 

@@ -15,7 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from nano4m.evaluate.results import CrossEntropy, Probe, Results, Score
+from nano4m.evaluate.likelihood_results import CrossEntropy
+from nano4m.evaluate.results import Probe, Results, Score
 from nano4m.modalities import Modality
 from nano4m.report.markup import Html, scroll
 
@@ -93,7 +94,7 @@ def draw_matrix(
         palette: Colours.
         zoom: Of the text.
     """
-    cells = {(d.source, d.target): d.class_consistency for d in results.matrix}
+    cells = results.consistencies
     classifiers = {j.modality: j.accuracy for j in results.classifiers}
     sources = [m for m in titles if any(s == m for s, _ in cells)]
     targets = [m for m in titles if any(t == m for _, t in cells)]

@@ -131,9 +131,12 @@ def _share(key: str, value: float | None) -> Html:
 
 def matrix_section(results: Results, titles: Mapping[str, str]) -> Html | None:
     """Return the any-to-any matrix and its figures."""
-    if not results.matrix:
-        return None
-    chances = {d.class_consistency.chance for d in results.matrix}
+    scores = results.consistencies
+    varied = variety(results, titles)
+    if not scores:
+        one = "One class, so there is no class to recognise in what is made."
+        return section("matrix", "What is made, any to any", one, *varied) if varied else None
+    chances = {s.chance for s in scores.values()}
     chance = percent(min(chances)) if len(chances) == 1 else "in the table below"
     how = join([
         "How often a classifier trained on real media recognises the clip\u2019s class in what was "
@@ -142,13 +145,14 @@ def matrix_section(results: Results, titles: Mapping[str, str]) -> Html | None:
         BOLD,
     ])  # fmt: skip
     rows = [
-        [_arrow(d.source, d.target, titles), *score_cells(d.class_consistency, results.available)]
-        for d in results.matrix
+        [_arrow(*pair, titles), *score_cells(s, results.available)] for pair, s in scores.items()
     ]
-    classifiers = [
-        [titles.get(j.modality, j.modality), *score_cells(j.accuracy, results.available)]
-        for j in results.classifiers
-    ]
+    classifiers = []
+    for j in results.classifiers:
+        title = titles.get(j.modality, j.modality)
+        classifiers.append([title, "new", *score_cells(j.accuracy, results.available)])
+        if j.train:
+            classifiers.append([title, "trained on", *score_cells(j.train)])
     parts = [
         tag("h3", "Every direction"),
         table(
@@ -158,10 +162,17 @@ def matrix_section(results: Results, titles: Mapping[str, str]) -> Html | None:
     if classifiers:
         parts += [
             tag("h3", "The classifiers on real media"),
-            table(("classifier of", *SCORE_HEAD), classifiers, label="Accuracy of the classifiers"),
-        ]
+            tag(
+                "p",
+                "A classifier that knows the media it was trained on far better than new ones has "
+                "learnt them by heart: it recognises copies of train media as well, so a figure "
+                "of generated media above that of new real ones may mean copies.",
+            ),
+            table(("classifier of", "media", *SCORE_HEAD), classifiers, text=2,
+                  label="Accuracy of the classifiers"),
+        ]  # fmt: skip
     parts += together(results, titles)
-    parts += variety(results, titles)
+    parts += varied
     more = tag("details", tag("summary", "All figures, with baselines and controls"), *parts,
                class_="more")  # fmt: skip
     body = tag("div", matrix_chart(results, titles), class_="matrix")

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from nano4m.evaluate.cross_entropy import OWN_HALF, UNITS
-from nano4m.evaluate.results import Baseline, Continuation, CrossEntropy, Results
+from nano4m.evaluate.likelihood_results import Baseline, Continuation, CrossEntropy
+from nano4m.evaluate.results import Results
 from nano4m.modalities import Modality
 from nano4m.report.markup import Html, join, sample_size, section, short, table, tag, words
 

@@ -103,8 +103,8 @@ def overview_png(
                               edgecolor=PAPER.accent, linewidth=5)
                 )  # fmt: skip
     x = left + len(modalities) * (size + gap) + 34
-    if results.matrix:
-        chances = {d.class_consistency.chance for d in results.matrix}
+    if scores := results.consistencies:
+        chances = {s.chance for s in scores.values()}
         chance = f" (chance {100 * min(chances):.0f} %)" if len(chances) == 1 else ""
         write(x, 30, f"how often its class is recognised in it{chance}", **heading)
         axes = figure.add_axes(place(x, 52, WIDTH - x - 10, height - 80))

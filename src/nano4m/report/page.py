@@ -18,6 +18,7 @@ from nano4m.modalities import Modality
 from nano4m.report import figures, likelihoods
 from nano4m.report.color_scale import ColorScale, shared_color_scale
 from nano4m.report.markup import Html, html, join, percent, sample_size, section, short, span, tag
+from nano4m.report.memorization import memorization_section
 from nano4m.report.render import render
 from nano4m.report.samples import Sample, collect
 from nano4m.tokenizers.base import Tokenizer
@@ -52,15 +53,11 @@ def headline(results: Results, modalities: tuple[Modality, ...]) -> Html:
         return f"{titles.get(source, source)} \u2192 {titles.get(target, target)}"
 
     cards = []
-    ordered = sorted(results.matrix, key=lambda d: -d.class_consistency.value)
+    ordered = sorted(results.consistencies.items(), key=lambda entry: -entry[1].value)
     for name, found in (("best", ordered[:1]), ("weakest", ordered[1:][-1:])):
         cards += [
-            _card(
-                join([f"{name} direction", arrow(d.source, d.target)], "<br>"),
-                d.class_consistency,
-                results.available,
-            )
-            for d in found
+            _card(join([f"{name} direction", arrow(*pair)], "<br>"), score, results.available)
+            for pair, score in found
         ]
     seen: set[str] = set()
     # Sound inputs come first: other any-to-any models lack them.
@@ -214,6 +211,7 @@ def write_report(
     sections = [
         pictures_section(samples, modalities),
         figures.matrix_section(results, titles),
+        memorization_section(results, tokenizers, table, generated, clips.sample_rate),
         figures.probes_section(results, titles),
         likelihoods.entropy_section(results, titles, modalities),
         figures.tokenizer_section(results, titles, modalities),
@@ -221,10 +219,11 @@ def write_report(
         figures.clips_section(results, clips),
         figures.provenance_section(results),
     ]
+    matrix = "Class consistency" if results.consistencies else "What is made"
     links = {
-        "any-to-any": "Seen and heard", "matrix": "Class consistency", "probes": "Probes",
-        "entropy": "Cross-entropy", "tokenizers": "Tokenizers", "training": "Training",
-        "clips": "Clips", "provenance": "How it was made",
+        "any-to-any": "Seen and heard", "matrix": matrix, "memorization": "Copies",
+        "probes": "Probes", "entropy": "Cross-entropy", "tokenizers": "Tokenizers",
+        "training": "Training", "clips": "Clips", "provenance": "How it was made",
     }  # fmt: skip
     shown = [s for s in sections if s is not None]
     there = [

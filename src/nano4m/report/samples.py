@@ -48,7 +48,8 @@ def _items(modality: Modality, media: Any, sample_rate: int) -> list[Item]:
     return [Item(media=modality.media, value=value, sample_rate=sample_rate) for value in media]
 
 
-def _decode(modality: Modality, tokenizer: Tokenizer, ids: np.ndarray, rate: int) -> list[Item]:
+def decoded(modality: Modality, tokenizer: Tokenizer, ids: np.ndarray, rate: int) -> list[Item]:
+    """Return the media of ids (n, length)."""
     shaped = torch.from_numpy(ids.astype(np.int64)).reshape(len(ids), *tokenizer.shape)
     with torch.inference_mode():
         media = tokenizer.decode(shaped)
@@ -85,10 +86,10 @@ def collect(
         if clips.present(modality.media)[rows].all():
             media = clips.media(modality.media, rows, frame=0)
             real[name] = _items(modality, media, rate)
-        round_trip[name] = _decode(modality, tokenizers[name], table.ids[name][token_rows, 0], rate)
+        round_trip[name] = decoded(modality, tokenizers[name], table.ids[name][token_rows, 0], rate)
     for key, (source, target) in directions(generated).items():
         if target in modalities:
-            made[source, target] = _decode(
+            made[source, target] = decoded(
                 modalities[target], tokenizers[target], generated[key][places], rate
             )
     return [
