@@ -88,7 +88,11 @@ def effective_number(values: np.ndarray, clusters: np.ndarray) -> float:
     Raises:
         ValueError: Different numbers of values and clusters, or none.
     """
-    values, place, sizes, sums = _by_cluster(values, clusters)
+    return _effective(_by_cluster(values, clusters))
+
+
+def _effective(outcomes: _Sums) -> float:
+    values, place, sizes, sums = outcomes
     n, groups = len(values), len(sizes)
     excess = float((sizes**2).sum() / n - 1)  # of a cluster's size, seen from its clips
     centred = values - values.mean()
@@ -110,7 +114,7 @@ def effective_number(values: np.ndarray, clusters: np.ndarray) -> float:
         ratio = 1 + (ratio - 1) * (stdtrit(freedom, 1 - TAIL) / Z) ** 2
         alike = float((ratio - 1) / (ratio + excess))
     other = np.abs(values - np.median(values)) > 1e-9
-    alike += (1 - alike) * math.exp(FEW * (1 - len(np.unique(place[other]))))
+    alike += (1 - alike) * math.exp(FEW * (1 - np.count_nonzero(np.bincount(place[other]))))
     return n / (1 + excess * alike)
 
 
@@ -124,13 +128,14 @@ def share_interval(hits: np.ndarray, clusters: np.ndarray) -> Interval:
     Raises:
         ValueError: Different numbers of hits and clusters, or none.
     """
-    number = effective_number(hits, clusters)
-    found = float(np.mean(hits)) * number
+    outcomes = _by_cluster(hits, clusters)
+    number = _effective(outcomes)
+    found = float(outcomes.values.mean()) * number
     missed = number - found
     both = ADDED if min(found, missed) > 1e-9 else 0.0
     low = float(betaincinv(found + both, missed + 1 - both, TAIL)) if found > 1e-9 else 0.0
     high = float(betaincinv(found + 1 - both, missed + both, 1 - TAIL)) if missed > 1e-9 else 1.0
-    return Interval(low, high, len(np.unique(clusters)), number)
+    return Interval(low, high, len(outcomes.sizes), number)
 
 
 def ratio_interval(sums: np.ndarray, counts: np.ndarray, clusters: np.ndarray) -> Interval:
@@ -184,7 +189,8 @@ def difference_interval(more: np.ndarray, fewer: np.ndarray, clusters: np.ndarra
     if len(more) != len(fewer):
         raise ValueError(f"{len(more)} and {len(fewer)} values are no pairs")
     change = np.asarray(more, dtype=np.float64) - np.asarray(fewer, dtype=np.float64)
-    n = effective_number(change, clusters)
+    outcomes = _by_cluster(change, clusters)
+    n = _effective(outcomes)
     up, down = (n * float(np.maximum(sign * change, 0).mean()) for sign in (1, -1))
 
     def score(difference: float) -> float:
@@ -198,4 +204,4 @@ def difference_interval(more: np.ndarray, fewer: np.ndarray, clusters: np.ndarra
     value, edge = (up - down) / n, 1 - 1e-9
     low = -1.0 if score(-edge) <= Z else brentq(lambda d: score(d) - Z, -edge, value)
     high = 1.0 if score(edge) >= -Z else brentq(lambda d: score(d) + Z, value, edge)
-    return Interval(float(low), float(high), len(np.unique(clusters)), n)
+    return Interval(float(low), float(high), len(outcomes.sizes), n)
