@@ -21,9 +21,9 @@ more than it says, and that of Jeffreys, which covers less near 0 and 1 (Brown, 
 **Paired differences of shares.** The score interval of Tango (1998) of the effective number.
 
 **Means and ratios.** The wider, at each end, of two intervals around a jackknife over clusters
-(MacKinnon, Nielsen and Webb 2023): Student's t with the degrees of freedom of Kish's number of
-clusters, which holds where clusters differ in size, and the t corrected for skewness by the cubic
-of Hall (1992), which holds where values are skewed.
+(MacKinnon, Nielsen and Webb 2023): Student's t, which holds where clusters differ in size, and the
+t corrected for skewness by the cubic of Hall (1992), which holds where values are skewed; for both
+the number of clusters is Kish's, sum(m)^2 / sum(m^2).
 
 `benchmarks/interval_coverage.py` measures the coverage of each.
 """
@@ -157,17 +157,17 @@ def ratio_interval(sums: np.ndarray, counts: np.ndarray, clusters: np.ndarray) -
     if error == 0:
         return Interval(value, value, groups, number)
     influence = without.mean() - without
-    skew = float((influence**3).mean() / (influence**2).mean() ** 1.5) / math.sqrt(groups)
+    even = whole**2 / float((count**2).sum())  # clusters of one size that would say as much
+    skew = float((influence**3).mean() / (influence**2).mean() ** 1.5) / math.sqrt(even)
 
     def corrected(t: float) -> float:
         if abs(skew) < 1e-6:
             return t
         return float(3 / skew * (np.cbrt(1 + skew * (t - skew / 6)) - 1))
 
-    wide = float(stdtrit(max(1.0, whole**2 / float((count**2).sum()) - 1), 1 - TAIL))
-    t = float(stdtrit(groups - 1, 1 - TAIL))
-    low = value - error * max(wide, corrected(t))
-    high = value + error * max(wide, -corrected(-t))
+    t = float(stdtrit(max(1.0, even - 1), 1 - TAIL))
+    low = value - error * max(t, corrected(t))
+    high = value + error * max(t, -corrected(-t))
     return Interval(low, high, groups, number)
 
 
