@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nano4m.evaluate.cross_entropy import UNITS
 from nano4m.evaluate.likelihood_results import Continuation, CrossEntropy
+from nano4m.evaluate.probe_results import Control, Probe
 from nano4m.report.likelihoods import (
     BASELINES,
     Row,
@@ -17,6 +18,7 @@ from nano4m.report.likelihoods import (
     order_conditions,
 )
 from nano4m.report.markup import sample_size
+from nano4m.report.probes import Pair, retrieval_columns, retrieval_pairs, yardsticks
 
 
 def share(score: dict) -> str:
@@ -54,12 +56,7 @@ def main(run: Path) -> None:
           + ", ".join(f"{k} {v:.0f}" for k, v in seconds.items())
           + f"; {sum(seconds.values()) / 60:.1f} minutes in all.")  # fmt: skip
     matrix(results)
-    print("\n| probe | value | chance | majority | balanced | controls | n |\n|" + "---|" * 7)
-    for p in results["probes"]:
-        s = p["score"]
-        controls = ", ".join(f"{k} {percent(v)}" for k, v in s["controls"].items())
-        print(f"| {p['name']} | {share(s)} | {percent(s['chance'])} | {percent(s['majority'])} | "
-              f"{percent(s['balanced'])} | {controls} | {size(s, results)} |")  # fmt: skip
+    probes(results)
     together(results)
     copies(results)
     likelihoods(results)
@@ -114,6 +111,61 @@ def copies(results: dict) -> None:
             for m in found
         ],
     )
+
+
+def bold(text: str, probe: Probe) -> str:
+    """Return a figure, bold where it is above all its yardsticks."""
+    return f"**{text}**" if probe.is_above else text
+
+
+def control(name: str, own: Control) -> str:
+    """Return ``shuffled 4.9, expected 5.0``."""
+    expected = "" if own.expected is None else f", expected {percent(own.expected)}"
+    return f"{name} {percent(own.value)}{expected}"
+
+
+def probes(results: dict) -> None:
+    """Print classes by caption, retrieval a row a pair, and what was left out."""
+    found = [Probe.model_validate(p) for p in results["probes"]]
+    classes = [p for p in found if p.task == "classification"]
+    if classes:
+        print("\nClass by caption; bold: above chance and the commonest class.\n")
+        rows_of(
+            ["probe", "value", "chance", "majority", "balanced", "controls", "n"],
+            [
+                [p.name, bold(share(s := p.score.model_dump()), p)]
+                + [percent(s[name]) for name in ("chance", "majority", "balanced")]
+                + ["; ".join(control(k, own) for k, own in p.score.controls.items())]
+                + [size(s, results)]
+                for p in classes
+            ],
+        )
+    pairs = retrieval_pairs(found)
+    if pairs:
+        columns = retrieval_columns(pairs)
+        print("\nRetrieval, each figure with its chance and ceilings: what knowing of each clip "
+              "its class, or its caption, and nothing else reaches. Bold: the interval lies above "
+              "all of them.\n")  # fmt: skip
+        rows_of(
+            ["from -> to", *columns.values(), "shuffled", "n"],
+            [[f"{pair.source} -> {pair.target}", *(pair_cell(pair, key) for key in columns)]
+             + ([control("R@1", own) for own in pair.gallery.score.controls.values()]
+                + [size(pair.gallery.score.model_dump(), results)] if pair.gallery else ["", ""])
+             for pair in pairs],
+        )  # fmt: skip
+    for entry in results.get("left_out", []):
+        print(f"\nLeft out: {entry['probe']}: {entry['reason']}.")
+
+
+def pair_cell(pair: Pair, key: tuple[int | None, str | None]) -> str:
+    """Return one figure of a pair with its yardsticks; its own n where clips are left out."""
+    probe = pair.probes.get(key)
+    if probe is None:
+        return ""
+    beside = [f"{name} {percent(value)}" for name, value in yardsticks(probe.score).items()]
+    if pair.gallery is None or probe.score.n != pair.gallery.score.n:
+        beside.append(f"n {probe.score.n}")
+    return f"{bold(share(probe.score.model_dump()), probe)} ({', '.join(beside)})"
 
 
 def together(results: dict) -> None:

@@ -80,7 +80,7 @@ def one(run: Path, out: Path, settings: dict[str, Any], seed: int, split: str) -
         return json.loads(done.read_text())
     from dataclasses import replace
 
-    from nano4m.evaluate.caption_classification import caption_begun, classify, conditions
+    from nano4m.evaluate.caption_classification import POSTERIOR, classify, conditions
     from nano4m.tokens.table import open_table
     from nano4m.training.trainer import train_model
 
@@ -107,10 +107,10 @@ def one(run: Path, out: Path, settings: dict[str, Any], seed: int, split: str) -
                 cells[kind][f"{names[source]} -> {names[target]}"] = float(hits.mean())
     classes = {}
     if context.text is not None:
-        begun = caption_begun(context.evaluator, context.text, context.candidates)
         for name in conditions(context.evaluator, context.text):
-            probe = classify(context.evaluator, context.trie, begun, context.text, name)
-            classes[name] = probe.score.value
+            for probe in classify(context.captions, name).probes:
+                if probe.rule == POSTERIOR:
+                    classes[name] = probe.score.value
     figures = {"class_consistency": cells["as set"], "unguided": cells["unguided"],
                "round_trip": upper,
                "class": classes, "training": summary, "n": len(context.evaluator)}  # fmt: skip

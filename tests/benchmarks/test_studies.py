@@ -86,7 +86,14 @@ def test_the_tables_of_a_run_have_all_its_figures(run, monkeypatch, capsys):
     text = capsys.readouterr().out
     results = json.loads((run / "results.json").read_text())
     for probe in results["probes"]:
-        assert f"| {probe['name']} | {100 * probe['score']['value']:.1f} [" in text
+        value = probe["score"]
+        assert f"{100 * value['value']:.1f} [{100 * value['low']:.1f}, " in text
+        assert probe["task"] != "classification" or f"| {probe['name']} | " in text
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    pairs = {(p["source"], p["target"]) for p in results["probes"] if p["task"] == "retrieval"}
+    for source, target in pairs:
+        (row,) = [line for line in rows if line.startswith(f"| {source} -> {target} | ")]
+        assert "chance" in row and "class known" in row
     for entry in results["all_sources"]:
         for less in entry["gain_over"].values():
             assert f"{100 * less['value']:+.1f} [{100 * less['low']:+.1f}, " in text

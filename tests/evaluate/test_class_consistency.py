@@ -144,7 +144,10 @@ def test_coherence_of_an_oracle_and_of_a_uniform_model():
         assert all(c.class_consistency is None and c.diversity for c in plain)
         for cell in cells:
             assert cell.class_consistency.value == pytest.approx(value, abs=0.25 * (value < 1))
-            assert cell.class_consistency.controls["shuffled"] == pytest.approx(1 / 3, abs=0.25)
+            shuffled = cell.class_consistency.controls["shuffled"]
+            assert shuffled.low <= shuffled.expected <= shuffled.high
+            # Of the 35 other clips, 11 have the class that an oracle finds.
+            assert value < 1 or shuffled.expected == pytest.approx(11 / 35)
             assert cell.class_consistency.round_trip == 1
             assert cell.diversity.generated.within > 0 and cell.diversity.real.within > 0
     assert (made["rgb->caption"].dtype, made["rgb->caption"].shape) == (np.uint16, (36, 4))

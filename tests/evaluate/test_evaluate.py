@@ -9,15 +9,17 @@ import torch
 
 from nano4m.config.model import ModelConfig
 from nano4m.evaluate import likelihood_evaluator as evaluator_module
-from nano4m.evaluate.caption_classification import candidates, caption_begun, classify, conditions
+from nano4m.evaluate.caption_classification import (
+    CaptionCandidates,
+    candidates,
+    classify,
+    conditions,
+)
+from nano4m.evaluate.class_search import text_log_probs
 from nano4m.evaluate.cross_entropy import cross_entropy
 from nano4m.evaluate.likelihood_evaluator import LikelihoodEvaluator
 from nano4m.evaluate.ngram_smoothing import fit_ngrams
-from nano4m.evaluate.retrieval import information, retrieval_of
-from nano4m.evaluate.stats import (
-    hits_at,
-)
-from nano4m.evaluate.trie import Search, Trie, text_log_probs
+from nano4m.evaluate.retrieval import retrieval_of
 from nano4m.modalities import MODALITIES
 from nano4m.model.fourm import FourM
 from nano4m.tokens.batch import TokenSequence
@@ -157,9 +159,8 @@ def classification(evaluator: LikelihoodEvaluator, table: TokenTable, target: in
     """All probes of the class."""
     name = evaluator.names[target]
     texts = candidates(table, name, table.rows("train"), table.classes)
-    begun = caption_begun(evaluator, target, texts)
-    trie = Trie(texts)
-    return [classify(evaluator, trie, begun, target, c) for c in conditions(evaluator, target)]
+    captions = CaptionCandidates(evaluator, target, texts, 100_000)
+    return [p for c in conditions(evaluator, target) for p in classify(captions, c).probes]
 
 
 def retrieval(evaluator: LikelihoodEvaluator):
@@ -231,19 +232,6 @@ def test_trie_likelihood_is_the_chain_rule():
     assert evaluator.own_autoregressive(2, ids, given)[0] == pytest.approx(found[0, 0], abs=1e-4)
 
 
-def test_the_best_class_is_that_of_all_captions():
-    table = make_table(8)
-    evaluator = make_evaluator(table, random_model(table))
-    trie = Trie(candidates(table, "caption", table.rows("train"), table.classes))
-    assert len(trie.prefixes) == 1 + 2 + 6 + 6 + 5  # nothing, sizes, animals, ends, ends
-    full = Search(evaluator, *evaluator.inputs([0]), 2, trie)
-    full.expand_all()
-    best = Search(evaluator, *evaluator.inputs([0]), 2, trie)
-    assert (best.best_class() == full.class_scores().argmax(1)).all()
-    assert np.exp(full.class_scores()).sum(1).max() <= 1 + 1e-6
-    assert best.front_RN[:, trie.is_leaf_N].sum() < full.front_RN.sum()
-
-
 def test_candidates_are_the_captions_of_each_class():
     table = make_table(4)
     found = candidates(table, "caption", table.rows("train"), table.classes)
@@ -252,72 +240,6 @@ def test_candidates_are_the_captions_of_each_class():
         [(2, 5, 8, 0), (3, 5, 8, 0)],
         [(2, 6, 0), (3, 6, 9, 0)],
     ]
-
-
-def test_an_oracle_classifies_and_its_shuffled_control_is_chance():
-    table = make_table(24)
-    probes = classification(make_evaluator(table, Oracle(table)), table)
-    assert [p.source for p in probes] == ["rgb", "sound", "all"]
-    for probe in probes:
-        assert probe.score.value == probe.score.balanced == 1
-        assert probe.score.controls["shuffled"] == pytest.approx(1 / 3, abs=0.15)
-        assert probe.score.controls["caption begun"] == 1
-
-
-def test_a_uniform_model_classifies_at_chance():
-    table = make_table(8)
-    for probe in classification(make_evaluator(table, Stub(table)), table):
-        assert probe.score.value == pytest.approx(1 / 3) and probe.score.balanced < 0.34
-        assert probe.score.controls["caption begun"] < 0.75
-
-
-def test_caption_begun_is_left_out_where_nothing_is_left_to_rate():
-    table = make_table(4)
-    ids = table.ids["caption"].copy()
-    ids[:] = 0
-    ids[..., 0] = (np.searchsorted(CLASSES, table.labels) + 4)[:, None]
-    short = TokenTable(
-        table.token_spec, table.clip_ids, table.labels, table.splits,
-        dict(table.ids) | {"caption": ids}, {"caption": np.full((len(ids), 1), 2)},
-    )  # fmt: skip
-    evaluator = make_evaluator(short, Oracle(short))
-    texts = candidates(short, "caption", short.rows("train"), short.classes)
-    assert caption_begun(evaluator, 2, texts) is None
-
-
-# -- retrieval ---------------------------------------------------------------------------------
-
-
-def test_a_planted_bijection_is_retrieved():
-    table = make_table()
-    probes = retrieval(make_evaluator(table, Oracle(table)))
-    pairs = {(p.source, p.target) for p in probes}
-    assert pairs == {("rgb", "sound"), ("sound", "rgb"), ("caption", "rgb"), ("caption", "sound")}
-    for probe in probes:
-        if probe.source != "caption":
-            assert probe.score.value == 1
-            assert probe.score.controls["shuffled"] <= 2 * probe.score.chance
-        else:  # six clips share a caption and are equally likely
-            assert probe.score.value == pytest.approx(probe.score.chance * 6, abs=0.01)
-
-
-def test_a_uniform_model_retrieves_at_chance():
-    table = make_table(4)
-    for probe in retrieval(make_evaluator(table, Stub(table))):
-        assert probe.score.value == pytest.approx(probe.score.chance)
-
-
-def test_a_candidate_that_is_likely_with_any_source_does_not_win(monkeypatch):
-    table = make_table()
-    evaluator = make_evaluator(table, Oracle(table))
-    joint, alone = np.zeros((36, 36)) - 9.0, np.full(36, -10.0)
-    np.fill_diagonal(joint, -8.0)
-    joint[:, 3], alone[3] = -1.0, -2.0
-    evaluator._pairs[0, 1] = joint
-    assert hits_at(joint, 1).mean() < 0.1
-    monkeypatch.setattr(LikelihoodEvaluator, "unconditional", lambda self, target: alone)
-    joint[3, 3] = 0.0
-    assert hits_at(information(evaluator, 0, 1), 1).mean() == 1
 
 
 # -- leaks -------------------------------------------------------------------------------------
@@ -336,5 +258,6 @@ def test_a_model_that_peeks_at_what_is_asked_finds_nothing(monkeypatch):
         assert min(row.conditions.values()) > 0.5
     for probe in retrieval(evaluator):
         assert probe.score.value == pytest.approx(probe.score.chance, abs=1e-6)
+        assert not probe.is_above
     for probe in classification(evaluator, table):
-        assert probe.score.value == pytest.approx(1 / 3)
+        assert probe.score.value == pytest.approx(1 / 3) and not probe.is_above

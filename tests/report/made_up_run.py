@@ -15,14 +15,13 @@ from nano4m.config.tokenizers import Bpe, ImageVQ, MelVQ
 from nano4m.data.clip_shards import write_shard
 from nano4m.data.clip_table import ClipTable, open_clips
 from nano4m.evaluate.likelihood_results import Continuation, CrossEntropy
+from nano4m.evaluate.probe_results import Control, LeftOut, Probe, Score
 from nano4m.evaluate.results import (
     AllSources,
     ClassifierScore,
     Difference,
     Direction,
-    Probe,
     Results,
-    Score,
 )
 from nano4m.evaluate.sample_results import ClosestPair, Diversity, Memorization, Spread
 from nano4m.media import MEDIA
@@ -179,10 +178,14 @@ def fake_results(names: list[str]) -> Results:
         ],
         probes=[
             Probe(name="class <of> sound", task="classification", source=names[-1], target=names[0],
-                  score=score(0.7345, majority=0.41, balanced=0.722, controls={"shuffled": 0.331})),
-            Probe(name="retrieval", task="retrieval", source=names[0], target=names[-1],
-                  score=score(0.2)),
+                  score=score(0.7345, majority=0.41, balanced=0.722, controls={
+                      "shuffled": Control(value=0.331, low=0.25, high=0.42, expected=0.328)})),
+            Probe(name="retrieval", task="retrieval", source=names[0], target=names[-1], k=1,
+                  score=score(0.2, ceilings={"class": 0.123, "caption": 0.234})),
+            Probe(name="instances", task="instance retrieval", source=names[0], target=names[-1],
+                  k=1, within="class", score=score(0.456).model_copy(update={"n": 131})),
         ],
+        left_out=[LeftOut(probe="class from <x>", reason="it needs 7 predictions")],
         matrix=[
             Direction(source=a, target=b, class_consistency=score(0.4 + i / 50, majority=None),
                       diversity=VARIED if i == 0 else None)

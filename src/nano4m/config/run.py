@@ -28,6 +28,11 @@ class EvaluateConfig(Section):
     classifier_steps: Positive = Field(
         400, description="Training steps of each classifier, on real media."
     )
+    caption_predictions: Positive = Field(
+        100_000,
+        description="Most rows of forward passes of a classification by caption; one that needs "
+        "more is left out.",
+    )
     workers: Workers = Field(
         "auto",
         description="Processes of one thread each; 0 works in this one, with the same results; "

@@ -15,9 +15,11 @@ from torch import Tensor
 from nano4m.compute.precision import multiplies_bf16
 from nano4m.config.generation import GenerateConfig
 from nano4m.evaluate.classifiers import Classifier
+from nano4m.evaluate.controls import shuffled_classes
 from nano4m.evaluate.diversity import diversity
 from nano4m.evaluate.likelihood_evaluator import GENERATE, SHUFFLE, LikelihoodEvaluator
-from nano4m.evaluate.results import AllSources, Direction, Score
+from nano4m.evaluate.probe_results import Score
+from nano4m.evaluate.results import AllSources, Direction
 from nano4m.evaluate.stats import derangement, difference, score
 from nano4m.generation.sampler import generate
 from nano4m.modalities import TEXT_END, Modality
@@ -117,13 +119,15 @@ def directions_into(
         assert classifier is not None
         found = predict(classifier, decode(tokenizers[name], modality, ids))
         others = derangement(len(evaluator), evaluator.rng(SHUFFLE, GENERATE, *inputs, target))
+        clusters = evaluator.clusters([*inputs, target])
+        shuffled = shuffled_classes(found, evaluator.labels, others, clusters)
         return found == evaluator.labels, score(
             found == evaluator.labels,
             evaluator.labels,
             len(evaluator.classes),
-            evaluator.clusters([*inputs, target]),
+            clusters,
             round_trip=round_trip,
-            controls={"shuffled": float((found == evaluator.labels[others]).mean())},
+            controls={"shuffled": shuffled},
         )
 
     def drawn(inputs: Sequence[int]) -> Tensor:

@@ -11,10 +11,9 @@ from nano4m.compute.precision import resolve_device
 from nano4m.config.run import Config
 from nano4m.data.clip_table import ClipTable
 from nano4m.errors import UserError
-from nano4m.evaluate.caption_classification import candidates, caption_begun
+from nano4m.evaluate.caption_classification import CaptionCandidates, candidates
 from nano4m.evaluate.clusters import ClipOrigins
 from nano4m.evaluate.likelihood_evaluator import CLIPS, LikelihoodEvaluator
-from nano4m.evaluate.trie import Text, Trie
 from nano4m.model.fourm import FourM
 from nano4m.tokenizers.base import Tokenizer
 from nano4m.tokens.batch import TokenSequence
@@ -160,22 +159,13 @@ class EvalContext:
         return next((i for i, m in enumerate(self.evaluator.tokens.modalities) if m.is_text), None)
 
     @cached_property
-    def candidates(self) -> list[list[Text]]:
+    def captions(self) -> CaptionCandidates:
         """Candidate captions of each class for classification."""
         assert self.text is not None
         name = self.evaluator.names[self.text]
-        return candidates(self.table, name, self.train_rows, self.evaluator.classes)
-
-    @cached_property
-    def trie(self) -> Trie:
-        """The candidates as a trie."""
-        return Trie(self.candidates)
-
-    @cached_property
-    def begun(self) -> float | None:
-        """The control "caption begun" of classification."""
-        assert self.text is not None
-        return caption_begun(self.evaluator, self.text, self.candidates)
+        texts = candidates(self.table, name, self.train_rows, self.evaluator.classes)
+        most = self.config.evaluate.caption_predictions
+        return CaptionCandidates(self.evaluator, self.text, texts, most)
 
 
 def open_context(config: Config, load_run: RunLoader) -> EvalContext:

@@ -13,33 +13,10 @@ from pydantic import Field, ValidationError
 
 from nano4m.errors import UserError
 from nano4m.evaluate.likelihood_results import Baseline, Continuation, CrossEntropy
+from nano4m.evaluate.probe_results import Control, LeftOut, Probe, Score
 from nano4m.evaluate.results_part import CLUSTERS, EFFECTIVE, Part
 from nano4m.evaluate.sample_results import ClosestPair, Diversity, Memorization, Spread
 from nano4m.json_files import FORMAT, read_json
-
-
-class Score(Part):
-    """One score of a probe, as a share in [0, 1]."""
-
-    value: float
-    low: float = Field(description="Lower end of the 95 % interval.")
-    high: float = Field(description="Upper end of the 95 % interval.")
-    n: int = Field(description="Number of clips.")
-    clusters: int | None = CLUSTERS
-    effective: float | None = EFFECTIVE
-    chance: float = Field(description="Score of uniform guessing.")
-    majority: float | None = Field(
-        None, description="Score of the most common class, for classification."
-    )
-    balanced: float | None = Field(None, description="Mean over classes, for classification.")
-    round_trip: float | None = Field(
-        None, description="Score of real media after a tokenizer round trip."
-    )
-    controls: dict[str, float] = Field(
-        default_factory=dict,
-        description="The same score with control inputs: shuffled (must be near chance), caption "
-        "begun (must be near 1).",
-    )
 
 
 class Direction(Part):
@@ -91,16 +68,6 @@ class ClassifierScore(Part):
     )
 
 
-class Probe(Part):
-    """A named score: class from a sound, retrieval of a picture by a sound."""
-
-    name: str
-    task: str = Field(description="classification or retrieval.")
-    source: str
-    target: str
-    score: Score
-
-
 class Results(Part):
     """All results of a run that the report shows."""
 
@@ -119,6 +86,9 @@ class Results(Part):
     continuation: list[Continuation] = Field(description="One for each sound and text.")
     classifiers: list[ClassifierScore]
     probes: list[Probe]
+    left_out: list[LeftOut] = Field(
+        default_factory=list, description="Probes that were not measured, and why."
+    )
     matrix: list[Direction]
     all_sources: list[AllSources] = Field(
         description="One for each target, with three modalities or more."
@@ -168,8 +138,8 @@ def schema_markdown() -> str:
         "`src/nano4m/evaluate/results.py`; a test keeps the two equal.",
     ]
     parts = (
-        Results, CrossEntropy, Continuation, Baseline, ClassifierScore, Probe, Direction,
-        AllSources, Memorization, ClosestPair, Difference, Diversity, Spread, Score,
+        Results, CrossEntropy, Continuation, Baseline, ClassifierScore, Probe, LeftOut, Direction,
+        AllSources, Memorization, ClosestPair, Difference, Diversity, Spread, Score, Control,
     )  # fmt: skip
     for part in parts:
         summary = (part.__doc__ or "").strip().splitlines()[0]

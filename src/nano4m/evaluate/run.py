@@ -79,7 +79,9 @@ def evaluate_run(
         cross_entropy=[own.entropy for own in rated],
         continuation=[own.continuation for own in rated if own.continuation],
         classifiers=[own.classifier for own in made if own.classifier],
-        probes=asked[::-1] + [probe for own in rated for probe in own.retrieval],
+        probes=[probe for own in asked[::-1] for probe in own.probes]
+        + [probe for own in rated for probe in own.retrieval],
+        left_out=[entry for own in asked[::-1] for entry in own.left_out],
         matrix=[cells[pair] for pair in pairs if pair in cells],
         all_sources=[own.all_sources for own in made if own.all_sources],
         memorization=[figure for own in made for figure in own.memorization],

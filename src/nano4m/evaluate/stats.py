@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from nano4m.evaluate.intervals import difference_interval, share_interval
-from nano4m.evaluate.results import Difference, Score
+from nano4m.evaluate.probe_results import Control, Score
+from nano4m.evaluate.results import Difference
 
 
 def balanced_accuracy(correct: np.ndarray, labels: np.ndarray) -> float:
@@ -19,7 +20,7 @@ def score(
     num_classes: int,
     clusters: np.ndarray,
     round_trip: float | None = None,
-    controls: Mapping[str, float] | None = None,
+    controls: Mapping[str, Control] | None = None,
 ) -> Score:
     """Return the score of a classification.
 
@@ -58,26 +59,6 @@ def hits_at(scores: np.ndarray, k: int) -> np.ndarray:
     better = (scores > own).sum(1)
     equal = (scores == own).sum(1)
     return np.clip((k - better) / equal, 0, 1)
-
-
-def recall_at(
-    scores: np.ndarray,
-    k: int,
-    clusters: np.ndarray,
-    controls: Mapping[str, float] | None = None,
-) -> Score:
-    """Return the score of retrieval, see ``hits_at``; chance is k / n, clusters int (n,)."""
-    hits = hits_at(scores, k)
-    return Score(
-        value=float(hits.mean()),
-        **share_interval(hits, clusters)._asdict(),
-        n=len(hits),
-        chance=min(1.0, k / len(hits)),
-        majority=None,
-        balanced=None,
-        round_trip=None,
-        controls=dict(controls or {}),
-    )
 
 
 def difference(more: np.ndarray, fewer: np.ndarray, clusters: np.ndarray) -> Difference:

@@ -16,7 +16,7 @@ import torch
 from nano4m.compute.precision import float32_math
 from nano4m.compute.workers import count_workers, worker_pool
 from nano4m.config.run import Config
-from nano4m.evaluate.caption_classification import classify, conditions
+from nano4m.evaluate.caption_classification import CaptionProbes, classify, conditions
 from nano4m.evaluate.class_consistency import decode_batch, directions_into, predict, real_ids
 from nano4m.evaluate.classifiers import Classifier, chosen_clips, train_classifier
 from nano4m.evaluate.context import EvalContext, RunLoader, clip_origins, clip_rows, open_context
@@ -27,12 +27,11 @@ from nano4m.evaluate.likelihood_results import Continuation, CrossEntropy
 from nano4m.evaluate.memorization import memorization
 from nano4m.evaluate.ngram import NgramModel
 from nano4m.evaluate.ngram_smoothing import fit_ngrams
+from nano4m.evaluate.probe_results import Probe, Score
 from nano4m.evaluate.results import (
     AllSources,
     ClassifierScore,
     Direction,
-    Probe,
-    Score,
 )
 from nano4m.evaluate.retrieval import retrieval_of
 from nano4m.evaluate.sample_results import Memorization
@@ -142,10 +141,9 @@ def score_likelihoods(context: EvalContext, target: int) -> Likelihoods:
     )
 
 
-def classify_by_caption(context: EvalContext, condition: str) -> Probe:
+def classify_by_caption(context: EvalContext, condition: str) -> CaptionProbes:
     """Classify the clips by the likelihood of captions under one condition."""
-    assert context.text is not None
-    return classify(context.evaluator, context.trie, context.begun, context.text, condition)
+    return classify(context.captions, condition)
 
 
 class Task(NamedTuple):

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from nano4m.evaluate.likelihood_results import CrossEntropy
-from nano4m.evaluate.results import Probe, Results, Score
+from nano4m.evaluate.results import Results
 from nano4m.modalities import Modality
 from nano4m.report.markup import Html, scroll
 
@@ -46,12 +46,7 @@ _VARIABLES = {
 }
 
 
-def is_above(score: Score) -> bool:
-    """Whether the whole interval lies above chance and the majority class."""
-    return score.low > max(score.chance, score.majority or 0.0)
-
-
-def _svg(figure: Figure, name: str, label: str) -> Html:
+def svg(figure: Figure, name: str, label: str) -> Html:
     """Return a figure as one inline SVG element; its identifiers begin with ``name``."""
     buffer = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
@@ -71,7 +66,8 @@ def _svg(figure: Figure, name: str, label: str) -> Html:
     return scroll(Html(text), label, "chart")
 
 
-def _plain(axes: Axes, palette: Palette) -> None:
+def plain_axes(axes: Axes, palette: Palette) -> None:
+    """Leave only the left and the lower line of axes, in the colours of a palette."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
@@ -126,7 +122,7 @@ def draw_matrix(
                 axes.text(x, y, "\u00b7", ha="center", va="center", color=palette.muted)
                 continue
             cell(x, y, score.value, score.chance, palette.accent)
-            strong = is_above(score)
+            strong = score.is_above
             ends = f"{100 * score.low:.0f}\u2013{100 * score.high:.0f}"
             axes.text(x, y - 0.1, f"{100 * score.value:.0f} %", ha="center", va="center",
                       fontsize=14 * zoom, color=palette.text if strong else palette.muted,
@@ -166,7 +162,7 @@ def matrix_chart(results: Results, titles: Mapping[str, str]) -> Html:
     figure = Figure(figsize=(1.15 * (len(titles) + 1.7), 0.78 * (len(titles) + 2.4)))
     axes = figure.add_axes((0, 0, 1, 1))
     draw_matrix(axes, results, titles, PAGE)
-    return _svg(figure, "matrix", "Class consistency of each direction, as in the table below")
+    return svg(figure, "matrix", "Class consistency of each direction, as in the table below")
 
 
 # -- loss curves -------------------------------------------------------------------------------
@@ -188,7 +184,7 @@ def loss_chart(
         axes.set_axis_off()
     for axes, modality in zip(grid.flat, shown, strict=False):
         axes.set_axis_on()
-        _plain(axes, PAGE)
+        plain_axes(axes, PAGE)
         for key, style in (
             ("loss", {"color": PAGE.accent, "linewidth": 1.0, "alpha": 0.55}),
             ("val", {"color": PAGE.accent, "linewidth": 1.8, "marker": "o", "markersize": 3.2}),
@@ -205,33 +201,4 @@ def loss_chart(
         axes.set_title(modality.title, loc="left", fontsize=11, color=PAGE.text)
         axes.grid(axis="y", color=PAGE.line, linewidth=0.6)
         axes.set_ylim(bottom=0)
-    return _svg(figure, "loss", "Loss by step for each modality")
-
-
-# -- probes ------------------------------------------------------------------------------------
-
-
-def probe_chart(probes: Sequence[Probe]) -> Html:
-    """Return a bar a probe with its interval, chance, majority and round trip as SVG."""
-    figure = Figure(figsize=(9.6, 0.42 * len(probes) + 0.6), layout="constrained")
-    axes = figure.subplots()
-    _plain(axes, PAGE)
-    for y, probe in enumerate(probes):
-        score = probe.score
-        axes.barh(y, 100 * score.value, height=0.52, color=PAGE.accent, alpha=0.35)
-        axes.plot([100 * score.low, 100 * score.high], [y, y], color=PAGE.accent, linewidth=2)
-        axes.plot([100 * score.chance] * 2, [y - 0.36, y + 0.36], color=PAGE.second, linewidth=2)
-        if score.majority is not None:
-            axes.plot([100 * score.majority] * 2, [y - 0.36, y + 0.36], color=PAGE.second,
-                      linewidth=1.4, linestyle=(0, (1, 1)))  # fmt: skip
-        if score.round_trip is not None:
-            axes.plot(
-                100 * score.round_trip, y, "D", markersize=5, color=PAGE.text, fillstyle="none"
-            )
-    axes.set_yticks(range(len(probes)), [p.name for p in probes], fontsize=10, color=PAGE.text)
-    axes.set_ylim(len(probes) - 0.4, -0.6)
-    axes.set_xlim(0, 101)
-    axes.set_xticks(range(0, 101, 20), [f"{x} %" for x in range(0, 101, 20)])
-    axes.grid(axis="x", color=PAGE.line, linewidth=0.6)
-    axes.set_axisbelow(True)
-    return _svg(figure, "probes", "Probes, as in the table below")
+    return svg(figure, "loss", "Loss by step for each modality")

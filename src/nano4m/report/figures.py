@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nano4m.data.clip_table import ClipTable
-from nano4m.evaluate.results import Results, Score
+from nano4m.evaluate.probe_results import Control, Score
+from nano4m.evaluate.results import Results
 from nano4m.modalities import Modality
-from nano4m.report.charts import is_above, loss_chart, matrix_chart, probe_chart
+from nano4m.report.charts import loss_chart, matrix_chart
 from nano4m.report.markup import (
     DASH,
     Html,
@@ -33,20 +34,38 @@ SCORE_HEAD = (
     "controls",
     "n",
 )
-BOLD = "Bold: the whole interval lies above chance and above the commonest class."
+BOLD = (
+    "Bold: the whole interval lies above chance, above the commonest class and above every ceiling."
+)
 
 
-def interval(score: Score) -> Html:
-    """Return value and interval of a score; bold where it is above its baselines."""
+def interval(score: Score, is_above: bool | None = None) -> Html:
+    """Return value and interval of a score, bold if it is above its baselines.
+
+    ``is_above`` says so where a score alone does not tell.
+    """
     value = percent(score.value)
+    strong = score.is_above if is_above is None else is_above
     low, high = f"{100 * score.low:.1f}", f"{100 * score.high:.1f}"
     ends = tag("small", Html(f"[{low}&ndash;{high}]"))
-    return join([tag("b", value) if is_above(score) else value, ends], " ")
+    return join([tag("b", value) if strong else value, ends], " ")
+
+
+def control_cell(name: str, control: Control) -> Html:
+    """Return a control with its interval, and the value that it should have."""
+    parts: list[object] = [tag("small", name), percent(control.value)]
+    if control.low is not None and control.high is not None:
+        parts.append(
+            tag("small", Html(f"[{100 * control.low:.1f}&ndash;{100 * control.high:.1f}]"))
+        )
+    if control.expected is not None:
+        parts.append(tag("small", "expected ", percent(control.expected)))
+    return tag("span", join(parts, " "), class_="whole")
 
 
 def score_cells(score: Score, available: int | None = None) -> list[object]:
     """Return the cells of SCORE_HEAD; ``available``: clips of the split."""
-    controls = [join([tag("small", words(k)), percent(v)], " ") for k, v in score.controls.items()]
+    controls = [control_cell(words(name), own) for name, own in score.controls.items()]
     return [
         interval(score),
         percent(score.chance),
@@ -58,7 +77,8 @@ def score_cells(score: Score, available: int | None = None) -> list[object]:
     ]
 
 
-def _arrow(source: str, target: str, titles: Mapping[str, str]) -> Html:
+def arrow(source: str, target: str, titles: Mapping[str, str]) -> Html:
+    """Return source and target by their titles, on one line."""
     text = f"{titles.get(source, source)} \u2192 {titles.get(target, target)}"
     return tag("span", text, class_="whole")
 
@@ -78,7 +98,7 @@ def variety(results: Results, titles: Mapping[str, str]) -> list[Html]:
         if varied is None:
             continue
         made, real = varied.generated.model_dump(), varied.real.model_dump()
-        cells: list[object] = [_arrow(direction.source, direction.target, titles)]
+        cells: list[object] = [arrow(direction.source, direction.target, titles)]
         for key in made:
             pair = [_share(key, values[key]) for values in (made, real)]
             cells.append(join([tag("b", pair[0]), tag("small", "real ", pair[1])], " "))
@@ -145,7 +165,7 @@ def matrix_section(results: Results, titles: Mapping[str, str]) -> Html | None:
         BOLD,
     ])  # fmt: skip
     rows = [
-        [_arrow(*pair, titles), *score_cells(s, results.available)] for pair, s in scores.items()
+        [arrow(*pair, titles), *score_cells(s, results.available)] for pair, s in scores.items()
     ]
     classifiers = []
     for j in results.classifiers:
@@ -177,30 +197,6 @@ def matrix_section(results: Results, titles: Mapping[str, str]) -> Html | None:
                class_="more")  # fmt: skip
     body = tag("div", matrix_chart(results, titles), class_="matrix")
     return section("matrix", "Class consistency, any to any", how, body, more)
-
-
-def probes_section(results: Results, titles: Mapping[str, str]) -> Html | None:
-    """Return the probes as bars and as a table."""
-    if not results.probes:
-        return None
-    marks = legend(("bar", "value"), ("whisker", "95 % interval"), ("tick", "chance"),
-                   ("dots", "commonest class"), ("diamond", "tokenizer round trip"))  # fmt: skip
-    rows = [
-        [
-            join([p.name, tag("small", p.task)], "<br>"),
-            _arrow(p.source, p.target, titles),
-            *score_cells(p.score, results.available),
-        ]
-        for p in results.probes
-    ]
-    how = (
-        "What the model knows without generating. A probe means something if its interval is "
-        "above chance and the commonest class and its controls are as expected. "
-    )
-    return section(
-        "probes", "Probes", how + BOLD, marks, probe_chart(results.probes),
-        table(("probe", "input \u2192 target", *SCORE_HEAD), rows, text=2, label="Probes"),
-    )  # fmt: skip
 
 
 ACRONYMS = {"psnr": "PSNR", "ssim": "SSIM", "rms": "RMS", "logmel": "log-mel"}

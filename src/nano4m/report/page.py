@@ -12,13 +12,15 @@ import numpy as np
 
 from nano4m.config.run import Config
 from nano4m.data.clip_table import ClipTable
-from nano4m.evaluate.results import Results, Score
+from nano4m.evaluate.results import Results
 from nano4m.media.base import Item
 from nano4m.modalities import Modality
 from nano4m.report import figures, likelihoods
 from nano4m.report.color_scale import ColorScale, shared_color_scale
-from nano4m.report.markup import Html, html, join, percent, sample_size, section, short, span, tag
+from nano4m.report.headline import headline
+from nano4m.report.markup import Html, html, join, section, short, span, tag
 from nano4m.report.memorization import memorization_section
+from nano4m.report.probes import probes_section
 from nano4m.report.render import render
 from nano4m.report.samples import Sample, collect
 from nano4m.tokenizers.base import Tokenizer
@@ -29,48 +31,6 @@ OPEN_CLIPS = 3
 
 MOST_BYTES = 9_000_000
 """Most bytes of media in the page; further clips are left out, and the page says so."""
-
-
-def _card(what: object, score: Score, available: int | None) -> Html:
-    ends = Html(f"[{100 * score.low:.0f}&ndash;{100 * score.high:.0f}]")
-    n = f", n = {sample_size(score.n, score.clusters, available)}"
-    against = join(["chance ", percent(score.chance), Html("<br>"), ends, n])
-    digits = 0 if score.value >= 0.1 else 1
-    return tag(
-        "li",
-        tag("span", what, class_="what"),
-        tag("span", percent(score.value, digits), class_="figure"),
-        tag("span", against, class_="against"),
-    )
-
-
-def headline(results: Results, modalities: tuple[Modality, ...]) -> Html:
-    """Return the headline figures: best and worst direction, then probes of distinct inputs."""
-
-    titles = {m.name: m.title for m in modalities}
-
-    def arrow(source: str, target: str) -> str:
-        return f"{titles.get(source, source)} \u2192 {titles.get(target, target)}"
-
-    cards = []
-    ordered = sorted(results.consistencies.items(), key=lambda entry: -entry[1].value)
-    for name, found in (("best", ordered[:1]), ("weakest", ordered[1:][-1:])):
-        cards += [
-            _card(join([f"{name} direction", arrow(*pair)], "<br>"), score, results.available)
-            for pair, score in found
-        ]
-    seen: set[str] = set()
-    # Sound inputs come first: other any-to-any models lack them.
-    heard = {m.name for m in modalities if m.layout == "codebooks"}
-    for probe in sorted(results.probes, key=lambda p: p.source not in heard):
-        if probe.task == "classification" and probe.source not in seen and len(cards) < 5:
-            seen.add(probe.source)
-            cards.append(_card(probe.name, probe.score, results.available))
-    retrieval = [p for p in results.probes if p.task != "classification"]
-    if retrieval:
-        best = max(retrieval, key=lambda p: p.score.value - p.score.chance)
-        cards.append(_card(best.name, best.score, results.available))
-    return tag("ul", *cards, class_="cards") if cards else Html("")
 
 
 def lead(results: Results, modalities: tuple[Modality, ...]) -> str:
@@ -212,7 +172,7 @@ def write_report(
         pictures_section(samples, modalities),
         figures.matrix_section(results, titles),
         memorization_section(results, tokenizers, table, generated, clips.sample_rate),
-        figures.probes_section(results, titles),
+        probes_section(results, titles),
         likelihoods.entropy_section(results, titles, modalities),
         figures.tokenizer_section(results, titles, modalities),
         figures.training_section(results, read_log(train_log), modalities),
