@@ -115,7 +115,11 @@ def tiny_table(num_clips: int = 48, num_classes: int = 4, seed: int = 0) -> Toke
         prototype = rng.integers(low, m.vocab_size, (num_classes, 1, m.length))
         noise = rng.integers(low, m.vocab_size, (num_clips, views, m.length))
         noisy = rng.random(noise.shape) < 0.1
-        ids[m.name] = np.where(noisy, noise, prototype[classes]).astype(np.uint16)
+        drawn = np.where(noisy, noise, prototype[classes])
+        # Each slot has an id of its own codebook.
+        codebook = np.arange(m.length) % m.num_codebooks
+        drawn = drawn % m.codebook_size + codebook * m.codebook_size
+        ids[m.name] = drawn.astype(np.uint16)
         if m.is_text:
             ids[m.name] = np.repeat(prototype[classes], views, axis=1).astype(np.uint16)
             lengths[m.name] = np.broadcast_to(2 + classes[:, None] % 4, (num_clips, views)).copy()

@@ -82,6 +82,27 @@ class Modality:
         """Tokens that share a first coordinate: columns of a grid, codebooks, 1 in a text."""
         return 1 if self.is_text else self.shape[1]
 
+    @property
+    def num_codebooks(self) -> int:
+        """Number of codebooks Q: slot t, row-major, uses codebook t mod Q (its second coordinate).
+
+        Codebook q has the ids q * V / Q to (q + 1) * V / Q - 1, and a slot only these.
+
+        Raises:
+            ValueError: The vocabulary size is not a multiple of Q.
+        """
+        books = self.shape[1] if self.layout == "codebooks" and self.shape else 1
+        if self.vocab_size % books:
+            raise ValueError(
+                f"{self.name}: {self.vocab_size} ids are not {books} codebooks of one size"
+            )
+        return books
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of ids of one codebook, V / Q: those that one slot may have."""
+        return self.vocab_size // self.num_codebooks
+
     def coordinates(self) -> list[tuple[int, int]]:
         """Coordinates of each token: (row, column), (frame, codebook) or (index, 0)."""
         return [(i // self.columns, i % self.columns) for i in range(self.length)]

@@ -97,9 +97,12 @@ class Stub:
     def decode(self, context, modality, coords):
         return States(context, self._slots(modality, coords))
 
-    def logits(self, states, index):
-        vocab = self.tokens.modalities[index].vocab_size
-        return self.answer(*states.context, states.slots, vocab)
+    def logits(self, states, index, codebook=0):
+        modality = self.tokens.modalities[index]
+        whole = self.answer(*states.context, states.slots, modality.vocab_size)
+        apart = whole.unflatten(-1, (modality.num_codebooks, -1))
+        own = torch.as_tensor(codebook).expand(states.slots.shape)[..., None, None]
+        return apart.take_along_dim(own, -2)[..., 0, :]
 
     def answer(self, ids, given, asked, vocab):
         """Log of uniform probabilities."""

@@ -26,9 +26,9 @@ def build_model() -> FourM:
 
 
 def log_probs(model, tokens, ids, given, asked, batch_size=64):
-    """Return the whole distributions, (B, T, V)."""
+    """Return the whole distributions over the ids of each slot's codebook, (B, T, W)."""
     index = int(tokens.modality_L[asked[0, 0]])
-    out = torch.empty(*asked.shape, tokens.modalities[index].vocab_size)
+    out = torch.empty(*asked.shape, tokens.modalities[index].codebook_size)
     for rows, first, log_p in log_prob_parts(model, tokens, ids, given, asked, batch_size):
         out[rows, first : first + log_p.shape[1]] = log_p
     return out
@@ -57,8 +57,8 @@ class Spy:
         self.asked.append(self.slots(modality, coords).tolist())
         return self.model.decode(context, modality, coords)
 
-    def logits(self, states, index):
-        return self.model.logits(states, index)
+    def logits(self, states, index, codebook=0):
+        return self.model.logits(states, index, codebook)
 
 
 def some_given(name="rgb", rows=6):

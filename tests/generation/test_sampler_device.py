@@ -13,10 +13,9 @@ from test_sampler import CAPTION, SETTINGS, SOUND, TOKENS, Spy, build_model, che
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nano4m.config.generation import GenerateConfig
-from nano4m.config.model import ModelConfig
 from nano4m.evaluate.class_consistency import DECODE_BATCH, DECODE_BATCH_GPU, decode
 from nano4m.generation import guidance
-from nano4m.generation.guidance import ChainStep, Codebook, Condition, Guide, scores
+from nano4m.generation.guidance import ChainStep, Condition, Guide
 from nano4m.generation.sampler import generate
 from nano4m.generation.text_decoding import CHECK
 from nano4m.model.fourm import FourM
@@ -30,12 +29,17 @@ def model() -> FourM:
     return build_model()
 
 
-class Plain(Spy):
-    """A spy with the head of its model."""
+class Scored(Spy):
+    """A spy that keeps how many logits it was asked for."""
 
     def __init__(self, model):
         super().__init__(model)
-        self.config, self.head = model.config, model.head
+        self.shapes = []
+
+    def logits(self, states, index, codebook=0):
+        found = super().logits(states, index, codebook)
+        self.shapes.append(tuple(found.shape))
+        return found
 
 
 def mixed():
@@ -167,7 +171,7 @@ def test_given_ids_stay_at_every_step(model, settings):
     ids, given = some_given("rgb", rows=1)
     given[:, [SOUND.start, SOUND.start + 3, SOUND.stop - 1, CAPTION.start + 2]] = True
     ids[:, CAPTION.start + 2] = 5
-    spy = Plain(model)
+    spy = Spy(model)
     config, chain = GenerateConfig(**settings), ["sound", "depth", "caption"]
     got, filled = generate(spy, TOKENS, ids, given, chain, config, [3], on_device=True)
     text = got[0, CAPTION][filled[0, CAPTION]].tolist()
@@ -180,42 +184,21 @@ def test_given_ids_stay_at_every_step(model, settings):
 # -- how much is computed ----------------------------------------------------------------------
 
 
-def test_the_head_runs_for_the_wanted_slots_of_one_codebook(model, monkeypatch):
-    seen = []
-
-    def counting(model, states, index, book):
-        found = scores(model, states, index, book)
-        seen.append(tuple(found.shape))
-        return found
-
-    monkeypatch.setattr(guidance, "scores", counting)
+@pytest.mark.parametrize("there", [False, True])
+def test_the_head_runs_for_the_ids_of_one_codebook(model, there):
     ids, given = some_given("rgb")
-    config = GenerateConfig(steps=4, order="raster", schedule="constant")
-    generate(model, TOKENS, ids, given, ["sound"], config, range(6), on_device=True)
-    assert seen == [(6, 2, 8)] * 4, "of eight slots and sixteen ids"
-    seen.clear()
+    config = GenerateConfig(steps=4, order="raster", schedule="constant", codebooks="levels")
+    spy = Scored(model)
+    generate(spy, TOKENS, ids, given, ["sound"], config, range(6), on_device=there)
+    # Of sixteen ids eight; on the device only the slots that this step fills.
+    wanted = [2, 2, 2, 2] if there else [4, 2, 4, 2]
+    assert [(t, w) for _, t, w in spy.shapes] == [(t, 8) for t in wanted]
+    spy = Scored(model)
     guided = ChainStep(target="sound", conditions=(Condition(sources=("rgb",), weight=2.0),),
                        negative=("depth",))  # fmt: skip
     both = given | some_given("depth")[1]
-    generate(model, TOKENS, ids, both, [guided], config, range(6), on_device=True)
-    assert seen == [(12, 2, 8)] * 4, "four tokens each: one pass"
-
-
-@pytest.mark.parametrize("cap", [0.0, 5.0])
-@pytest.mark.parametrize("tied", [False, True])
-def test_scores_of_a_codebook_are_those_of_the_whole_head(cap, tied):
-    config = ModelConfig(
-        encoder_depth=1, decoder_depth=1, dim=16, head_dim=8, logit_soft_cap=cap, tied=tied
-    )
-    built = FourM(config, TOKENS.modalities)
-    built.init_weights(torch.Generator().manual_seed(0))
-    for parameter in built.heads.parameters():
-        torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
-    states = torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(2))
-    whole = built.logits(states, TOKENS.index("sound"))
-    for number in range(2):
-        own = scores(built, states, TOKENS.index("sound"), Codebook(number, 2))
-        torch.testing.assert_close(own, whole[..., 8 * number : 8 * number + 8])
+    generate(spy, TOKENS, ids, both, [guided], config, range(6), on_device=there)
+    assert [(n, w) for n, _, w in spy.shapes] == [(12, 8)] * 4, "four tokens each: one pass"
 
 
 def test_as_many_rows_as_the_memory_of_a_gpu_takes(model, monkeypatch):

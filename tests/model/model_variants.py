@@ -48,6 +48,19 @@ def build(name: str, seed: int = 0, **more) -> FourM:
     return model.eval()
 
 
+def all_logits(model: FourM, states: torch.Tensor, index: int) -> torch.Tensor:
+    """The logits of all ids of a modality, (..., V): those of its codebooks, one after the other.
+
+    Asked for together, each slot with its codebook, they are the same.
+    """
+    books = range(MODALITIES[index].num_codebooks)
+    parts = [model.logits(states, index, book) for book in books]
+    for book, own in zip(books, parts, strict=True):
+        each = torch.full(states.shape[:-1], book)
+        torch.testing.assert_close(model.logits(states, index, each), own)
+    return torch.cat(parts, -1)
+
+
 def batch_of(rows: int = 2, given: int = 7, asked: int = 5, seed: int = 0) -> MaskedBatch:
     """Random tokens of random modalities."""
     draw = torch.Generator().manual_seed(seed)
@@ -57,8 +70,10 @@ def batch_of(rows: int = 2, given: int = 7, asked: int = 5, seed: int = 0) -> Ma
         ids, coords = torch.zeros_like(modality), torch.zeros(rows, count, 2, dtype=torch.long)
         for place in np.ndindex(rows, count):
             entry = MODALITIES[modality[place]]
-            ids[place] = torch.randint(entry.vocab_size, (), generator=draw)
+            drawn = torch.randint(entry.vocab_size, (), generator=draw)
             slot = int(torch.randint(entry.length, (), generator=draw))
+            size = entry.codebook_size
+            ids[place] = drawn % size + slot % entry.num_codebooks * size
             coords[place] = torch.tensor(entry.coordinates()[slot])
         return [ids, modality, coords]
 

@@ -19,6 +19,8 @@ from nano4m.training.loss import count_targets, modality_weights, token_cross_en
 from nano4m.training.optim import WeightAverage, build_optimizers
 
 TOKENS = TokenSequence(tiny_modalities())
+SOUND = TOKENS.index("sound")
+"""Has two codebooks of eight ids."""
 SMALL = ModelConfig(encoder_depth=2, decoder_depth=2, dim=32, head_dim=8)
 
 
@@ -111,9 +113,12 @@ def test_loss_equals_cross_entropy_by_hand_and_absent_modalities_do_not_count():
         for b in range(len(states)):
             for m in range(states.shape[1]):
                 c = int(batch.target_modality_BM[b, m])
-                logits = (model.heads[c].weight @ states[b, m]).detach().double().numpy()
+                size, target = TOKENS.modalities[c].codebook_size, batch.target_ids_BM[b, m]
+                first = int(batch.target_coords_BM2[b, m, 1]) * size if c == SOUND else 0
+                rows = model.heads[c].weight[first : first + size]
+                logits = (rows @ states[b, m]).detach().double().numpy()
                 log_z = logits.max() + math.log(np.exp(logits - logits.max()).sum())
-                by_hand.setdefault(c, []).append(log_z - logits[int(batch.target_ids_BM[b, m])])
+                by_hand.setdefault(c, []).append(log_z - logits[int(target) - first])
     expected = np.mean([np.mean(v) for v in by_hand.values()])
     assert float(total.detach()) == pytest.approx(expected, abs=1e-5)
     assert modality_weights(torch.tensor([4.0, 0.0])).tolist() == [0.25, 0.0]
@@ -126,7 +131,7 @@ def test_untrained_model_predicts_uniformly():
     for c, m in enumerate(TOKENS.modalities):
         if counts[c]:
             assert float((sums[c] / counts[c]).detach()) == pytest.approx(
-                math.log(m.vocab_size), abs=1e-5
+                math.log(8 if c == SOUND else m.vocab_size), abs=1e-5
             )
 
 
@@ -142,6 +147,23 @@ def test_tables_start_from_codebooks_and_leave_other_modalities_alone():
     assert similar > others.max() + 0.2
     assert 0.6 < float(rows.std()) < 1.5
     assert torch.equal(started.table.weight[11:], plain.table.weight[11:])
+
+
+def test_each_of_several_codebooks_starts_a_part_of_the_table_at_the_same_scale():
+    draw = torch.Generator().manual_seed(3)
+    # Residues of a second codebook are a tenth as long; code 9 is close to code 10.
+    codes = torch.cat(
+        [torch.randn(8, 6, generator=draw) + 5, torch.randn(8, 6, generator=draw) / 9]
+    )
+    codes[9] = codes[10] + 0.001
+    plain, started = (FourM(SMALL, tiny_modalities()) for _ in range(2))
+    plain.init_weights(torch.Generator().manual_seed(0))
+    started.init_weights(torch.Generator().manual_seed(0), {"sound": codes})
+    before, rows = (m._rows(m.table.weight, SOUND).detach() for m in (plain, started))
+    added = rows - 0.6 * before
+    assert [float(own.std()) for own in added.chunk(2)] == pytest.approx([0.8, 0.8], rel=0.25)
+    similar = torch.nn.functional.cosine_similarity(added[9:10], added, dim=1)
+    assert similar[10] > 0.99 > similar[[*range(9), *range(11, 16)]].max() + 0.01
 
 
 def test_overfits_one_batch():

@@ -63,7 +63,7 @@ def test_operations_of_a_tiny_model_by_hand():
     encoder = n * block + 2 * d * n * n  # scores and sums
     context = n * d * d
     decoder = m * (block + d * d + d * d) + n * d * 2 * d + 2 * d * m * m + 2 * d * m * n
-    heads = sum(d * table.modalities[c].vocab_size for c in batch.target_modality_BM.flatten())
+    heads = sum(d * table.modalities[c].codebook_size for c in batch.target_modality_BM.flatten())
     assert Operations.of(model).count([batch]) == 3 * 2 * (
         rows * (encoder + context + decoder) + heads
     )

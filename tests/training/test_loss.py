@@ -7,6 +7,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from conftest import small_config, tiny_table
 from nano4m.model.fourm import FourM
+from nano4m.model.wide_product import wide_product
 from nano4m.tokens.batch import MaskedBatch
 from nano4m.training import loss
 from nano4m.training.batch_sampler import MASKS, generator
@@ -15,6 +16,7 @@ from nano4m.training.loss import (
     count_targets,
     linear_cross_entropy,
     modality_weights,
+    score_gradient,
     token_cross_entropy,
 )
 
@@ -64,10 +66,44 @@ def test_half_precision_is_close_to_float64_of_the_same_numbers(monkeypatch, mos
     value, *gradients = _with_gradients(linear_cross_entropy, states, weight, ids)
     exact, *wanted = _with_gradients(_plain, states.double(), weight.double(), ids)
     assert value.dtype == torch.float32 and gradients[0].dtype == torch.bfloat16
-    # A score is rounded to 8 bits, their sum is not: in bf16 it would stop at about 1,000.
-    assert abs(float(value / exact) - 1) < 1e-3
+    # Neither a score nor their sum is rounded to 8 bits: in bf16 it would stop at about 1,000.
+    assert abs(float(value / exact) - 1) < 1e-6
     for mine, right in zip(gradients, wanted, strict=True):
         assert float((mine.double() - right).norm() / right.norm()) < 1e-2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_large_scores_of_half_precision_matrices_are_not_rounded(dtype):
+    draw = torch.Generator().manual_seed(1)
+    weight = torch.randn(64, 256, generator=draw)
+    # The state of each token points at its own row: its score is about 31, the others around 0.
+    ids, wanted = torch.arange(64), torch.linspace(30.5, 31.5, 64)[:, None]
+    states = (weight * (wanted / weight.square().sum(1, keepdim=True))).to(dtype)
+    weight = weight.to(dtype)
+    exact = F.linear(states.double(), weight.double())
+    assert exact.diagonal().min() > 30 and exact.diagonal().max() < 32
+    found = wide_product(states, weight)
+    assert found.dtype == torch.float32 and (found - exact).abs().max() < 1e-3
+    # The plain product is what was wrong: the test would see it.
+    assert dtype != torch.bfloat16 or (states @ weight.T - exact).abs().max() > 0.03
+    wanted = F.cross_entropy(exact, ids.roll(1), reduction="sum")
+    for total in (
+        linear_cross_entropy(states, weight, ids.roll(1)),
+        score_gradient(found, ids.roll(1), torch.ones(()), 0.0, dtype)[0],
+    ):
+        assert float(total) == pytest.approx(float(wanted), abs=1e-3)
+    leaf = states.clone().requires_grad_()
+    wide_product(leaf, weight).sum().backward()
+    assert leaf.grad.dtype == dtype and leaf.grad.any()
+
+
+def test_a_loss_without_a_gradient_does_not_compute_one(monkeypatch):
+    states, weight, ids = _inputs(torch.float32)
+    wanted = _with_gradients(linear_cross_entropy, states, weight, ids)[0]
+    monkeypatch.setattr(torch.Tensor, "scatter_add_", None)
+    with torch.no_grad():
+        found = linear_cross_entropy(states, torch.nn.Parameter(weight), ids)
+    assert torch.equal(found, wanted) and not found.requires_grad
 
 
 def test_the_weight_of_a_loss_is_not_rounded_to_half_precision():
@@ -148,7 +184,14 @@ def _reference(model, states_BMD, batch, starts, sizes):
         for m in range(states_BMD.shape[1]):
             c, token = int(batch.target_modality_BM[b, m]), int(batch.target_ids_BM[b, m])
             head = weight if weight is not None else model.heads[c if len(model.heads) > 1 else 0]
-            rows = getattr(head, "weight", head)[starts[c] : starts[c] + sizes[c]]
+            # A codebook is a part of a head of its own.
+            entry = model.modalities[c]
+            apart = model.config.tables == "modality" and entry.num_codebooks > 1
+            book = int(batch.target_coords_BM2[b, m, 1]) * apart
+            size = entry.codebook_size if apart else sizes[c]
+            token -= book * size
+            first = starts[c] + book * size
+            rows = getattr(head, "weight", head)[first : first + size]
             state = states_BMD[b, m] * (model.config.dim**-0.5 if model.config.tied else 1)
             sums[c] = sums[c] + F.cross_entropy((rows @ state)[None], torch.tensor([token]))
     return torch.stack(sums)
@@ -156,7 +199,7 @@ def _reference(model, states_BMD, batch, starts, sizes):
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("tables", ["modality", "shared"])
-def test_each_modality_is_scored_over_its_own_vocabulary_or_all_of_a_shared_one(tables, tied):
+def test_each_token_is_scored_over_its_own_codebook_or_all_of_a_shared_table(tables, tied):
     model, batch = _model_and_batch(tables=tables, tied=tied)
     vocabularies = [m.vocab_size for m in model.modalities]
     starts = (

@@ -12,7 +12,7 @@ from nano4m.config.run import MaskingConfig
 from nano4m.training.batch_sampler import MASKS
 from nano4m.training.batches import masked_batches
 from nano4m.training.mixed_precision import MixedPrecisionModule
-from nano4m.training.packed_batch import Packer, packer
+from nano4m.training.packed_batch import Packer, packer, unpack
 
 
 @pytest.mark.parametrize("choices", MODELS.values(), ids=MODELS)
@@ -85,7 +85,17 @@ def test_a_batch_that_is_packed_holds_every_token_once():
         batch = packer(table.modalities, True, 32, masking)(groups)
         real = sum(b.input_ids_BN.numel() + b.target_ids_BM.numel() for b in groups)
         assert batch.tokens == real
-        assert sum(batch.counts) == sum(b.target_ids_BM.numel() for b in groups)
+        assert sum(map(sum, batch.counts)) == sum(b.target_ids_BM.numel() for b in groups)
+        assert [len(by_book) for by_book in batch.counts] == [1, 1, 1, 2, 1]
+        # Sorted by modality and codebook: the ids of a part are those of its codebook alone.
+        tensors = unpack(torch.from_numpy(batch.flat), batch, fused=False)
+        ids, first = tensors.target_ids_U[tensors.order_U.long()], 0
+        kinds = tensors.target_modality_U[tensors.order_U.long()]
+        for c, (modality, by_book) in enumerate(zip(table.modalities, batch.counts, strict=True)):
+            for book, count in enumerate(by_book):
+                own, size = ids[first : first + count], modality.codebook_size
+                assert (own // size == book).all() and (kinds[first : first + count] == c).all()
+                first += count
         sizes = np.array(batch.groups)
         assert (sizes[:, 0] * sizes[:, 1]).sum() == batch.shape.inputs
         assert (sizes[:, 0] * sizes[:, 2]).sum() == batch.shape.targets

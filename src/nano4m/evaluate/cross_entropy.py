@@ -1,7 +1,7 @@
 """Cross-entropy of each modality by inputs, with the n-gram baselines that are given the same.
 
-All tokens of the target are predicted at once; a text token by token, with the earlier ones as
-inputs.
+The tokens of each codebook of the target are predicted at once, with those of the earlier codebooks
+as inputs; a text token by token, with the earlier ones as inputs.
 
 Shapes: B evaluated clips, T slots of the target.
 """
@@ -117,18 +117,8 @@ def _same_information(
 def _conditions(evaluator: LikelihoodEvaluator, target: int) -> dict[str, Callable[[], np.ndarray]]:
     """Return, by name, functions that compute log p of each clip's own target, (B,)."""
     others = [i for i in range(len(evaluator.names)) if i != target]
-    is_text = evaluator.tokens.modalities[target].is_text
     shuffled = derangement(len(evaluator), evaluator.rng(SHUFFLE, target))
-
-    def from_sources(sources: list[int], rows: np.ndarray | None = None) -> np.ndarray:
-        if is_text or rows is not None or len(sources) > 1:
-            return evaluator.own(target, *evaluator.inputs(sources, rows))
-        return (
-            np.diag(evaluator.pairwise(sources[0], target))
-            if sources
-            else evaluator.unconditional(target)
-        )
-
+    from_sources = partial(evaluator.own_given, target)
     return (
         {"nothing": partial(from_sources, [])}
         | {evaluator.names[source]: partial(from_sources, [source]) for source in others}

@@ -5,8 +5,10 @@ targets.
 
 Values are gathered on the model's device, so logits of a whole vocabulary are never copied back.
 
+A token's distribution is over the ids of its own codebook.
+
 Shapes: B evaluated clips, R rows of one forward pass, L token slots of a clip, T slots of a target,
-t of them, K ids, S scored sequences, V vocabulary.
+t of them, K ids, S scored sequences, W ids of one codebook.
 """
 
 from collections.abc import Iterator, Sequence
@@ -110,7 +112,7 @@ class LikelihoodEvaluator:
     ) -> Iterator[tuple[Tensor, Tensor, int, Tensor]]:
         """Yield rows (r,), their index in the log-probabilities (r,), first slot and the latter.
 
-        Log-probabilities are float32 (n, t, V) of unique rows; all is at ``place``, see
+        Log-probabilities are float32 (n, t, W) of unique rows; all is at ``place``, see
         ``log_prob_parts``.
         """
         # Clips share captions and beginnings of captions: duplicate rows are computed once.
@@ -127,15 +129,20 @@ class LikelihoodEvaluator:
             own = (where_R >= 0).nonzero()[:, 0]
             yield own.to(device), where_R[own].to(device), first, log_p.to(device)
 
+    def _width(self, target: int) -> int:
+        """Return the number of ids of one codebook, the columns of log-probabilities."""
+        return self.tokens.modalities[target].codebook_size
+
     def pick(self, ids: Tensor, inputs: Tensor, slots: Tensor, wanted_RTK: Tensor) -> Tensor:
         """Return log p of K ids for each of the first slots, float32 (R, T, K).
 
         Args:
             ids, inputs: Ids and input mask of R rows.
             slots: int64 (R, T or more), all predicted at once.
-            wanted_RTK: int64 ids.
+            wanted_RTK: int64 ids, each of its slot's codebook.
         """
-        device, wanted_RTK = self.place, wanted_RTK.to(self.place)
+        width = self._width(int(self.tokens.modality_L[slots[0, 0]]))
+        device, wanted_RTK = self.place, (wanted_RTK % width).to(self.place)
         out_RTK = torch.empty(wanted_RTK.shape, device=device)
         for own, where, first, log_p in self._log_probs(ids, inputs, slots, wanted_RTK.shape[1]):
             t = torch.arange(log_p.shape[1], device=device)[:, None]
@@ -153,7 +160,7 @@ class LikelihoodEvaluator:
         """
         span, device = self.tokens.slices[target], self.place
         slots = torch.arange(span.start, span.stop)
-        own, parts = own.to(device), []
+        own, parts = (own % self._width(target)).to(device), []
         for rows in torch.arange(len(ids)).split(self.rows_at_once):
             total = torch.zeros(len(rows), len(own), dtype=torch.float64, device=device)
             targets = self._log_probs(
@@ -168,7 +175,11 @@ class LikelihoodEvaluator:
         return torch.cat(parts).cpu()
 
     def pairwise(self, source: int, target: int) -> np.ndarray:
-        """Return log p(target of clip j | source of clip i), float64 (B, B), cached."""
+        """Return log p(target of clip j | source of clip i), float64 (B, B), cached.
+
+        All tokens are predicted at once, those of several codebooks too: along the levels of
+        decoding each pair would need passes of its own (B x B x Q instead of B).
+        """
         if (source, target) not in self._pairs:
             own = self.ids_BL[:, self.tokens.slices[target]]
             rated = self.parallel_log_prob(target, *self.inputs([source]), own)
@@ -176,33 +187,29 @@ class LikelihoodEvaluator:
         return self._pairs[source, target]
 
     def unconditional(self, target: int) -> np.ndarray:
-        """Return log p(target of clip j) without inputs, float64 (B,)."""
+        """Return log p(target of clip j) without inputs, float64 (B,), at once as ``pairwise``."""
         own = self.ids_BL[:, self.tokens.slices[target]]
         return self.parallel_log_prob(target, *self.inputs([], np.zeros(1, dtype=np.int64)), own)[
             0
         ].numpy()
 
-    def own_parallel(
-        self, target: int, ids: Tensor, inputs: Tensor, targets_BT: Tensor | None = None
-    ) -> np.ndarray:
-        """Return log p of each clip's own tokens of ``target``, predicted at once, float64 (B,).
+    def _at_once(self, target: int, ids: Tensor, inputs: Tensor, targets_BT: Tensor) -> np.ndarray:
+        """Return log p of each clip's own tokens at some slots, predicted at once, float64 (B,).
 
         Args:
             target: Index of a modality other than text.
             ids, inputs: Ids and input mask; row i is of clip i.
-            targets_BT: bool, tokens that are scored, equally many in each row; None: all.
+            targets_BT: bool, tokens that are scored; their number may differ between rows.
         """
-        span = self.tokens.slices[target]
-        if targets_BT is None:
-            targets_BT = torch.ones(len(self), span.stop - span.start, dtype=torch.bool)
-        slots_BT = targets_BT.nonzero()[:, 1].view(len(self), -1) + span.start
-        parts = []
-        for rows in torch.arange(len(self)).split(self.rows_at_once):
-            slots = slots_BT[rows]
-            wanted = self.ids_BL[rows].gather(1, slots)[..., None]
-            picked = self.pick(ids[rows], inputs[rows], slots, wanted)[..., 0]
-            parts.append(picked.double().sum(1))
-        return torch.cat(parts).numpy()
+        start, total = self.tokens.slices[target].start, np.zeros(len(self))
+        counts_B = targets_BT.sum(1)
+        for count in counts_B[counts_B > 0].unique().tolist():
+            for rows in (counts_B == count).nonzero()[:, 0].split(self.rows_at_once):
+                slots = targets_BT[rows].nonzero()[:, 1].view(len(rows), count) + start
+                wanted = self.ids_BL[rows].gather(1, slots)[..., None]
+                picked = self.pick(ids[rows], inputs[rows], slots, wanted)[..., 0]
+                total[rows.numpy()] = picked.double().sum(1).numpy()
+        return total
 
     def own_autoregressive(
         self, target: int, ids: Tensor, inputs: Tensor, targets_BT: Tensor | None = None
@@ -239,11 +246,60 @@ class LikelihoodEvaluator:
             inputs[rows[:, None], frame] = True
         return total
 
+    def own_by_levels(
+        self, target: int, ids: Tensor, inputs: Tensor, targets_BT: Tensor | None = None
+    ) -> np.ndarray:
+        """Return log p of each clip's own tokens along the levels of decoding, float64 (B,).
+
+        The tokens of the first codebook are predicted at once, those of the next one at once with
+        the former as inputs, and so on: the chain rule over codebooks, in which each factor is what
+        the sampler asks (``codebooks`` "levels"). One codebook is one level.
+
+        Args:
+            target: Index of a modality other than text.
+            ids, inputs: Ids and input mask before the first level; row i is of clip i.
+            targets_BT: bool, tokens that are scored; None: all.
+        """
+        span, books = self.tokens.slices[target], self.tokens.modalities[target].num_codebooks
+        ids, inputs, total = ids.clone(), inputs.clone(), np.zeros(len(self))
+        targets_BT = self.valid_BL[:, span] if targets_BT is None else targets_BT
+        for book in range(books):
+            is_own_T = torch.arange(span.stop - span.start) % books == book
+            level_BT = targets_BT & is_own_T
+            total += self._at_once(target, ids, inputs, level_BT)
+            own = self.ids_BL[:, span]
+            ids[:, span] = torch.where(level_BT, own, ids[:, span])
+            inputs[:, span] |= level_BT
+        return total
+
     def own(
         self, target: int, ids: Tensor, inputs: Tensor, targets_BT: Tensor | None = None
     ) -> np.ndarray:
-        """Return log p of each clip's own tokens of ``target``, (B,), computed as in training."""
+        """Return log p of each clip's own tokens of ``target``, (B,), in the order of decoding.
+
+        A text goes token by token, anything else level by level of its codebooks.
+        """
         is_text = self.tokens.modalities[target].is_text
-        return (self.own_autoregressive if is_text else self.own_parallel)(
+        return (self.own_autoregressive if is_text else self.own_by_levels)(
             target, ids, inputs, targets_BT
         )
+
+    def own_given(
+        self, target: int, sources: Sequence[int], rows: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return log p of each clip's own tokens of ``target`` given ``sources``, float64 (B,).
+
+        It is ``own``, whatever the layout and the number of codebooks; where that is a single pass,
+        what ``pairwise`` and ``unconditional`` have computed is used.
+
+        Args:
+            target, sources: Indices of modalities.
+            rows: Clips whose sources are given; None: each clip's own.
+        """
+        modality = self.tokens.modalities[target]
+        at_once = not modality.is_text and modality.num_codebooks == 1 and rows is None
+        if at_once and not sources:
+            return self.unconditional(target)
+        if at_once and len(sources) == 1:
+            return np.diag(self.pairwise(sources[0], target))
+        return self.own(target, *self.inputs(sources, rows))

@@ -16,28 +16,12 @@ from torch import Tensor
 
 from nano4m.config.generation import Sampling
 from nano4m.generation.draw import FreshNumbers, PredrawnNumbers, RandomNumbers
-from nano4m.generation.guidance import Codebook, Guide
+from nano4m.generation.guidance import Guide
 from nano4m.modalities import Modality
 
 OnStep = Callable[[str, int, int, Tensor, Tensor], None]
 """Called after every step with the target, the number of the step, the number of steps, int64
 ids (B, L) and bool mask of known slots (B, L), on the sampler's device; both are read-only."""
-
-
-def num_codebooks(modality: Modality) -> int:
-    """Return the number of codebooks Q of a modality; slot t, row-major, uses codebook t mod Q.
-
-    Codebook q has the ids q * V / Q to (q + 1) * V / Q - 1.
-
-    Raises:
-        ValueError: The vocabulary size is not a multiple of Q.
-    """
-    books = modality.shape[1] if modality.layout == "codebooks" else 1
-    if modality.vocab_size % books:
-        raise ValueError(
-            f"{modality.name}: {modality.vocab_size} ids are not {books} codebooks of one size"
-        )
-    return books
 
 
 @dataclass(kw_only=True)
@@ -82,7 +66,7 @@ class DecodingState:
         count: int,
         factor: float,
         shown: Sequence[int],
-        book: Codebook | None = None,
+        codebook: int | None = None,
     ) -> Tensor:
         """Return logits (R, count, W) of the first slots over the ids of their own codebook.
 
@@ -92,28 +76,21 @@ class DecodingState:
             count: Number of slots whose logits are returned.
             factor: Fraction of the guidance in effect, see ``guidance_factor``.
             shown: Input tokens of each branch of the guide; not read on a CPU.
-            book: The codebook of all returned slots; None: more than one.
+            codebook: The codebook of all these slots; None: each its own.
         """
         ids, inputs, targets = self.ids_BL[rows], self.inputs_BL[rows], slots_RT + self.span.start
         if self.guide.on_device:
-            logits = self.guide.logits_there(ids, inputs, targets, factor, shown, count, book)
-            if book is not None:
-                return logits
-        else:
-            # The head runs for all slots, because fewer would change the last bit of its products.
-            logits = self.guide.logits(ids, inputs, targets, factor)[:, :count]
-        books = num_codebooks(self.modality)
-        if books == 1:
-            return logits
-        own = (slots_RT[:, :count] % books)[..., None, None]
-        apart = logits.unflatten(2, (books, -1))
-        return apart.gather(2, own.expand(-1, -1, 1, apart.shape[3]))[:, :, 0]
+            own = (
+                slots_RT[:, :count] % self.modality.num_codebooks if codebook is None else codebook
+            )
+            return self.guide.logits_there(ids, inputs, targets, factor, shown, count, own)
+        # The head runs for all slots, because fewer would change the last bit of its products.
+        return self.guide.logits(ids, inputs, targets, factor)[:, :count]
 
     def write(self, rows: Tensor, slots_RN: Tensor, drawn_RN: Tensor) -> None:
         """Store drawn tokens as ids of their slots' codebooks and mark the slots as known."""
-        books = num_codebooks(self.modality)
-        width = self.modality.vocab_size // books
-        ids = drawn_RN + slots_RN % books * width
+        modality = self.modality
+        ids = drawn_RN + slots_RN % modality.num_codebooks * modality.codebook_size
         self.ids_BL[rows[:, None], slots_RN + self.span.start] = ids
         self.mark(rows, slots_RN, torch.ones_like(slots_RN, dtype=torch.bool))
 

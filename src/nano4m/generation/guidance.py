@@ -8,8 +8,7 @@ Two implementations give the same logits. On a CPU identical rows are found and 
 another device nothing is read back: the caller tracks how many input tokens each branch has, and
 the head runs for the wanted slots only.
 
-Shapes: R rows, L all token slots of a clip, N inputs, T targets, D width, V vocabulary of one
-modality, W ids that one slot may have.
+Shapes: R rows, L all token slots of a clip, N inputs, T targets, D width, W ids of one codebook.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from nano4m.config.generation import Sampling
@@ -87,6 +85,19 @@ def decoded(
             yield rows, states
 
 
+def codebook_of(tokens: TokenSequence, slots: Tensor) -> int | Tensor:
+    """Return the codebook of each slot of one modality, as ``FourM.logits`` takes it: one if equal.
+
+    Args:
+        slots: int64 slots of a clip, on the CPU, at least one.
+    """
+    if tokens.modalities[int(tokens.modality_L[slots.flatten()[0]])].num_codebooks == 1:
+        return 0
+    books = tokens.coords_L2[slots, 1]
+    first = int(books.flatten()[0])
+    return first if bool((books == first).all()) else books
+
+
 def forward_unique(
     model: FourM,
     tokens: TokenSequence,
@@ -95,42 +106,23 @@ def forward_unique(
     targets_RT: Tensor,
     batch_size: int,
 ) -> Tensor:
-    """Return logits, float32 (R, T, V); duplicate rows are computed once.
+    """Return logits over the ids of each slot's codebook, float32 (R, T, W), each row once.
 
     Samples of one clip are identical until their first tokens are drawn, and so are all rows
-    without inputs.
+    without inputs. The slots are of one modality.
     """
     length = tokens.length
     shown = torch.cat([ids_RL * inputs_RL, inputs_RL.long(), targets_RT], 1)
     rows, which_R = shown.unique(dim=0, return_inverse=True)
     ids, inputs, targets = rows.split([length, length, targets_RT.shape[1]], dim=1)
     index = int(tokens.modality_L[targets_RT[0, 0]])
-    out = torch.empty(*targets.shape, tokens.modalities[index].vocab_size)
+    out = torch.empty(*targets.shape, tokens.modalities[index].codebook_size)
+    codebook = codebook_of(tokens, targets)
     for part, states in decoded(model, tokens, ids, inputs.bool(), targets, batch_size):
+        own = codebook if isinstance(codebook, int) else codebook[part].to(states.device)
         with torch.inference_mode():
-            out[part] = model.logits(states, index).float().cpu()
+            out[part] = model.logits(states, index, own).float().cpu()
     return out[which_R]
-
-
-class Codebook(NamedTuple):
-    """Number of one codebook of a modality, and how many there are."""
-
-    number: int
-    of: int
-
-
-def scores(model: FourM, states: Tensor, index: int, book: Codebook | None) -> Tensor:
-    """Return logits, float32 (..., W), over all ids of modality ``index`` or those of one codebook.
-
-    Only the rows of the head that belong to the codebook are multiplied.
-    """
-    if book is None:
-        return model.logits(states, index).float()
-    weight, scale = model.head(index)
-    own = weight.view(book.of, -1, weight.shape[1])[book.number]
-    logits = F.linear(states if scale == 1 else states * scale, own).float()
-    cap = model.config.logit_soft_cap
-    return cap * torch.tanh(logits / cap) if cap else logits
 
 
 SHARE = 0.25
@@ -240,7 +232,7 @@ class Guide:
     def logits(
         self, ids_RL: Tensor, inputs_RL: Tensor, targets_RT: Tensor, factor: float
     ) -> Tensor:
-        """Return guided logits, float32 (R, T, V); branches of weight 0 are not computed.
+        """Return guided logits, float32 (R, T, W); branches of weight 0 are not computed.
 
         Args:
             ids_RL, inputs_RL: int64 ids and bool mask of known slots; other ids are not read.
@@ -273,7 +265,7 @@ class Guide:
         factor: float,
         shown: Sequence[int],
         count: int,
-        book: Codebook | None = None,
+        codebook: int | Tensor = 0,
     ) -> Tensor:
         """Return guided logits, float32 (R, count, W), without reading from the device.
 
@@ -282,7 +274,7 @@ class Guide:
             shown: Number of inputs of each branch, the same for all rows.
             count: Number of slots whose logits are returned, the first of ``targets_RT``; the
                 decoder queries all.
-            book: The codebook of all these slots, if they have one in common.
+            codebook: The codebook of all these slots, or int64 (R, count) that of each.
         """
         weighted = self._weighted(factor)
         total: Tensor | None = None
@@ -293,6 +285,7 @@ class Guide:
             # Input slots come first, in their order; their number is known.
             slots_RN = inputs.byte().argsort(dim=1, descending=True, stable=True)[:, :number]
             ids, targets = ids_RL.repeat(len(alike), 1), targets_RT.repeat(len(alike), 1)
+            own = codebook if isinstance(codebook, int) else codebook.repeat(len(alike), 1)
             with torch.inference_mode():
                 context = self.model.encode(
                     ids.gather(1, slots_RN), self._modality_L[slots_RN], self._coords_L2[slots_RN]
@@ -300,7 +293,7 @@ class Guide:
                 states = self.model.decode(
                     context, self._modality_L[targets], self._coords_L2[targets]
                 )
-                found = scores(self.model, states[:, :count], self.target, book)
+                found = self.model.logits(states[:, :count], self.target, own).float()
                 for (_, weight), logits in zip(alike, found.chunk(len(alike)), strict=True):
                     if len(weighted) == 1:
                         return logits

@@ -4,7 +4,7 @@ Logits of all slots over a whole vocabulary are the largest tensor of an evaluat
 14 x 14 tokens of 16,384: 0.8 GB), so slots are processed in parts, and each part is reduced before
 the next is computed.
 
-Shapes: B rows, n rows of one pass, T targets, t targets of one part, V vocabulary of one modality.
+Shapes: B rows, n rows of one pass, T targets, t targets of one part, W ids of one codebook.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from nano4m.generation.guidance import decoded
+from nano4m.generation.guidance import codebook_of, decoded
 from nano4m.model.fourm import FourM
 from nano4m.tokens.batch import TokenSequence
 
@@ -31,7 +31,8 @@ def log_prob_parts(
 ) -> Iterator[tuple[Tensor, int, Tensor]]:
     """Yield rows, int64 (n,), first slot t0, and log-probabilities of slots t0 to t0 + t.
 
-    The latter are float32 (n, t, V) on the model's device; parts of the same rows come in order.
+    The latter are float32 (n, t, W) on the model's device, over the ids of each slot's codebook:
+    column w is the id codebook * W + w. Parts of the same rows come in order.
 
     Args:
         model: In evaluation mode.
@@ -46,12 +47,18 @@ def log_prob_parts(
     index = int(tokens.modality_L[targets_BT[0, 0]])
     wanted = targets_BT.shape[1] if count is None else count
     most = MOST_SCORES.get(model.device.type, MOST_SCORES["cpu"])
+    codebook = codebook_of(tokens, targets_BT)
+    # Slots of several codebooks take their parts of the scores of all.
+    width = tokens.modalities[index].codebook_size
+    width = width if isinstance(codebook, int) else tokens.modalities[index].vocab_size
     for rows, states in decoded(model, tokens, ids_BL, inputs_BL, targets_BT, batch_size):
-        size = max(1, most // (len(rows) * tokens.modalities[index].vocab_size))
+        size = max(1, most // (len(rows) * width))
+        own = codebook if isinstance(codebook, int) else codebook[rows].to(states.device)
         for first in range(0, wanted, size):
             part = slice(first, min(first + size, wanted))
             with torch.inference_mode():
-                logits = model.logits(states[:, part], index).float()
+                book = own if isinstance(own, int) else own[:, part]
+                logits = model.logits(states[:, part], index, book).float()
             yield rows, first, logits.log_softmax(-1)
 
 
@@ -71,10 +78,11 @@ def log_probs(
         wanted_BT: int64 ids.
     """
     device = model.device
+    width = tokens.modalities[int(tokens.modality_L[targets_BT[0, 0]])].codebook_size
     out_BT = torch.empty(targets_BT.shape, device=device)
     parts = log_prob_parts(model, tokens, ids_BL, inputs_BL, targets_BT, batch_size)
     for rows, first, log_p in parts:
         part = slice(first, first + log_p.shape[1])
-        ids = wanted_BT[rows, part].to(device)
+        ids = wanted_BT[rows, part].to(device) % width
         out_BT[rows.to(device), part] = log_p.gather(2, ids[..., None])[..., 0]
     return out_BT.cpu()

@@ -13,7 +13,7 @@ All steps are planned before the first one: which rows are decoded together and 
 step fills follows from the inputs. So nothing waits for a GPU between two steps.
 
 Shapes: B batch, L all token slots of a clip, T slots of one modality, S slots of one codebook, N
-unknown slots, V vocabulary of one modality, R rows that are decoded together.
+unknown slots, R rows that are decoded together.
 """
 
 import math
@@ -27,9 +27,8 @@ from nano4m.config.generation import GenerateConfig
 from nano4m.errors import UserError
 from nano4m.generation.decoding_order import slot_order
 from nano4m.generation.decoding_state import DecodingState, OnStep, alike
-from nano4m.generation.decoding_state import num_codebooks as num_codebooks
 from nano4m.generation.draw import confidence, numbers
-from nano4m.generation.guidance import ChainStep, Codebook, Guide
+from nano4m.generation.guidance import ChainStep, Guide
 from nano4m.generation.likelihoods import log_probs as log_probs
 from nano4m.generation.text_decoding import decode_text
 from nano4m.generation.token_schedules import (
@@ -49,47 +48,43 @@ class _RowGroup:
     Attributes:
         rows: int64 (R,).
         slots_RN: int64 slots to decode, those of one codebook or all.
-        others_RT: int64 slots that stay unknown; the decoder queries them, as in training.
         counts: Tokens that each step fills.
         shown: Inputs of each branch of the guide at the first step.
-        book: The codebook of ``slots_RN``, if it is one of several.
+        codebook: The codebook of ``slots_RN``; None: each slot its own.
     """
 
     rows: Tensor
     slots_RN: Tensor
-    others_RT: Tensor
     counts: list[int]
     shown: list[int]
-    book: Codebook | None
+    codebook: int | None
 
 
 def _plan_codebook(
-    state: DecodingState, known_BL: Tensor, slots_S: Tensor, steps: int, book: Codebook | None
+    state: DecodingState, known_BL: Tensor, slots_S: Tensor, steps: int, codebook: int | None
 ) -> list[_RowGroup]:
-    """Return the plan for the slots of one codebook, or of all, if ``known_BL`` is known."""
+    """Return the plan for the slots of one codebook, or of all, if ``known_BL`` is known.
+
+    The decoder queries these slots only, as in training: those of later codebooks stay unknown.
+    """
     unknown_BT = ~known_BL[:, state.span]
     is_level_T = torch.zeros(state.modality.length, dtype=torch.bool)
     is_level_T[slots_S] = True
-    here, all_of_it = (unknown_BT & is_level_T).sum(1), unknown_BT.sum(1)
-    keys, guide = [here, all_of_it], state.guide
-    if guide.on_device:
-        keys += guide.shown(known_BL).unbind(1)
-    choices = state.modality.vocab_size // (book.of if book else 1)
-    found = []
+    found: list[_RowGroup] = []
+    unknown_BT &= is_level_T
+    here, guide = unknown_BT.sum(1), state.guide
+    keys = [here, *guide.shown(known_BL).unbind(1)] if guide.on_device else [here]
+    choices = state.modality.vocab_size if codebook is None else state.modality.codebook_size
     for rows in alike(*keys, batch_size=guide.rows_at_once(len(slots_S), choices)):
-        count, whole = int(here[rows[0]]), int(all_of_it[rows[0]])
+        count = int(here[rows[0]])
         if count:
-            unknown = unknown_BT[rows]
-            left = (unknown & is_level_T).nonzero()[:, 1].view(len(rows), count)
-            others = (unknown & ~is_level_T).nonzero()[:, 1].view(len(rows), whole - count)
             found.append(
                 _RowGroup(
                     rows=rows,
-                    slots_RN=left,
-                    others_RT=others,
+                    slots_RN=unknown_BT[rows].nonzero()[:, 1].view(len(rows), count),
                     counts=token_counts(count, steps, state.settings.schedule),
                     shown=guide.shown(known_BL[rows[:1]])[0].tolist(),
-                    book=book,
+                    codebook=codebook,
                 )
             )
     return found
@@ -107,13 +102,12 @@ def _decode_codebook(state: DecodingState, part: _RowGroup) -> None:
         size = sum(counts[step:]) if by_confidence else counts[step]
         total += numbers(size, temperature, settings.top_p) + size * by_confidence
     random = state.random(own, total)
-    rows, left_RN, others_RT = (state.send(t) for t in (part.rows, left_RN, part.others_RT))
+    rows, left_RN = state.send(part.rows), state.send(left_RN)
     shown = part.shown
     for step, (count, temperature) in enumerate(zip(counts, step_temperatures, strict=True)):
         factor = guidance_factor(settings.guidance_schedule, step, len(counts))
         drawable = left_RN.shape[1] if by_confidence else count
-        targets = torch.cat([left_RN, others_RT], 1)
-        logits = state.forward_logits(rows, targets, drawable, factor, shown, part.book)
+        logits = state.forward_logits(rows, left_RN, drawable, factor, shown, part.codebook)
         drawn = random.draw(logits, temperature, settings.top_k, settings.top_p)
         confidence_RN = (
             confidence(logits, drawn) if by_confidence or settings.remask_rounds else None
@@ -151,10 +145,9 @@ def _plan_redraws(state: DecodingState, made_BT: Tensor) -> list[_RowGroup]:
                 _RowGroup(
                     rows=rows,
                     slots_RN=slots,
-                    others_RT=slots[:, :0],
                     counts=[count] * state.settings.remask_rounds,
                     shown=shown,
-                    book=None,
+                    codebook=None if state.modality.num_codebooks > 1 else 0,
                 )
             )
     return found
@@ -174,7 +167,7 @@ def _redraw_least_confident(state: DecodingState, part: _RowGroup) -> None:
         confidence_RN = state.confidence_BT[rows].masked_fill(hidden, math.inf)
         slots = confidence_RN.argsort(dim=1, stable=True)[:, :count].sort(1).values
         state.mark(rows, slots, torch.zeros_like(slots, dtype=torch.bool))
-        logits = state.forward_logits(rows, slots, count, 1.0, part.shown)
+        logits = state.forward_logits(rows, slots, count, 1.0, part.shown, part.codebook)
         drawn = random.draw(logits, temperature, settings.top_k, settings.top_p)
         state.write(rows, slots, drawn)
         state.confidence_BT[rows[:, None], slots] = confidence(logits, drawn)
@@ -184,14 +177,14 @@ def _redraw_least_confident(state: DecodingState, part: _RowGroup) -> None:
 def _decode_parallel(state: DecodingState) -> None:
     """Decode a grid or a sound."""
     made_BT = ~state.known_BL[:, state.span]
-    slots, books = torch.arange(state.modality.length), num_codebooks(state.modality)
-    levels: list[tuple[Tensor, Codebook | None]] = [(slots, None)]
-    if state.settings.codebooks == "levels" and books > 1:
-        levels = [(slots[book::books], Codebook(book, books)) for book in range(books)]
+    slots, books = torch.arange(state.modality.length), state.modality.num_codebooks
+    levels: list[tuple[Tensor, int | None]] = [(slots, None if books > 1 else 0)]
+    if state.settings.codebooks == "levels":
+        levels = [(slots[book::books], book) for book in range(books)]
     parts, known_BL = [], state.known_BL.clone()
     shares = share_steps(state.settings.steps, len(levels))
-    for (level, book), steps in zip(levels, shares, strict=True):
-        parts += _plan_codebook(state, known_BL, level, steps, book)
+    for (level, codebook), steps in zip(levels, shares, strict=True):
+        parts += _plan_codebook(state, known_BL, level, steps, codebook)
         known_BL[:, level + state.span.start] = True
     again = _plan_redraws(state, made_BT) if state.settings.remask_rounds else []
     state.steps = sum(len(part.counts) for part in parts + again)

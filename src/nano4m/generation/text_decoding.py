@@ -38,7 +38,7 @@ def decode_text(state: DecodingState) -> None:
             if slot == length - 1:
                 state.write(rows, slots, torch.full_like(slots, TEXT_END))
                 continue
-            logits = state.forward_logits(rows, slots, 1, 1.0, ())
+            logits = state.forward_logits(rows, slots, 1, 1.0, (), 0)
             logits[goes_on_B[rows], :, TEXT_END] = -math.inf
             random = state.random(state.own(rows), 0)
             drawn = random.draw(logits, settings.temperature, settings.top_k, settings.top_p)
@@ -87,7 +87,7 @@ def _write_rows(state: DecodingState, rows: Tensor, lacking: list[int]) -> None:
         if slot == length - 1:
             state.write(there, slots, torch.full_like(slots, TEXT_END))
         else:
-            logits = state.forward_logits(there, slots, 1, 1.0, [n + done for n in shown])
+            logits = state.forward_logits(there, slots, 1, 1.0, [n + done for n in shown], 0)
             if slot < last_known:
                 logits = logits.masked_fill(is_end_V, -math.inf)
             drawn = random.draw(logits, settings.temperature, settings.top_k, settings.top_p)

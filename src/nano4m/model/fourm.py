@@ -21,6 +21,7 @@ from nano4m.modalities import Modality
 from nano4m.model.attention import Segments
 from nano4m.model.layers import DecoderBlock, EncoderBlock
 from nano4m.model.positions import Positions
+from nano4m.model.wide_product import wide_product
 from nano4m.tokens.batch import MaskedBatch
 
 
@@ -46,7 +47,7 @@ class PackedTensors(NamedTuple):
         input_ids_T: An id of -1 is a register token.
         input_modality_T, input_coords_T2: As in ``MaskedBatch``.
         target_ids_U, target_modality_U, target_coords_U2: The targets.
-        order_U: Targets sorted by modality, followed by the filler slots.
+        order_U: Targets sorted by modality and codebook, followed by the filler slots.
         weights_C: float32, loss weight of a target of each modality.
         counts_C: float32, number of targets of each modality.
         encoder, decoder, across: Boundaries of the samples.
@@ -125,8 +126,9 @@ class FourM(nn.Module):
                     weight.normal_(0.0, normal or std, generator=generator)
             for index, modality in enumerate(self.modalities):
                 if codes is not None and modality.name in codes:
-                    vectors = codes[modality.name].float()
-                    vectors = (vectors - vectors.mean(0)) / vectors.std().clamp_min(1e-6)
+                    # Each codebook by its own statistics: those of residues are much shorter.
+                    parts = codes[modality.name].float().chunk(modality.num_codebooks)
+                    vectors = torch.cat([(p - p.mean(0)) / p.std().clamp_min(1e-6) for p in parts])
                     projection = torch.empty(vectors.shape[1], self.config.dim)
                     projection.normal_(0.0, vectors.shape[1] ** -0.5, generator=generator)
                     # Shares 0.36 and 0.64 of the variance preserve the scale of the table.
@@ -259,18 +261,39 @@ class FourM(nn.Module):
         rows = slice(None) if full else slice(start, start + self.modalities[index].vocab_size)
         return whole.get_parameter("weight"), rows
 
-    def logits(self, states: Tensor, index: int, full: bool = False) -> Tensor:
-        """Return logits (..., V) over the ids of modality ``index`` from states (..., D).
+    def loss_heads(self, index: int) -> tuple[tuple[Tensor, ...], float]:
+        """Return the vocabularies of the loss as parts of ``head``, and the factor on states.
 
-        A soft cap is computed in float32 at least. See ``head`` for ``full``.
+        One part for each codebook, because a slot has ids of its own codebook only. A shared table
+        is one part with all ids, over which the reference trains.
         """
-        weight, scale = self.head(index, full)
-        scores = F.linear(states if scale == 1 else states * scale, weight)
+        is_shared = self.config.tables == "shared"
+        weight_VD, scale = self.head(index, full=is_shared)
+        return weight_VD.chunk(1 if is_shared else self.modalities[index].num_codebooks), scale
+
+    def logits(
+        self, states: Tensor, index: int, codebook: int | Tensor = 0, full: bool = False
+    ) -> Tensor:
+        """Return logits (..., W) from states (..., D), over the W = V / Q ids of one codebook.
+
+        They are float32 at least, whatever the type of the matrices; see ``wide_product``.
+
+        Args:
+            states: From ``decode``, for slots of modality ``index``.
+            codebook: The codebook of all these slots, of which only the rows of the head are
+                multiplied; or int64 (...), that of each slot: then the whole head is multiplied,
+                and each state takes its part. Column w is the id codebook * W + w.
+            full: Return the scores of the whole shared vocabulary instead, see ``head``.
+        """
+        weight_VD, scale = self.head(index, full)
+        books = 1 if full else self.modalities[index].num_codebooks
+        states = states if scale == 1 else states * scale
+        if isinstance(codebook, int):
+            scores = wide_product(states, weight_VD.chunk(books)[codebook])
+        else:
+            scores = _own_part(wide_product(states, weight_VD), codebook, books)
         cap = self.config.logit_soft_cap
-        if cap:
-            at_least = torch.promote_types(scores.dtype, torch.float32)
-            scores = cap * torch.tanh(scores.to(at_least) / cap)
-        return scores
+        return cap * torch.tanh(scores / cap) if cap else scores
 
     def forward(self, batch: MaskedBatch) -> Tensor:
         """Return the decoder states (B, M, D) of a batch; the loss computes their logits."""
@@ -304,3 +327,10 @@ class FourM(nn.Module):
         kinds = torch.arange(len(self.modalities) + fill, device=modality_BN.device)
         rows = F.pad(table.weight, (0, 0, 0, fill))
         return (modality_BN[..., None] == kinds).to(rows.dtype) @ rows
+
+
+def _own_part(scores: Tensor, codebook: Tensor, books: int) -> Tensor:
+    """Return from scores (..., V) those of each slot's codebook, (..., V / books)."""
+    apart = scores.unflatten(-1, (books, -1))
+    own = codebook[..., None, None].expand(*scores.shape[:-1], 1, apart.shape[-1])
+    return apart.gather(-2, own)[..., 0, :]

@@ -163,8 +163,7 @@ class ImageVQTokenizer(Tokenizer):
     @torch.no_grad()
     def codebook(self) -> Tensor:
         """Return the codebook, float32 (vocab, code_dim)."""
-        ids = torch.arange(self.vocab_size, device=self.device)
-        return self.net.quantizer.vectors(ids[None, :, None])[0].cpu()
+        return self.net.quantizer.codebook().cpu()
 
     def state(self) -> tuple[dict, dict[str, Tensor]]:
         """Return settings and weights."""

@@ -201,12 +201,9 @@ class MelVQTokenizer(Tokenizer):
         return sound.clamp(-1, 1)
 
     @torch.no_grad()
-    def codebook(self) -> Tensor | None:
-        """Return the codebook, float32 (vocab, code_dim); None for residual codebooks."""
-        if self.section.codebooks > 1:
-            return None
-        ids = torch.arange(self.vocab_size, device=self.device)
-        return self.net.quantizer.vectors(ids[None, :, None])[0].cpu()
+    def codebook(self) -> Tensor:
+        """Return the vector of each id, float32 (vocab_size, code_dim), of all codebooks."""
+        return self.net.quantizer.codebook().cpu()
 
     def state(self) -> tuple[dict, dict[str, Tensor]]:
         """Return settings, weights and the statistics of the bands."""

@@ -73,6 +73,13 @@ class Quantizer(nn.Module):
         quantized, ids, loss = self.body(z_BLC)
         return quantized, ids.view(*z_BLC.shape[:2], self.codebooks), loss.sum()
 
+    def codebook(self) -> Tensor:
+        """Return the vector of each id, (codebooks * vocab, C), codebook after codebook."""
+        if isinstance(self.body, ResidualVQ):
+            return self.body.codebooks.flatten(0, 1)
+        ids = torch.arange(self.vocab, device=next(self.buffers()).device)
+        return self.vectors(ids[None, :, None])[0]
+
     def vectors(self, ids_BLQ: Tensor) -> Tensor:
         """Return the vectors (B, L, C) of ids (B, L, Q)."""
         if self.kind == "fsq":

@@ -33,8 +33,8 @@ class Operations:
     """Useful floating-point operations of a forward and backward pass.
 
     Multiplications and additions of matrix products count, once forward and twice backward: each
-    token's own matrices, attention scores and sums, and the logits of targets over their own
-    vocabulary. Norms, softmax and recomputation do not count.
+    token's own matrices, attention scores and sums, and the logits of targets over the ids of
+    their own codebook. Norms, softmax and recomputation do not count.
     """
 
     encoder: int
@@ -56,10 +56,7 @@ class Operations:
             registers=int(model.config.register_token),
             depths=(len(model.encoder), len(model.decoder)),
             width=model.config.dim,
-            heads=tuple(
-                len(model.head(c, full=model.config.tables == "shared")[0])
-                for c in range(len(model.modalities))
-            ),
+            heads=tuple(len(model.loss_heads(c)[0][0]) for c in range(len(model.modalities))),
         )
 
     def count(self, batches: Sequence[MaskedBatch]) -> int:
@@ -151,9 +148,12 @@ def memory_needed(
     decoder = len(model.decoder) * (12 + 2 * ratio)
     context = len(model.decoder) * 4
     kept = (num_inputs * (encoder + context) + num_targets * decoder) * width * size
-    # Logits of the largest modality, which may have twice its share of a step's targets.
+    # Logits of the largest codebook, which may have twice its share of a step's targets.
     targets = 2 * num_targets * train.batch_size // passes
     slots = sum(m.length for m in model.modalities)
-    most = max(targets * m.length // slots * m.vocab_size for m in model.modalities)
-    scores = min(most, 1 << 28) * size * 2
+    most = max(
+        targets * m.length // slots // m.num_codebooks * m.codebook_size for m in model.modalities
+    )
+    # Logits are float32, their gradient has the compute type.
+    scores = min(most, 1 << 28) * (4 + size)
     return int(fixed + kept * train.batch_size / passes + scores)

@@ -2,7 +2,7 @@
 
 Forward and backward pass of the blocks are captured as CUDA graphs, one pair for each batch shape,
 and the update as another one. Between the two passes the loss is launched kernel by kernel, because
-its shapes (number of targets of each modality) differ at every step, but are known on the host.
+its shapes (number of targets of each codebook) differ at every step, but are known on the host.
 
 The same code runs on a CPU, without graphs, for tests.
 
@@ -22,13 +22,13 @@ from nano4m.compute.graphs import Captured, GraphRecorder
 from nano4m.model.attention import has_varlen_kernel
 from nano4m.model.fourm import FourM
 from nano4m.training.device_update import DeviceUpdate
-from nano4m.training.loss import packed_cross_entropy, score_gradient
+from nano4m.training.loss import linear_cross_entropy, packed_cross_entropy, score_gradient
 from nano4m.training.packed_batch import PackedBatch, PackedShape, unpack
 
 WARM = 2
 """Eager runs of a shape before it is captured."""
 MOST_SCORES = 1 << 28
-"""Logits of a chunk of the loss on a large card: 0.5 GiB in half precision."""
+"""Logits of a chunk of the loss on a large card: 1 GiB in float32."""
 
 
 @dataclass
@@ -185,8 +185,8 @@ class DeviceStep:
     def _begin(self, batch: PackedBatch) -> None:
         """Reset the gradients of heads; those that a single product writes need not be zeroed."""
         owners = [
-            (id(self.computing.head_rows(c, self._is_full)[0]), count)
-            for c, count in enumerate(batch.counts)
+            (id(self.computing.head_rows(c, self._is_full)[0]), min(by_book))
+            for c, by_book in enumerate(batch.counts)
         ]
         alone = len(self.head_gradients) == len(owners)
         fresh = {owner for owner, count in owners if alone and count}
@@ -236,20 +236,20 @@ class DeviceStep:
     def _evaluated(
         self, states_UD: Tensor, order_U: Tensor, ids_U: Tensor, batch: PackedBatch
     ) -> Tensor:
-        sums, start = [], 0
         sorted_UD, ids_U = states_UD.index_select(0, order_U), ids_U.index_select(0, order_U)
-        for c, count in enumerate(batch.counts):
-            total = states_UD.new_zeros((), dtype=torch.float32)
-            # Float32 logits and log-probabilities take a few times the memory of a step's logits.
-            rows = max(1, self.most_scores // 8 // len(self.model.head(c, self._is_full)[0]))
-            for first in range(start, start + count, rows):
-                span = slice(first, min(first + rows, start + count))
-                logits = self.computing.logits(sorted_UD[span], c, self._is_full)
-                log_TV = logits.float().log_softmax(1)
-                total -= log_TV.gather(1, ids_U[span].long()[:, None]).sum()
-            sums.append(total)
-            start += count
-        return torch.stack(sums)
+        cap, start = self.model.config.logit_soft_cap, 0
+        sums_C = states_UD.new_zeros(len(batch.counts), dtype=torch.float32)
+        for c, by_book in enumerate(batch.counts):
+            parts, factor = self.computing.loss_heads(c)
+            vocabulary = 0
+            for weight_VD, own in zip(
+                parts, by_book if len(parts) > 1 else (sum(by_book),), strict=True
+            ):
+                states_TD = sorted_UD[start : start + own] * factor
+                ids_T = ids_U[start : start + own].long() - vocabulary
+                sums_C[c] += linear_cross_entropy(states_TD, weight_VD, ids_T, cap)
+                start, vocabulary = start + own, vocabulary + len(weight_VD)
+        return sums_C
 
     @torch.no_grad()
     def refresh(self) -> None:

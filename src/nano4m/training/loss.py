@@ -1,6 +1,10 @@
-"""Cross-entropy of the targets, each over its own modality's vocabulary.
+"""Cross-entropy of the targets, each over the ids of its own codebook.
 
-Shapes: B batch, M decoder tokens, T tokens of one modality, D width, V vocabulary, C modalities.
+A modality with one codebook has one vocabulary; with Q, each slot has V / Q ids. So an untrained
+model starts at ln(V / Q). With shared tables it is the whole shared vocabulary.
+
+Shapes: B batch, M decoder tokens, T tokens of one codebook, D width, V its vocabulary, C
+modalities.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nano4m.model.fourm import FourM, PackedTensors
+from nano4m.model.wide_product import wide_product
 from nano4m.tokens.batch import MaskedBatch
 
 MOST_LOGITS = 1 << 23
@@ -20,8 +25,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """Summed cross-entropy of ``states @ weight.T`` in chunks, gradients in the forward pass.
 
     The logits of a chunk live until its gradients are computed; logits, softmax and sums are
-    float32 at least, whatever the type of the matrices. ``F.linear_cross_entropy`` sums in the type
-    of its inputs, and its chunks take several times as long on a CPU (docs/PERFORMANCE.md).
+    float32 at least, whatever the type of the matrices (``wide_product``); the gradient of the
+    logits is rounded to that type before its own products. ``F.linear_cross_entropy`` sums in the
+    type of its inputs, and its chunks take several times as long on a CPU (docs/PERFORMANCE.md).
     """
 
     @staticmethod
@@ -35,13 +41,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         total = states_TD.new_zeros((), dtype=exact)
         d_states, d_weight = [], None
         for own_TD, own_T in zip(states_TD.split(rows), ids_T.split(rows), strict=True):
-            score_TV = own_TD @ weight_VD.T
+            score_TV = wide_product(own_TD, weight_VD)
             slope_TV = None
             if cap:
-                score_TV = (score_TV.to(exact) / cap).tanh_()
+                score_TV = (score_TV / cap).tanh_()
                 slope_TV = 1 - score_TV.square() if wants else None
                 score_TV = score_TV * cap
-            log_TV = score_TV.log_softmax(1, dtype=exact)
+            log_TV = score_TV.log_softmax(1)
             total -= log_TV.gather(1, own_T[:, None]).sum()
             if not wants:
                 continue
@@ -86,6 +92,9 @@ def linear_cross_entropy(
         ids_T: int64 in 0..V-1.
         cap: Logits become cap * tanh(logit / cap); 0: no cap.
     """
+    if not torch.is_grad_enabled():
+        # Otherwise a parameter would have its gradient computed even where none is recorded.
+        states_TD, weight_VD = states_TD.detach(), weight_VD.detach()
     return _LinearCrossEntropy.apply(states_TD, weight_VD, ids_T, cap)
 
 
@@ -95,54 +104,57 @@ def linear_cross_entropy(
 def token_cross_entropy(model: FourM, states_BMD: Tensor, batch: MaskedBatch) -> Tensor:
     """Return the summed cross-entropy of each modality, float32 (C,), in nats.
 
-    Logits are computed for targets only, over the target's own vocabulary; with shared tables over
-    the whole shared one, as the reference trains.
+    Logits are computed for targets only, over the ids of the target's own codebook; with shared
+    tables over the whole shared vocabulary, as the reference trains.
     """
     flat_TD, ids_T = states_BMD.flatten(0, 1), batch.target_ids_BM.flatten()
     modality_T = batch.target_modality_BM.flatten()
-    sums = []
+    codebook_T = batch.target_coords_BM2[..., 1].flatten()
+    cap, sums = model.config.logit_soft_cap, []
     for c in range(len(model.modalities)):
         # Absent modalities are included, so that every parameter has a gradient in every pass.
-        chosen = (modality_T == c).nonzero()[:, 0]
-        weight_VD, scale = model.head(c, full=model.config.tables == "shared")
-        states_TD = flat_TD[chosen] if scale == 1 else flat_TD[chosen] * scale
-        cap = model.config.logit_soft_cap
-        sums.append(linear_cross_entropy(states_TD, weight_VD, ids_T[chosen], cap))
+        is_own_T, (parts, scale) = modality_T == c, model.loss_heads(c)
+        found, first = [], 0
+        for book, weight_VD in enumerate(parts):
+            is_here_T = is_own_T & (codebook_T == book) if len(parts) > 1 else is_own_T
+            chosen = is_here_T.nonzero()[:, 0]
+            states_TD = flat_TD[chosen] if scale == 1 else flat_TD[chosen] * scale
+            found.append(linear_cross_entropy(states_TD, weight_VD, ids_T[chosen] - first, cap))
+            first += len(weight_VD)
+        sums.append(torch.stack(found).sum())
     return torch.stack(sums)
 
 
 def score_gradient(
-    score_TV: Tensor, ids_T: Tensor, weight: Tensor, cap: float
+    score_TV: Tensor, ids_T: Tensor, weight: Tensor, cap: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Return the summed cross-entropy of logits, and ``weight`` times its gradient, (T, V).
 
-    Plain operations, which a compiler fuses into two passes over the logits; the gradient has their
-    type, softmax and sum are float32 at least.
+    Plain operations, which a compiler fuses into two passes over the logits.
 
     Args:
-        score_TV: Logits before the soft cap.
+        score_TV: Logits before the soft cap, float32 at least.
         ids_T: Target ids, integers.
         weight: A scalar on the device.
         cap: As for ``linear_cross_entropy``.
+        dtype: Type of the gradient, that of the matrices of its products.
     """
-    exact = torch.promote_types(score_TV.dtype, torch.float32)
-    wide_TV = score_TV.to(exact)
     if cap:
-        wide_TV = torch.tanh(wide_TV / cap) * cap
+        score_TV = torch.tanh(score_TV / cap) * cap
     # Reduced by rows, never over all logits, so that one kernel handles a whole row.
-    most_T1 = wide_TV.amax(1, keepdim=True)
-    sum_T1 = (wide_TV - most_T1).exp().sum(1, keepdim=True)
-    right_T1 = wide_TV.gather(1, ids_T[:, None].long())
+    most_T1 = score_TV.amax(1, keepdim=True)
+    sum_T1 = (score_TV - most_T1).exp().sum(1, keepdim=True)
+    right_T1 = score_TV.gather(1, ids_T[:, None].long())
     total = (sum_T1.log() + most_T1 - right_T1).sum()
     is_right_TV = torch.arange(score_TV.shape[1], device=ids_T.device) == ids_T[:, None]
-    share_TV = (wide_TV - most_T1).exp() * (1 / sum_T1)
-    d_TV = (share_TV - is_right_TV.to(exact)) * weight
+    share_TV = (score_TV - most_T1).exp() * (1 / sum_T1)
+    d_TV = (share_TV - is_right_TV.to(score_TV.dtype)) * weight
     if cap:
-        d_TV = d_TV * (1 - (wide_TV / cap).square())
-    return total, d_TV.to(score_TV.dtype)
+        d_TV = d_TV * (1 - (score_TV / cap).square())
+    return total, d_TV.to(dtype)
 
 
-ScoreGradient = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+ScoreGradient = Callable[[Tensor, Tensor, Tensor, float, torch.dtype], tuple[Tensor, Tensor]]
 
 
 @torch.no_grad()
@@ -150,7 +162,7 @@ def packed_cross_entropy(
     model: FourM,
     states_UD: Tensor,
     batch: PackedTensors,
-    counts: Sequence[int],
+    counts: Sequence[Sequence[int]],
     gradients: dict[int, Tensor],
     written: set[int],
     d_states_UD: Tensor,
@@ -161,13 +173,13 @@ def packed_cross_entropy(
 ) -> None:
     """Add the cross-entropy of a packed batch to ``sums_C``, and compute its gradients.
 
-    The number of targets of each modality is known on the host, so nothing is read from the device.
+    The number of targets of each codebook is known on the host, so nothing is read from the device.
 
     Args:
         model: The compute copy.
         states_UD: Decoder states.
         batch: The batch on the device.
-        counts: Targets of each modality.
+        counts: Targets of each codebook of each modality.
         gradients: Gradients of heads, by the ``id`` of their parameter in ``model``.
         written: Heads whose gradients have values of this step and are accumulated; kept up to
             date.
@@ -181,29 +193,37 @@ def packed_cross_entropy(
     sorted_UD = states_UD.index_select(0, batch.order_U)
     ids_U = batch.target_ids_U.index_select(0, batch.order_U)
     d_sorted_UD = torch.empty_like(sorted_UD)
-    cap, is_full, start = model.config.logit_soft_cap, model.config.tables == "shared", 0
-    for c, count in enumerate(counts):
+    cap, start = model.config.logit_soft_cap, 0
+    for c, by_book in enumerate(counts):
+        count = sum(by_book)
         if not count:
             continue
-        parameter, own_rows = model.head_rows(c, is_full)
-        weight_VD, factor = model.head(c, is_full)
-        gradient_VD = gradients[id(parameter)][own_rows]
-        rows = max(1, most // len(weight_VD))
-        for first in range(start, start + count, rows):
-            span = slice(first, min(first + rows, start + count))
-            states_TD = sorted_UD[span] if factor == 1 else sorted_UD[span] * factor
-            total, d_TV = score(states_TD @ weight_VD.T, ids_U[span], weights_C[c], cap)
-            sums_C[c] += total
-            torch.mm(d_TV, weight_VD, out=d_sorted_UD[span])
-            if id(parameter) in written or first > start:
-                gradient_VD += d_TV.T @ states_TD
-            else:
-                gradient_VD.copy_(d_TV.T @ states_TD)
+        parts, factor = model.loss_heads(c)
+        parameter, own_rows = model.head_rows(c, model.config.tables == "shared")
+        gradient_parts = gradients[id(parameter)][own_rows].chunk(len(parts))
+        begin, vocabulary = start, 0
+        for weight_VD, gradient_VD, own in zip(
+            parts, gradient_parts, by_book if len(parts) > 1 else (count,), strict=True
+        ):
+            rows = max(1, most // len(weight_VD))
+            for first in range(begin, begin + own, rows):
+                span = slice(first, min(first + rows, begin + own))
+                states_TD = sorted_UD[span] if factor == 1 else sorted_UD[span] * factor
+                ids_T = ids_U[span] - vocabulary if vocabulary else ids_U[span]
+                score_TV = wide_product(states_TD, weight_VD)
+                total, d_TV = score(score_TV, ids_T, weights_C[c], cap, states_TD.dtype)
+                sums_C[c] += total
+                torch.mm(d_TV, weight_VD, out=d_sorted_UD[span])
+                if id(parameter) in written or first > begin:
+                    gradient_VD += d_TV.T @ states_TD
+                else:
+                    gradient_VD.copy_(d_TV.T @ states_TD)
+            begin, vocabulary = begin + own, vocabulary + len(weight_VD)
         # A head shared by all modalities was zeroed before; its rows accumulate.
         written.add(id(parameter))
         if factor != 1:
-            d_sorted_UD[start : start + count] *= factor
-        start += count
+            d_sorted_UD[start:begin] *= factor
+        start = begin
     d_sorted_UD[start:] = 0
     d_states_UD.index_copy_(0, batch.order_U.long(), d_sorted_UD)
 

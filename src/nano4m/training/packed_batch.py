@@ -54,7 +54,7 @@ class PackedBatch:
     Attributes:
         shape: Shape of its tensors.
         flat: int32, all of ``PackedTensors`` concatenated.
-        counts: Targets of each modality.
+        counts: Targets of each codebook of each modality.
         groups: (samples, inputs with register, targets) of each group, then of the filler
             sequences.
         num_real: Number of groups without the filler.
@@ -63,7 +63,7 @@ class PackedBatch:
 
     shape: PackedShape
     flat: np.ndarray
-    counts: tuple[int, ...]
+    counts: tuple[tuple[int, ...], ...]
     groups: tuple[tuple[int, int, int], ...]
     num_real: int
     tokens: int
@@ -91,6 +91,12 @@ class Packer:
     def fillers(self) -> int:
         """Filler sequences of a full batch: enough for a whole quantum and one input each."""
         return -(-self.quantum // max(1, min(self.longest[0] - 1, self.longest[1]))) + 1
+
+    @cached_property
+    def codebooks(self) -> tuple[np.ndarray, np.ndarray]:
+        """Number of the first codebook of each modality, and how many it has, int64 (C,) each."""
+        books_C = np.array([m.num_codebooks for m in self.modalities])
+        return books_C.cumsum() - books_C, books_C
 
     def parts(self, batches: Sequence[MaskedBatch]) -> list[PackedBatch]:
         """Return a step as packed batches of ``batch_size``, with the step's loss weights."""
@@ -138,12 +144,19 @@ class Packer:
         target_modality = np.concatenate(
             [b.target_modality_BM.numpy().reshape(-1) for b in batches]
         )
-        counts = np.bincount(target_modality, minlength=len(self.modalities))
+        codebook = np.concatenate(
+            [b.target_coords_BM2[..., 1].numpy().reshape(-1) for b in batches]
+        )
+        # Numbers of the codebooks of all modalities, in order.
+        first_C, books_C = self.codebooks
+        kind = first_C[target_modality] + np.minimum(codebook, books_C[target_modality] - 1)
+        by_kind = np.bincount(kind, minlength=int(books_C.sum()))
+        counts = np.add.reduceat(by_kind, first_C)
         if weights_C is None:
             weights_C = modality_weights(torch.from_numpy(counts).float())
         starts = [np.repeat([g[i] for g in groups], [g[0] for g in groups]) for i in (1, 2)]
         order = np.arange(targets, dtype=np.int32)
-        order[:num_targets] = np.argsort(target_modality, kind="stable")
+        order[:num_targets] = np.argsort(kind, kind="stable")
         parts = [
             *(self._inputs([getattr(b, f"input_{f}") for b in batches], register, inputs, fill)
               for f, fill in (("ids_BN", -1), ("modality_BN", 0), ("coords_BN2", 0))),
@@ -157,7 +170,10 @@ class Packer:
         flat = np.concatenate([np.asarray(part, dtype=np.int32).reshape(-1) for part in parts])
         shape = PackedShape(inputs, targets, len(starts[0]), self.longest)
         tokens = num_inputs - samples * register + num_targets
-        found = tuple(int(n) for n in counts)
+        found = tuple(
+            tuple(by_kind[first : first + books].tolist())
+            for first, books in zip(first_C, books_C, strict=True)
+        )
         return PackedBatch(shape, flat, found, tuple(groups), len(batches), tokens)
 
     def _filling(self, inputs: int, targets: int, sequences: int) -> list[tuple[int, int, int]]:

@@ -140,7 +140,9 @@ class Trainer:
             for part in packed:
                 progress_state["tokens"] += part.tokens
                 real = part.groups[: part.num_real]
-                progress_state["operations"] += self.operations.of_groups(real, part.counts)
+                progress_state["operations"] += self.operations.of_groups(
+                    real, [sum(n) for n in part.counts]
+                )
             return {"lr": rate}
         assert self.host is not None
         batches = self.maker.masked(self.table, number, picked)
