@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from allowed_skips import DATA as SHARED
+from allowed_skips import pytest_make_collect_report as pytest_make_collect_report
+from allowed_skips import pytest_runtest_makereport as pytest_runtest_makereport
 from nano4m.compute.precision import flushes_denormals
 from nano4m.config.masking import MaskingConfig
 from nano4m.config.model import ModelConfig
@@ -23,9 +26,6 @@ from nano4m.tokens.table import TokenSpec, TokenTable
 torch.set_num_threads(1)
 # A shell starts a job in the background with SIGINT ignored; tests of interrupts deliver it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-
 
 SET_BY_OTHERS = ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_", "KINETO_", "KMP_")
 """Beginnings of variables that pytest, PyTorch and scikit-learn set when they are first used."""
@@ -78,7 +78,7 @@ def process_is_left_as_found(request: pytest.FixtureRequest) -> Iterator[None]:
 def shared_data() -> Path:
     """The folder of real recordings; the test skips where it is absent."""
     if not SHARED.is_dir():
-        pytest.skip(f"real data are not here ({SHARED})")
+        pytest.skip(f"needs the data of ../shared ({SHARED})")
     return SHARED
 
 
@@ -87,7 +87,7 @@ def golden(shared_data: Path) -> Path:
     """Weights of the reference's architecture, and what the reference computed with them."""
     folder = shared_data / "golden" / "nano4m_seed"
     if not folder.is_dir():
-        pytest.skip(f"the reference's outputs are not here ({folder})")
+        pytest.skip(f"needs the data of ../shared ({folder})")
     return folder
 
 

@@ -25,7 +25,7 @@ print(after.ru_minflt - before.ru_minflt, after.ru_maxrss - before.ru_maxrss)
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the GNU C library is meant")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux, for its C library")
 def test_the_system_is_not_asked_for_the_same_pages_again():
     def pages_and_growth(mode: str) -> list[int]:
         words = [sys.executable, "-c", STEPS, mode]

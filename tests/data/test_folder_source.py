@@ -14,7 +14,7 @@ from nano4m.data.sources import folder
 from nano4m.errors import BadMedia, UserError
 
 needs_animals = pytest.mark.skipif(
-    not (SHARED / "animals").is_dir(), reason="no animals in ../shared/data"
+    not (SHARED / "animals").is_dir(), reason="needs the data of ../shared: animals"
 )
 
 

@@ -13,7 +13,7 @@ from nano4m.data.sources import SOURCES, digits, source
 from nano4m.errors import UserError
 
 needs_digits = pytest.mark.skipif(
-    not (SHARED / "spoken_digits").is_dir(), reason="no spoken_digits in ../shared/data"
+    not (SHARED / "spoken_digits").is_dir(), reason="needs the data of ../shared: spoken_digits"
 )
 
 

@@ -198,7 +198,10 @@ def test_the_head_runs_for_the_ids_of_one_codebook(model, there):
                        negative=("depth",))  # fmt: skip
     both = given | some_given("depth")[1]
     generate(spy, TOKENS, ids, both, [guided], config, range(6), on_device=there)
-    assert [(n, w) for n, _, w in spy.shapes] == [(12, 8)] * 4, "four tokens each: one pass"
+    assert len(spy.shapes) == 4 and {w for _, _, w in spy.shapes} == {8}
+    rows = {n for n, _, _ in spy.shapes}
+    # Four tokens each: one pass; a CPU leaves out equal rows.
+    assert rows == {12} if there else max(rows) == 12
 
 
 def test_as_many_rows_as_the_memory_of_a_gpu_takes(model, monkeypatch):

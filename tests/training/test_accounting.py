@@ -140,7 +140,7 @@ def test_products_of_float32_stay_exact_on_this_machine(matmul, shape):
         assert _error(a, b) < 1e-5
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU keeps its own setting")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_where_products_would_be_rounded_the_permission_is_withdrawn(matmul, monkeypatch):
     plain = torch.Tensor.__matmul__
 

@@ -61,7 +61,7 @@ def test_computing_blocks_twice_gives_the_same_bits(tmp_path, precision):
 @pytest.mark.parametrize("backend", ["eager", "inductor"])
 def test_a_compiled_step_is_the_plain_one(tmp_path, monkeypatch, backend):
     if backend == "inductor" and not torch.cuda.is_available():
-        pytest.skip("building C++ takes minutes; graphs and gradients are the same")
+        pytest.skip("needs a GPU: on a CPU building C++ takes minutes, graphs are the same")
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     settings = {"steps": 2, "dropout": 0.0, "optimizer": "adamw", "val_samples": 8}
     for name, compiled in (("plain", False), ("compiled", True)):

@@ -119,7 +119,7 @@ def forward_unique(
     out = torch.empty(*targets.shape, tokens.modalities[index].codebook_size)
     codebook = codebook_of(tokens, targets)
     for part, states in decoded(model, tokens, ids, inputs.bool(), targets, batch_size):
-        own = codebook if isinstance(codebook, int) else codebook[part].to(states.device)
+        own = codebook if isinstance(codebook, int) else codebook[part].to(model.device)
         with torch.inference_mode():
             out[part] = model.logits(states, index, own).float().cpu()
     return out[which_R]

@@ -53,7 +53,7 @@ def log_prob_parts(
     width = width if isinstance(codebook, int) else tokens.modalities[index].vocab_size
     for rows, states in decoded(model, tokens, ids_BL, inputs_BL, targets_BT, batch_size):
         size = max(1, most // (len(rows) * width))
-        own = codebook if isinstance(codebook, int) else codebook[rows].to(states.device)
+        own = codebook if isinstance(codebook, int) else codebook[rows].to(model.device)
         for first in range(0, wanted, size):
             part = slice(first, min(first + size, wanted))
             with torch.inference_mode():
