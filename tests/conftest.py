@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,22 @@ def tiny_table(num_clips: int = 48, num_classes: int = 4, seed: int = 0) -> Toke
     labels = np.array([f"class{c}" for c in classes])
     codes = {"rgb": rng.normal(size=(11, 4)).astype(np.float32)}
     return TokenTable(token_spec, names, labels, splits, ids, lengths, codes)
+
+
+def with_codebooks(table: TokenTable, frames: int, books: int, size: int) -> TokenTable:
+    """Return a table with a random sound of several codebooks of ``size`` ids."""
+    sound = MODALITIES["sound"].with_tokens((frames, books), books * size)
+    modalities = tuple(sound if m.name == "sound" else m for m in table.modalities)
+    shape = (*table.ids["sound"].shape[:2], frames, books)
+    ids = np.random.default_rng(0).integers(size, size=shape) + size * np.arange(books)
+    return TokenTable(
+        replace(table.token_spec, modalities=modalities),
+        table.clip_ids,
+        table.labels,
+        table.splits,
+        dict(table.ids) | {"sound": ids.reshape(*shape[:2], -1).astype(np.uint16)},
+        {m.name: table.lengths[m.name] for m in modalities if m.is_text},
+    )
 
 
 @pytest.fixture
