@@ -144,7 +144,10 @@ def test_all_codebooks_of_a_frame_count(monkeypatch):
     assert found.value == found.at_once == pytest.approx(math.log(9), abs=1e-5)
     start = evaluator.tokens.slices[1].start
     asked = {tuple(asked) for _, given, asked in evaluator.model.calls if len(given) == 2}
-    assert asked == {(start + 2, start + 3)}
+    # Frame by frame, and level by level: the second codebook is asked for when the first is known.
+    assert asked == {(start + 2, start + 3), (start + 2,)}
+    fine = {tuple(asked) for _, given, asked in evaluator.model.calls if len(given) == 3}
+    assert fine == {(start + 3,)}
 
 
 # -- picked where they are made ------------------------------------------------------------------

@@ -56,7 +56,8 @@ class Continuation(Part):
     low: float = Field(description="Lower end of the 95 % interval.")
     high: float = Field(description="Upper end of the 95 % interval.")
     at_once: float = Field(
-        description="Second half predicted at once, as in training; of a text equal to value."
+        description="Second half predicted at once, several codebooks level by level; of a text "
+        "equal to value."
     )
     n: int = Field(description="Number of clips.")
     clusters: int | None = CLUSTERS
