@@ -27,7 +27,7 @@ def with_gaps(
     for index, modality in enumerate(table.modalities):
         name = modality.name
         is_gone = (rng.random(num_clips) < missing) & (kept != index) & (name not in keep)
-        ids[name] = np.where(table.ids[name] == MARKED[name], 1, table.ids[name])
+        ids[name] = np.where(table.ids[name] == MARKED[name], MARKED[name] - 1, table.ids[name])
         ids[name][is_gone] = MARKED[name]
         lengths[name] = np.where(is_gone[:, None], 0, table.lengths[name])
     return dataclasses.replace(table, ids=ids, lengths=lengths)
