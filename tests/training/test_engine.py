@@ -164,8 +164,8 @@ def test_a_loss_that_is_not_finite_can_be_computed_again(tmp_path, precision):
     assert where == tmp_path / f"nonfinite-{step}"
     noted = json.loads((where / "step.json").read_text())
     trainer = Trainer(config, table, tmp_path / "order", CPU)
-    (rows,) = trainer.sampler.steps(step - 1, step)
-    assert noted["clips"] == [str(name) for name in table.clip_ids[rows]]
+    (drawn,) = trainer.sampler.steps(step - 1, step)
+    assert noted["clips"] == [str(name) for name in table.clip_ids[drawn.rows]]
     assert all(clip in said for clip in noted["clips"][:8])
     # As its docstring says: weights and batches give the loss again.
     model, token_spec = load_model(where)
@@ -175,7 +175,7 @@ def test_a_loss_that_is_not_finite_can_be_computed_again(tmp_path, precision):
     model = model.to(dtype)
     batches = load_batches(where)
     assert all(isinstance(b, MaskedBatch) for b in batches)
-    assert sum(len(b.target_ids_BM) for b in batches) == len(rows)
+    assert sum(len(b.target_ids_BM) for b in batches) == len(drawn)
     with torch.no_grad():
         sums = torch.stack([token_cross_entropy(model, model(b), b) for b in batches])
     assert not torch.isfinite(sums).all()
