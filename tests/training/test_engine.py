@@ -175,7 +175,7 @@ def test_a_loss_that_is_not_finite_can_be_computed_again(tmp_path, precision):
     model = model.to(dtype)
     batches = load_batches(where)
     assert all(isinstance(b, MaskedBatch) for b in batches)
-    assert sum(len(b.target_ids_BM) for b in batches) == len(drawn)
+    assert sum(len(b.target_ids_BM) for b in batches) == len(drawn.rows)
     with torch.no_grad():
         sums = torch.stack([token_cross_entropy(model, model(b), b) for b in batches])
     assert not torch.isfinite(sums).all()
