@@ -15,11 +15,12 @@ from nano4m.config.run import Config, EvaluateConfig
 from nano4m.errors import UserError
 from nano4m.evaluate import class_consistency
 from nano4m.evaluate.class_consistency import directions_into
-from nano4m.evaluate.classifiers import UNKNOWN, train_classifier
+from nano4m.evaluate.classifiers import train_classifier
 from nano4m.evaluate.context import EvalContext, RunArtifacts, build_evaluator, choose_clips
 from nano4m.evaluate.results import read_results
 from nano4m.evaluate.run import evaluate_run
 from nano4m.evaluate.tasks import classifier_of
+from nano4m.evaluate.word_classifier import UNKNOWN
 from nano4m.tokens.table import TokenTable
 
 SAMPLES, RATE = 1024, 16000

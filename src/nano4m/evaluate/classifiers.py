@@ -1,7 +1,7 @@
 """Classifiers that recognise a clip's class in what the model makes.
 
-Each modality has one, trained on the ``features`` of real media of the train split alone. A text
-needs no training: it is correct if the train split has it in that class.
+Each modality has one, trained on the ``features`` of real media of the train split alone; of a text
+these are its words.
 
 A classifier trains and predicts on a device, where its media are; all random numbers are drawn on
 the CPU and sent.
@@ -9,7 +9,6 @@ the CPU and sent.
 Shapes: B batch, C channels, H height, W width.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -21,6 +20,7 @@ from torch import Generator, Tensor, nn
 from nano4m.compute.on_device import CPU, fused, repeatable, seeded, send
 from nano4m.compute.workers import ahead, count_readers
 from nano4m.data.clip_table import ClipTable
+from nano4m.evaluate.word_classifier import WordClassifier
 from nano4m.media import media_kind
 from nano4m.media.base import MediaKind, Send
 from nano4m.progress import bar
@@ -28,8 +28,6 @@ from nano4m.progress import bar
 MOST_MEDIA = 12000
 """Most pictures or sounds that a classifier is trained on; more fill the memory."""
 BATCH = 32
-UNKNOWN = -1
-"""Prediction for a caption that no train clip has."""
 
 
 Augment = Callable[[Tensor, Generator, Send], Tensor]
@@ -39,7 +37,7 @@ class Classifier(Protocol):
     """A classifier of media of one kind."""
 
     def predict(self, media: Any) -> np.ndarray:
-        """Return the class of n media of any device, int64 (n,); UNKNOWN is never correct."""
+        """Return the class of n media of any device, int64 (n,); -1 is no class."""
 
 
 class ClassifierTraining(NamedTuple):
@@ -124,21 +122,6 @@ def _train(
     net.eval()
 
 
-class _KnownTexts(Classifier):
-    """Predicts the commonest class of each text in the train split."""
-
-    def __init__(self, training: ClassifierTraining) -> None:
-        texts = [text for part in training.media for text in part]
-        counts = Counter(zip(texts, training.labels.tolist(), strict=True))
-        self.known: dict[str, int] = {}
-        for (text, label), _ in sorted(counts.items(), key=lambda item: (item[1], item[0])):
-            self.known[text] = label
-
-    def predict(self, media: list[str]) -> np.ndarray:
-        """Return the class of each text, UNKNOWN for one that no train clip has."""
-        return np.array([self.known.get(text, UNKNOWN) for text in media], dtype=np.int64)
-
-
 def chosen_clips(kind: str, clips: ClipTable, rows: np.ndarray, seed: int) -> np.ndarray:
     """Return which of ``rows`` a classifier of this kind of media is trained on, sorted places.
 
@@ -187,4 +170,6 @@ def train_classifier(
     media = ahead(read, parts, 0 if device.type == "cpu" else count_readers())
     own = np.repeat(labels[chosen], clips.num_frames if has_frames else 1)
     training = ClassifierTraining(media, own, num_classes, clips.sample_rate, steps, seed, device)
-    return _Network(known, training) if known.features else _KnownTexts(training)
+    if known.features:
+        return _Network(known, training)
+    return WordClassifier([text for part in media for text in part], own, seed)
