@@ -139,6 +139,23 @@ def test_clips_of_one_recording_widen_the_interval(monkeypatch):
     assert joined.high - joined.low > 2 * (alone.high - alone.low)
 
 
+def test_clips_that_lack_a_modality_do_not_count():
+    evaluator, table, rng = planted(6)
+    made = draw(rng, TEST, 16)
+    (whole,) = figure(evaluator, table, {1: made})
+    lacking = rng.permutation(TEST)[:30]
+    evaluator.valid_BL[lacking[:20], evaluator.tokens.slices[0]] = False
+    evaluator.valid_BL[lacking[20:], evaluator.tokens.slices[1]] = False
+    copies = np.asarray(table.ids["rgb"][:30, 0])
+    made[lacking] = copies  # if they counted, they would be found
+    (found,) = figure(evaluator, table, {1: made})
+    assert found.n == TEST - 30 and found.value == pytest.approx(whole.value, abs=0.1)
+    named = set(table.clip_ids[evaluator.rows[lacking]].tolist())
+    assert not named & {pair.clip_id for pair in found.closest}
+    evaluator.valid_BL[:, evaluator.tokens.slices[1]] = False
+    assert figure(evaluator, table, {1: made}) == []
+
+
 def test_without_train_sequences_nothing_is_near():
     _, table, _ = planted(5)
     found = nearest_train(np.zeros((3, 16), np.int64), table, RGB, np.zeros(0, int))

@@ -13,7 +13,7 @@ Meehan, Chaudhuri and Dasgupta (2020, https://arxiv.org/abs/2004.05675) for copy
 Shapes: Q queries, M train sequences, T slots of one modality, B evaluated clips.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -89,7 +89,7 @@ def nearest_train(
 
 def _closest(
     clips: np.ndarray,
-    sources: np.ndarray,
+    sources: Sequence[str],
     made: Nearest,
     real_equal: np.ndarray,
     table: TokenTable,
@@ -123,36 +123,43 @@ def memorization(
         table: Token table with the train split.
         train_rows: Its rows.
         target: Index of the modality.
-        generated: Ids by index of the source, int (B, T).
+        generated: Ids by index of the source, int (B, T); those of clips that lack the source or
+            the target do not count.
         real_BT: Each clip's own ids.
     """
     modality, count = evaluator.tokens.modalities[target], len(evaluator)
-    queries = np.concatenate([real_BT, *generated.values()])
-    near = nearest_train(queries, table, modality, train_rows)
-    real_equal = near.equal_Q[:count]
+    near = nearest_train(
+        np.concatenate([real_BT, *generated.values()]), table, modality, train_rows
+    )
     clips = table.clip_ids[evaluator.rows].astype(str)
 
-    def figure(sources: list[int], blocks: list[int]) -> Memorization:
-        places = np.concatenate([np.arange(b * count, (b + 1) * count) for b in blocks])
-        made = Nearest(*(values[places] for values in near))
-        reference = np.tile(real_equal, len(blocks))
+    def there(index: int) -> np.ndarray:
+        return evaluator.valid_BL[:, evaluator.tokens.slices[index]].any(1).numpy()
+
+    # Number of the clip and place among the queries of each sample of each source.
+    samples = {
+        source: (own, own + (block + 1) * count)
+        for block, source in enumerate(generated)
+        if len(own := np.flatnonzero(there(target) & there(source)))
+    }
+
+    def figure(sources: list[int]) -> Memorization:
+        own = np.concatenate([samples[source][0] for source in sources])
+        places = np.concatenate([samples[source][1] for source in sources])
+        names = [evaluator.names[s] for s in sources for _ in samples[s][0]]
+        made, reference = Nearest(*(values[places] for values in near)), near.equal_Q[own]
         hits = (made.equal_Q > reference) + 0.5 * (made.equal_Q == reference)
-        clusters = np.tile(evaluator.clusters([*sources, target]), len(blocks))
-        names = np.repeat([evaluator.names[s] for s in sources], count)
         return Memorization(
-            source=evaluator.names[sources[0]] if len(sources) == 1 else None,
+            source=names[0] if len(sources) == 1 else None,
             target=modality.name,
             is_text=modality.is_text,
             value=float(hits.mean()),
-            **share_interval(hits, clusters)._asdict(),
+            **share_interval(hits, evaluator.clusters([*sources, target])[own])._asdict(),
             n=len(hits),
             made_equal=float(np.median(made.equal_Q)),
-            real_equal=float(np.median(real_equal)),
-            closest=_closest(np.tile(clips, len(blocks)), names, made, reference, table),
+            real_equal=float(np.median(reference)),
+            closest=_closest(clips[own], names, made, reference, table),
         )
 
-    sources = list(generated)
-    alone = [figure([source], [i + 1]) for i, source in enumerate(sources)]
-    if len(sources) < 2:
-        return alone
-    return [figure(sources, list(range(1, len(sources) + 1))), *alone]
+    alone = [figure([source]) for source in samples]
+    return [figure(list(samples)), *alone] if len(samples) > 1 else alone

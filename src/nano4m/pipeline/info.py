@@ -152,6 +152,12 @@ def describe_run(out: Path) -> dict[str, Any]:
             for d in found["matrix"]
             if d["class_consistency"]
         }
+        # Texts that come from few templates are equal to train texts anyway.
+        summary["nearer_to_train_than_real"] = {
+            f"{m['source'] or 'all'} -> {m['target']}": m["value"]
+            for m in found.get("memorization", [])
+            if not m["is_text"]
+        }
     return summary
 
 
