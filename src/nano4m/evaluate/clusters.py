@@ -44,6 +44,10 @@ class ClipOrigins:
     recordings: np.ndarray
     pictures: np.ndarray
 
+    def take(self, clips: np.ndarray) -> "ClipOrigins":
+        """Return those of some clips, int (m,)."""
+        return ClipOrigins(self.recordings[clips], self.pictures[clips])
+
     def clusters(self, with_pictures: bool) -> np.ndarray:
         """Return the cluster of each clip, int64 (n,), by recording and, if asked, by picture."""
         keys = (self.recordings, self.pictures) if with_pictures else (self.recordings,)

@@ -12,7 +12,8 @@ t of them, K ids, S scored sequences, W ids of one codebook.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -56,6 +57,7 @@ class LikelihoodEvaluator:
     seed: int
     origins: ClipOrigins | None = None
     _pairs: dict[tuple[int, int], np.ndarray] = field(default_factory=dict, repr=False)
+    _parts: dict[frozenset[int], "LikelihoodEvaluator"] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.ids_BL)
@@ -68,6 +70,33 @@ class LikelihoodEvaluator:
     def rng(self, *stream: int) -> np.random.Generator:
         """Return the random generator of one purpose."""
         return np.random.default_rng([self.seed, *stream])
+
+    @cached_property
+    def present_BC(self) -> np.ndarray:
+        """Which modalities each clip has, bool (B, C)."""
+        return self.tokens.count(self.valid_BL).numpy() > 0
+
+    def clips_with(self, *modalities: int) -> np.ndarray:
+        """Return the numbers of the clips that have all of these modalities, int64 (m,)."""
+        return np.flatnonzero(self.present_BC[:, list(modalities)].all(axis=1))
+
+    def of(self, *modalities: int) -> "LikelihoodEvaluator":
+        """Return the evaluator of ``clips_with``: this one where all clips have them."""
+        clips = self.clips_with(*modalities)
+        if len(clips) == len(self):
+            return self
+        if frozenset(modalities) not in self._parts:
+            self._parts[frozenset(modalities)] = replace(
+                self,
+                rows=self.rows[clips],
+                ids_BL=self.ids_BL[clips],
+                valid_BL=self.valid_BL[clips],
+                labels=self.labels[clips],
+                origins=self.origins.take(clips) if self.origins else None,
+                _pairs={},
+                _parts={},
+            )
+        return self._parts[frozenset(modalities)]
 
     def clusters(self, modalities: Sequence[int]) -> np.ndarray:
         """Return the cluster of each clip, int64 (B,): those of one are not independent.

@@ -53,7 +53,11 @@ def parse_range(what: str, text: str, length: int) -> tuple[int, int]:
 
 
 def read_rows(run: LoadedRun, rows: np.ndarray, names: Sequence[str]) -> list[GenerationInput]:
-    """Return one input a clip, with the table's tokens of the modalities ``names``."""
+    """Return one input a clip, with the table's tokens of those of ``names`` that it has.
+
+    Raises:
+        UserError: A clip that has none of them.
+    """
     ids_BL, valid_BL = (torch.from_numpy(a) for a in run.table.gather(rows, None))
     shown_L = torch.zeros(run.tokens.length, dtype=torch.bool)
     for name in names:
@@ -61,13 +65,20 @@ def read_rows(run: LoadedRun, rows: np.ndarray, names: Sequence[str]) -> list[Ge
     inputs = []
     for row, ids, valid in zip(rows.tolist(), ids_BL, valid_BL, strict=True):
         clip = str(run.table.clip_ids[row])
+        there = [name for name in run.by_name if run.table.lengths[name][row, 0]]
+        given = [name for name in names if name in there]
+        if names and not given:
+            raise UserError(
+                f"clip {clip} has no {' and no '.join(names)}, only {', '.join(there)}; leave it "
+                "out of --clips or --rows, or name one of these with --input-modalities"
+            )
         inputs.append(
             GenerationInput(
                 name=clip,
                 ids_L=ids * (valid & shown_L),
                 inputs_L=valid & shown_L,
                 media={},
-                about={"clip_id": clip, "label": str(run.table.labels[row]), "given": [*names]},
+                about={"clip_id": clip, "label": str(run.table.labels[row]), "given": given},
             )
         )
     return inputs

@@ -135,8 +135,16 @@ def generate_media(
 
 
 def measure(run: LoadedRun, made: Made, classes: Sequence[str]) -> Diversity:
-    """Return the diversity of samples beside as many real clips, test clips if there are any."""
-    rows = run.table.rows("test") if len(run.table.rows("test")) else run.table.rows("train")
+    """Return the diversity of samples beside as many real ones, of test clips if any has it."""
+    is_there = run.table.present(made.modality.name)
+    rows = next(
+        (
+            own
+            for split in ("test", "train")
+            if len(own := np.flatnonzero(is_there & (run.table.splits == split)))
+        ),
+        np.flatnonzero(is_there),
+    )
     count = min(len(rows), len(made.ids_NT))
     rows = rows[np.linspace(0, len(rows) - 1, count).astype(np.int64)]
     ids, valid = run.table.gather(rows, None)

@@ -64,7 +64,8 @@ def overview_png(
     samples = collect(clips, tokenizers, table, generated, len(modalities))
     if not samples:
         raise ValueError("no generated clip to show")
-    sources = [m for m in modalities if any(s == m.name for s, _ in samples[0].made)]
+    made_from = {source for sample in samples for source, _ in sample.made}
+    sources = [m for m in modalities if m.name in made_from]
     gap, left, top = 10, 112, 92
     size = min(240, 800 // len(modalities) - gap)
     height = top + len(sources) * (size + gap) + 34
@@ -84,7 +85,8 @@ def overview_png(
         write(left + x * (size + gap) + size / 2, top - 14, target.title, fontsize=14, ha="center",
               va="center")  # fmt: skip
     for y, source in enumerate(sources):
-        sample = samples[y % len(samples)]
+        own = [s for s in samples if any(given == source.name for given, _ in s.made)]
+        sample = samples[y % len(samples)] if samples[y % len(samples)] in own else own[0]
         middle = top + y * (size + gap) + size / 2
         write(left - 14, middle - 11, source.title, fontsize=14, ha="right", va="center",
               color=PAPER.accent, fontweight="bold")  # fmt: skip
@@ -118,5 +120,5 @@ def overview_png(
 
 def _item(sample: Sample, source: Modality, target: Modality) -> Item | None:
     if source is target:
-        return sample.real.get(source.name) or sample.round_trip[source.name]
+        return sample.real.get(source.name) or sample.round_trip.get(source.name)
     return sample.made.get((source.name, target.name))

@@ -18,7 +18,10 @@ ARROW = "->"
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Items of one clip by name of modality; ``made`` by (input, target)."""
+    """Items of one clip by name of modality; ``made`` by (input, target).
+
+    What the clip lacks is not there, nor what would have been made from it.
+    """
 
     clip_id: str
     label: str
@@ -58,6 +61,21 @@ def decoded(modality: Modality, tokenizer: Tokenizer, ids: np.ndarray, rate: int
     return _items(modality, media, getattr(tokenizer, "sample_rate", rate))
 
 
+def _decoded_some(
+    modality: Modality,
+    tokenizers: Mapping[str, Tokenizer],
+    ids: np.ndarray,
+    wanted: np.ndarray,
+    rate: int,
+) -> list[tuple[int, Item]]:
+    """Return number and decoded item of the clips that are wanted, bool (n,)."""
+    numbers = np.flatnonzero(wanted)
+    if not len(numbers):
+        return []
+    items = decoded(modality, tokenizers[modality.name], ids[numbers], rate)
+    return list(zip(numbers.tolist(), items, strict=True))
+
+
 def collect(
     clips: ClipTable,
     tokenizers: Mapping[str, Tokenizer],
@@ -81,25 +99,35 @@ def collect(
     rows = np.array([clip_rows[ids[p]] for p in places])
     token_rows = np.array([table_rows[ids[p]] for p in places])
     rate = clips.sample_rate
-    real, round_trip, made = {}, {}, {}
+    real: list[dict[str, Item]] = [{} for _ in places]
+    round_trip: list[dict[str, Item]] = [{} for _ in places]
+    made: list[dict[tuple[str, str], Item]] = [{} for _ in places]
+    has = {name: table.lengths[name][token_rows, 0] > 0 for name in modalities}
     for name, modality in modalities.items():
-        if clips.present(modality.media)[rows].all():
-            media = clips.media(modality.media, rows, frame=0)
-            real[name] = _items(modality, media, rate)
-        round_trip[name] = decoded(modality, tokenizers[name], table.ids[name][token_rows, 0], rate)
+        recorded = np.flatnonzero(clips.present(modality.media)[rows])
+        if len(recorded):
+            media = clips.media(modality.media, rows[recorded], frame=0)
+            for i, item in zip(recorded.tolist(), _items(modality, media, rate), strict=True):
+                real[i][name] = item
+        for i, item in _decoded_some(
+            modality, tokenizers, table.ids[name][token_rows, 0], has[name], rate
+        ):
+            round_trip[i][name] = item
     for key, (source, target) in directions(generated).items():
         if target in modalities:
-            made[source, target] = decoded(
-                modalities[target], tokenizers[target], generated[key][places], rate
-            )
+            both = has[target] & has.get(source, True)
+            for i, item in _decoded_some(
+                modalities[target], tokenizers, generated[key][places], both, rate
+            ):
+                made[i][source, target] = item
     return [
         Sample(
             clip_id=ids[place],
             label=labels[place],
             caption=str(clips.captions[rows[i]]),
-            real={name: items[i] for name, items in real.items()},
-            round_trip={name: items[i] for name, items in round_trip.items()},
-            made={pair: items[i] for pair, items in made.items()},
+            real=real[i],
+            round_trip=round_trip[i],
+            made=made[i],
         )
         for i, place in enumerate(places)
     ]
