@@ -1,7 +1,6 @@
 """A whole tiny run of clips that lack media, by the command line: gaps in the report, no crash."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from nano4m.cli import main
 from nano4m.data.clip_table import open_clips
 from nano4m.data.sources import farm
 from nano4m.evaluate.results import Results
+from nano4m.json_files import read_json
 from nano4m.tokens.table import open_table
 from tiny_run import TINY
 
@@ -60,5 +60,28 @@ def test_a_run_of_clips_with_gaps_ends_with_figures_that_say_how_many_clips(gaps
         for source in figure.conditions.keys() & figure.clips.keys() & table.lengths.keys():
             assert figure.clips[source] == (own & table.present(source)).sum()
     assert (gaps / "report" / "index.html").stat().st_size > 10_000
-    counts = json.loads((gaps / "clips" / "manifest.json").read_text())["by_media"]
-    assert counts["depth"] == clips.present("depth").sum()
+    manifest = read_json(gaps / "clips" / "manifest.json")
+    assert manifest["summary"]["by_media"]["depth"] == clips.present("depth").sum()
+
+
+def test_a_clip_with_gaps_is_an_input_of_generation(gaps, tmp_path, capsys):
+    table = open_table(gaps / "table")
+    lacks = np.flatnonzero(~table.present("sound") & table.present("rgb"))
+    clip = str(table.clip_ids[lacks[0]])
+    common = ["generate", "--run", str(gaps), "--clips", clip]
+    main(
+        [*common, "--input-modalities", "sound,rgb", "--out", "depth", "--dir", str(tmp_path / "a")]
+    )
+    record = read_json(tmp_path / "a" / "generate.json")
+    assert record["inputs"][0]["given"] == ["rgb"]
+    said = refused(
+        capsys,
+        *common,
+        "--input-modalities",
+        "sound",
+        "--out",
+        "depth",
+        "--dir",
+        str(tmp_path / "b"),
+    )
+    assert f"clip {clip} has no sound, only" in said

@@ -17,7 +17,12 @@ from nano4m.config.generation import GenerateConfig
 from nano4m.evaluate.classifiers import Classifier
 from nano4m.evaluate.controls import shuffled_classes
 from nano4m.evaluate.diversity import diversity
-from nano4m.evaluate.likelihood_evaluator import GENERATE, SHUFFLE, LikelihoodEvaluator
+from nano4m.evaluate.likelihood_evaluator import (
+    GENERATE,
+    LEAST_CLIPS,
+    SHUFFLE,
+    LikelihoodEvaluator,
+)
 from nano4m.evaluate.probe_results import Score
 from nano4m.evaluate.results import AllSources, Direction
 from nano4m.evaluate.stats import derangement, difference, score
@@ -107,39 +112,46 @@ def directions_into(
 
     Returns:
         The cells, the result of all sources together (with two or more), and "<source>-><target>"
-        -> generated ids, uint16 (B, length).
+        -> generated ids, uint16 (B, length), zeros of the clips that lack either.
     """
     cells, made = [], {}
     name, modality = evaluator.names[target], evaluator.tokens.modalities[target]
-    labels, real = evaluator.labels.tolist(), real_ids(evaluator, target)
-    alone: dict[str, np.ndarray] = {}
+    alone: dict[int, np.ndarray] = {}
     sources = [i for i in range(len(evaluator.names)) if i != target]
 
-    def classified(inputs: Sequence[int], ids: Tensor) -> tuple[np.ndarray, Score]:
+    def classified(
+        part: LikelihoodEvaluator, inputs: Sequence[int], ids: Tensor
+    ) -> tuple[np.ndarray, Score]:
         assert classifier is not None
         found = predict(classifier, decode(tokenizers[name], modality, ids))
-        others = derangement(len(evaluator), evaluator.rng(SHUFFLE, GENERATE, *inputs, target))
-        clusters = evaluator.clusters([*inputs, target])
-        shuffled = shuffled_classes(found, evaluator.labels, others, clusters)
-        return found == evaluator.labels, score(
-            found == evaluator.labels,
-            evaluator.labels,
-            len(evaluator.classes),
+        others = derangement(len(part), part.rng(SHUFFLE, GENERATE, *inputs, target))
+        clusters = part.clusters([*inputs, target])
+        shuffled = shuffled_classes(found, part.labels, others, clusters)
+        return found == part.labels, score(
+            found == part.labels,
+            part.labels,
+            len(part.classes),
             clusters,
             round_trip=round_trip,
             controls={"shuffled": shuffled},
         )
 
-    def drawn(inputs: Sequence[int]) -> Tensor:
+    def drawn(part: LikelihoodEvaluator, inputs: Sequence[int]) -> Tensor:
         with sampling_precision(evaluator.model.device):
-            return generate_from(evaluator, inputs, target, config)
+            return generate_from(part, inputs, target, config)
 
     for source in sources:
-        ids = drawn([source])
-        made[f"{evaluator.names[source]}->{name}"] = ids.numpy().astype(np.uint16)
+        clips, part = evaluator.clips_with(source, target), evaluator.of(source, target)
+        whole = np.zeros((len(evaluator), modality.length), dtype=np.uint16)
+        made[f"{evaluator.names[source]}->{name}"] = whole
+        if len(part) < LEAST_CLIPS:
+            continue
+        ids = drawn(part, [source])
+        whole[clips] = ids.numpy()
         cell = None
         if classifier is not None:
-            alone[evaluator.names[source]], cell = classified([source], ids)
+            alone[source], cell = classified(part, [source], ids)
+        labels, real = part.labels.tolist(), real_ids(part, target)
         varied = diversity(ids.numpy(), labels, real, labels, modality)
         cells.append(
             Direction(
@@ -149,9 +161,14 @@ def directions_into(
                 diversity=varied,
             )
         )
-    if classifier is None or len(sources) < 2:
+    clips = evaluator.clips_for(sources, target)
+    if classifier is None or len(sources) < 2 or len(clips) < LEAST_CLIPS:
         return cells, None, made
-    hits, cell = classified(sources, drawn(sources))
-    clusters = evaluator.clusters([*sources, target])
-    gain_over = {source: difference(hits, fewer, clusters) for source, fewer in alone.items()}
+    part = evaluator.take(clips)
+    hits, cell = classified(part, sources, drawn(part, sources))
+    clusters = part.clusters([*sources, target])
+    gain_over = {}
+    for source, fewer in alone.items():  # on the clips that have this source too
+        own = part.clips_with(source)
+        gain_over[evaluator.names[source]] = difference(hits[own], fewer, clusters[own])
     return cells, AllSources(target=name, class_consistency=cell, gain_over=gain_over), made

@@ -153,6 +153,11 @@ class EvalContext:
         """Rows of the token table for n-gram baselines and classifiers."""
         return self.table.rows("train")
 
+    def train_rows_with(self, modality: int) -> np.ndarray:
+        """Return those of ``train_rows`` that have a modality of this index."""
+        name = self.evaluator.names[modality]
+        return self.train_rows[self.table.present(name)[self.train_rows]]
+
     @property
     def text(self) -> int | None:
         """Index of the text modality, or None."""

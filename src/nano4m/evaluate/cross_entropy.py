@@ -7,13 +7,12 @@ Shapes: B evaluated clips, T slots of the target.
 """
 
 import math
-from collections.abc import Callable
-from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from nano4m.evaluate.likelihood_evaluator import HALF, SHUFFLE, LikelihoodEvaluator
+from nano4m.evaluate.likelihood_evaluator import HALF, LEAST_CLIPS, SHUFFLE, LikelihoodEvaluator
 from nano4m.evaluate.likelihood_results import Baseline, CrossEntropy
 from nano4m.evaluate.ngram import BaselineName, NgramModel, Sequences
 from nano4m.evaluate.stats import derangement
@@ -109,22 +108,46 @@ def _same_information(
     texts = [m.name for m in modalities if m.is_text]
     of_class = log_probs.get("class unigram")
     if texts and of_class is not None:
-        by_class = baseline("class unigram", of_class, valid, counts.choices)
-        found |= {name: {"class unigram": by_class} for name in (*texts, "all others")}
+        others = [i for i, m in enumerate(modalities) if m is not modalities[target]]
+        given = {name: [evaluator.tokens.index(name)] for name in texts} | {"all others": others}
+        for name, sources in given.items():
+            clips = evaluator.clips_for(sources, target)
+            if len(clips) >= LEAST_CLIPS:
+                own = baseline("class unigram", of_class[clips], valid[clips], counts.choices)
+                found[name] = {"class unigram": own}
     return found
 
 
-def _conditions(evaluator: LikelihoodEvaluator, target: int) -> dict[str, Callable[[], np.ndarray]]:
-    """Return, by name, functions that compute log p of each clip's own target, (B,)."""
+class _Condition(NamedTuple):
+    """Nats and tokens of the target, and clips, of one condition."""
+
+    nats: float
+    tokens: int
+    clips: int
+
+
+def _from_sources(
+    evaluator: LikelihoodEvaluator, target: int, sources: list[int], is_shuffled: bool = False
+) -> _Condition | None:
+    """Return the figure of the clips that have any of ``sources``; None of too few."""
+    clips = evaluator.clips_for(sources, target)
+    if len(clips) < LEAST_CLIPS:
+        return None
+    part = evaluator.of(*sources, target) if len(sources) == 1 else evaluator.take(clips)
+    rows = derangement(len(part), part.rng(SHUFFLE, target)) if is_shuffled else None
+    log_p = part.own_given(target, sources, rows)
+    tokens = int(part.valid_BL[:, part.tokens.slices[target]].sum())
+    return _Condition(float(-log_p.sum()), tokens, len(part))
+
+
+def _conditions(evaluator: LikelihoodEvaluator, target: int) -> dict[str, _Condition]:
+    """Return the figure of each condition by name, but of those with too few clips."""
     others = [i for i in range(len(evaluator.names)) if i != target]
-    shuffled = derangement(len(evaluator), evaluator.rng(SHUFFLE, target))
-    from_sources = partial(evaluator.own_given, target)
-    return (
-        {"nothing": partial(from_sources, [])}
-        | {evaluator.names[source]: partial(from_sources, [source]) for source in others}
-        | {"all others": partial(from_sources, others)}
-        | {"shuffled others": partial(from_sources, others, shuffled)}
-    )
+    found = {"nothing": _from_sources(evaluator, target, [])}
+    found |= {evaluator.names[i]: _from_sources(evaluator, target, [i]) for i in others}
+    found["all others"] = _from_sources(evaluator, target, others)
+    found["shuffled others"] = _from_sources(evaluator, target, others, is_shuffled=True)
+    return {name: own for name, own in found.items() if own is not None}
 
 
 def cross_entropy(
@@ -133,7 +156,7 @@ def cross_entropy(
     """Return the cross-entropy of one modality on the clips of ``evaluator``.
 
     Args:
-        evaluator: Model and clips.
+        evaluator: Model and clips, two or more, that have the modality.
         counts: N-gram baseline of the modality, from the train split.
         target: Index of the modality.
         window_seconds: Length of a sound.
@@ -145,10 +168,10 @@ def cross_entropy(
     per_token = {"uniform": math.log(counts.choices)}
     for name in ("unigram", "bigram"):
         per_token[name] = baseline(name, log_probs[name], valid, counts.choices).value
-    targets = {name: float(-own().sum()) for name, own in _conditions(evaluator, target).items()}
+    measured = _conditions(evaluator, target)
     units = units_of(modality, len(evaluator), window_seconds)
     half, half_count = half_of_itself(evaluator, target)
-    conditions = {name: value / count for name, value in targets.items()}
+    conditions = {name: own.nats / own.tokens for name, own in measured.items()}
     bits = {
         name: value * count / units / math.log(2)
         for name, value in (per_token | conditions).items()
@@ -159,6 +182,7 @@ def cross_entropy(
         **per_token,
         baselines=_same_information(evaluator, counts, target, log_probs),
         conditions=conditions,
+        clips={name: own.clips for name, own in measured.items()},
         tokens=count,
         unit=UNITS[modality.layout],
         bits=bits,

@@ -26,6 +26,9 @@ from nano4m.media import media_kind
 from nano4m.model.fourm import FourM
 from nano4m.tokens.batch import TokenSequence
 
+LEAST_CLIPS = 2
+"""Clips that a probe needs."""
+
 # Random streams of the probes, one for each purpose.
 CLIPS, SHUFFLE, GENERATE, CONTROL, HALF, BEGINNING, TRAIN_MEDIA = 100, 101, 103, 104, 105, 106, 107
 
@@ -81,22 +84,36 @@ class LikelihoodEvaluator:
         return np.flatnonzero(self.present_BC[:, list(modalities)].all(axis=1))
 
     def of(self, *modalities: int) -> "LikelihoodEvaluator":
-        """Return the evaluator of ``clips_with``: this one where all clips have them."""
-        clips = self.clips_with(*modalities)
+        """Return the evaluator of ``clips_with``, cached: this one where all clips have them."""
+        if frozenset(modalities) not in self._parts:
+            self._parts[frozenset(modalities)] = self.take(self.clips_with(*modalities))
+        return self._parts[frozenset(modalities)]
+
+    def clips_for(self, sources: Sequence[int], target: int) -> np.ndarray:
+        """Return the numbers of the clips that have ``target`` and any of ``sources``, int64 (m,).
+
+        They are those of which a figure of the target from these sources can be: what a clip lacks
+        of several sources is no input. Without sources they are all that have the target.
+        """
+        is_there = self.present_BC[:, target]
+        if sources:
+            is_there = is_there & self.present_BC[:, list(sources)].any(axis=1)
+        return np.flatnonzero(is_there)
+
+    def take(self, clips: np.ndarray) -> "LikelihoodEvaluator":
+        """Return the evaluator of some clips, ascending numbers (m,); this one for all."""
         if len(clips) == len(self):
             return self
-        if frozenset(modalities) not in self._parts:
-            self._parts[frozenset(modalities)] = replace(
-                self,
-                rows=self.rows[clips],
-                ids_BL=self.ids_BL[clips],
-                valid_BL=self.valid_BL[clips],
-                labels=self.labels[clips],
-                origins=self.origins.take(clips) if self.origins else None,
-                _pairs={},
-                _parts={},
-            )
-        return self._parts[frozenset(modalities)]
+        return replace(
+            self,
+            rows=self.rows[clips],
+            ids_BL=self.ids_BL[clips],
+            valid_BL=self.valid_BL[clips],
+            labels=self.labels[clips],
+            origins=self.origins.take(clips) if self.origins else None,
+            _pairs={},
+            _parts={},
+        )
 
     def clusters(self, modalities: Sequence[int]) -> np.ndarray:
         """Return the cluster of each clip, int64 (B,): those of one are not independent.

@@ -38,6 +38,11 @@ class CrossEntropy(Part):
         description="By inputs: nothing, half of itself (the targets are the other half; of a text "
         "the second half), each other modality alone, all others, shuffled others."
     )
+    clips: dict[str, int] = Field(
+        default_factory=dict,
+        description="Number of clips by condition: those that have the modality and its inputs, of "
+        "several inputs any.",
+    )
     tokens: int = Field(description="Number of target tokens.")
     unit: str = Field(description="Unit of the bits: a picture, a second or a text.")
     bits: dict[str, float] = Field(

@@ -20,7 +20,7 @@ import numpy as np
 
 from nano4m.evaluate.diversity import real_tokens
 from nano4m.evaluate.intervals import share_interval
-from nano4m.evaluate.likelihood_evaluator import LikelihoodEvaluator
+from nano4m.evaluate.likelihood_evaluator import LEAST_CLIPS, LikelihoodEvaluator
 from nano4m.evaluate.sample_results import ClosestPair, Memorization
 from nano4m.modalities import Modality
 from nano4m.tokens.table import TokenTable
@@ -140,7 +140,7 @@ def memorization(
     samples = {
         source: (own, own + (block + 1) * count)
         for block, source in enumerate(generated)
-        if len(own := np.flatnonzero(there(target) & there(source)))
+        if len(own := np.flatnonzero(there(target) & there(source))) >= LEAST_CLIPS
     }
 
     def figure(sources: list[int]) -> Memorization:

@@ -76,7 +76,7 @@ def evaluate_run(
         clips=about["clips"],
         tokenizers=about["tokenizers"],
         training=about["training"],
-        cross_entropy=[own.entropy for own in rated],
+        cross_entropy=[own.entropy for own in rated if own.entropy],
         continuation=[own.continuation for own in rated if own.continuation],
         classifiers=[own.classifier for own in made if own.classifier],
         probes=[probe for own in asked[::-1] for probe in own.probes]

@@ -22,7 +22,7 @@ from nano4m.evaluate.classifiers import Classifier, chosen_clips, train_classifi
 from nano4m.evaluate.context import EvalContext, RunLoader, clip_origins, clip_rows, open_context
 from nano4m.evaluate.continuation import continuation
 from nano4m.evaluate.cross_entropy import cross_entropy
-from nano4m.evaluate.likelihood_evaluator import TRAIN_MEDIA
+from nano4m.evaluate.likelihood_evaluator import LEAST_CLIPS, TRAIN_MEDIA
 from nano4m.evaluate.likelihood_results import Continuation, CrossEntropy
 from nano4m.evaluate.memorization import memorization
 from nano4m.evaluate.ngram import NgramModel
@@ -56,14 +56,18 @@ class Made(NamedTuple):
 class Likelihoods(NamedTuple):
     """Results from the likelihoods of one modality's tokens."""
 
-    entropy: CrossEntropy
+    entropy: CrossEntropy | None
     retrieval: list[Probe]
     continuation: Continuation | None
 
 
 def classifier_of(context: EvalContext, target: int) -> tuple[Classifier, ClassifierScore]:
     """Train the classifier of a modality; score it on the evaluated clips and their round trips."""
-    evaluator, table, evaluate = context.evaluator, context.table, context.config.evaluate
+    evaluator, table, evaluate = (
+        context.evaluator.of(target),
+        context.table,
+        context.config.evaluate,
+    )
     modality = evaluator.tokens.modalities[target]
     kind, tokenizer = modality.media, context.tokenizers[modality.name]
     labels = np.searchsorted(evaluator.classes, table.labels[context.train_rows])
@@ -108,16 +112,17 @@ def _on_train_media(context: EvalContext, target: int, classifier: Classifier) -
 
 def generate_and_classify(context: EvalContext, target: int) -> Made:
     """Generate a modality from each other one, and classify it if there are classes."""
-    classifier, result = (
-        classifier_of(context, target) if len(context.evaluator.classes) > 1 else (None, None)
-    )
+    classifier, result = None, None
+    is_judged = len(context.evaluator.of(target)) >= LEAST_CLIPS
+    if len(context.evaluator.classes) > 1 and is_judged:
+        classifier, result = classifier_of(context, target)
     cells, all_sources, ids = directions_into(
         context.evaluator, target, context.config.generate, context.tokenizers, classifier,
         result.accuracy.round_trip if result else None,
     )  # fmt: skip
     evaluator, names = context.evaluator, context.evaluator.names
     copied = memorization(
-        evaluator, context.table, context.train_rows, target,
+        evaluator, context.table, context.train_rows_with(target), target,
         {names.index(key.split("->")[0]): own for key, own in ids.items()},
         real_ids(evaluator, target),
     )  # fmt: skip
@@ -125,7 +130,7 @@ def generate_and_classify(context: EvalContext, target: int) -> Made:
 
 
 def _counts(context: EvalContext, target: int) -> NgramModel:
-    rows = context.train_rows
+    rows = context.train_rows_with(target)
     recordings = context.clips.groups[clip_rows(context.table, context.clips, rows)]
     modality = context.evaluator.tokens.modalities[target]
     return fit_ngrams(context.table, modality, rows, context.config.seed, recordings)
@@ -133,7 +138,10 @@ def _counts(context: EvalContext, target: int) -> NgramModel:
 
 def score_likelihoods(context: EvalContext, target: int) -> Likelihoods:
     """Return what a modality's likelihoods give: cross-entropy, retrieval, continuation."""
-    evaluator, counts = context.evaluator, _counts(context, target)
+    evaluator = context.evaluator.of(target)
+    if len(evaluator) < LEAST_CLIPS:
+        return Likelihoods(None, [], None)
+    counts = _counts(context, target)
     return Likelihoods(
         cross_entropy(evaluator, counts, target, context.config.clips.window_seconds),
         retrieval_of(evaluator, target),
