@@ -12,6 +12,7 @@ from nano4m.data.sources import farm
 from nano4m.evaluate.results import Results
 from nano4m.json_files import read_json
 from nano4m.tokens.table import open_table
+from refusals import refused
 from tiny_run import TINY
 
 MISSING = 0.3
