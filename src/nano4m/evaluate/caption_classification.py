@@ -30,7 +30,12 @@ import numpy as np
 
 from nano4m.evaluate.class_search import ClassSearch, TooCostly
 from nano4m.evaluate.controls import control, shuffled_classes
-from nano4m.evaluate.likelihood_evaluator import CONTROL, SHUFFLE, LikelihoodEvaluator
+from nano4m.evaluate.likelihood_evaluator import (
+    CONTROL,
+    LEAST_CLIPS,
+    SHUFFLE,
+    LikelihoodEvaluator,
+)
 from nano4m.evaluate.probe_results import Control, LeftOut, Probe
 from nano4m.evaluate.stats import derangement, score
 from nano4m.evaluate.trie import Text, Trie, count_predictions
@@ -181,13 +186,15 @@ def conditions(evaluator: LikelihoodEvaluator, target: int) -> dict[str, list[in
     return {evaluator.names[i]: [i] for i in others} | ({"all": others} if len(others) > 1 else {})
 
 
-def _chosen_classes(captions: CaptionCandidates, inputs: list[int]) -> dict[str, np.ndarray]:
+def _chosen_classes(
+    captions: CaptionCandidates, evaluator: LikelihoodEvaluator, inputs: list[int]
+) -> dict[str, np.ndarray]:
     """Return the class of each clip, int64 (B,), by each rule.
 
     Raises:
         TooCostly: A pilot of clips needs more than its share of the predictions.
     """
-    evaluator, target, trie = captions.evaluator, captions.target, captions.trie
+    target, trie = captions.target, captions.trie
     offsets = {POSTERIOR: None, INFORMATION: captions.prior_K}
     pilot = np.unique(np.linspace(0, len(evaluator) - 1, PILOT).round().astype(np.int64))
     share = math.ceil(captions.most * len(pilot) / len(evaluator))
@@ -201,16 +208,20 @@ def _chosen_classes(captions: CaptionCandidates, inputs: list[int]) -> dict[str,
 
 def classify(captions: CaptionCandidates, condition: str) -> CaptionProbes:
     """Return the probes of one condition, a key of ``conditions``, by each rule."""
-    evaluator, target = captions.evaluator, captions.target
-    known = conditions(evaluator, target)
+    target = captions.target
+    known = conditions(captions.evaluator, target)
     inputs, number = known[condition], list(known).index(condition)
+    has_any = captions.evaluator.present_BC[:, inputs].any(axis=1)
+    evaluator = captions.evaluator.take(np.flatnonzero(has_any))
     titles = [evaluator.tokens.modalities[i].title for i in inputs]
     title = f"class from {titles[0] if len(titles) == 1 else 'all other modalities'}"
     names = {rule: f"{title}, {rule}" for rule in (POSTERIOR, INFORMATION)}
     reason = captions.too_many
+    if len(evaluator) < LEAST_CLIPS:
+        reason = f"{len(evaluator)} of the evaluated clips have the input; a probe needs two"
     if reason is None:
         try:
-            found = _chosen_classes(captions, inputs)
+            found = _chosen_classes(captions, evaluator, inputs)
         except TooCostly:
             reason = captions.too_costly
     if reason is not None:

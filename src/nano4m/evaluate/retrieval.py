@@ -20,7 +20,7 @@ import numpy as np
 
 from nano4m.evaluate.controls import control
 from nano4m.evaluate.intervals import share_interval
-from nano4m.evaluate.likelihood_evaluator import SHUFFLE, LikelihoodEvaluator
+from nano4m.evaluate.likelihood_evaluator import LEAST_CLIPS, SHUFFLE, LikelihoodEvaluator
 from nano4m.evaluate.probe_results import Control, Probe, Score
 from nano4m.evaluate.stats import derangement, hits_at
 
@@ -132,12 +132,12 @@ def retrieval_of(evaluator: LikelihoodEvaluator, target: int) -> list[Probe]:
     modalities, probes = evaluator.tokens.modalities, []
     if modalities[target].is_text:
         return []
-    groups = knowledge(evaluator)
     for source in (i for i in range(len(modalities)) if i != target):
-        rated, clusters = (
-            information(evaluator, source, target),
-            evaluator.clusters([source, target]),
-        )
+        part = evaluator.of(source, target)
+        if len(part) < LEAST_CLIPS:
+            continue
+        groups, clusters = knowledge(part), part.clusters([source, target])
+        rated = information(part, source, target)
         pair = f"{modalities[source].title} -> {modalities[target].title}"
         names = {"source": evaluator.names[source], "target": evaluator.names[target]}
         for k in DEPTHS:

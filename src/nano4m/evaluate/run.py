@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Mapping
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 
 from nano4m.config.run import Config
 from nano4m.evaluate.context import RunLoader, open_context
+from nano4m.evaluate.likelihood_evaluator import LEAST_CLIPS, LikelihoodEvaluator
+from nano4m.evaluate.probe_results import LeftOut
 from nano4m.evaluate.results import Direction, Results
 from nano4m.evaluate.tasks import (
     classify_by_caption,
@@ -19,6 +22,22 @@ from nano4m.evaluate.tasks import (
     tasks_of,
 )
 from nano4m.progress import log_info
+
+
+def too_few(evaluator: LikelihoodEvaluator) -> list[LeftOut]:
+    """Return the directions of which too few clips have both modalities."""
+    found = []
+    for source, target in permutations(range(len(evaluator.names)), 2):
+        count = len(evaluator.clips_with(source, target))
+        if count < LEAST_CLIPS:
+            found.append(
+                LeftOut(
+                    probe=f"{evaluator.names[source]} -> {evaluator.names[target]}",
+                    reason=f"{count} of {len(evaluator)} evaluated clips have both; a probe needs "
+                    f"{LEAST_CLIPS}",
+                )
+            )
+    return found
 
 
 def evaluate_run(
@@ -81,7 +100,7 @@ def evaluate_run(
         classifiers=[own.classifier for own in made if own.classifier],
         probes=[probe for own in asked[::-1] for probe in own.probes]
         + [probe for own in rated for probe in own.retrieval],
-        left_out=[entry for own in asked[::-1] for entry in own.left_out],
+        left_out=[entry for own in asked[::-1] for entry in own.left_out] + too_few(evaluator),
         matrix=[cells[pair] for pair in pairs if pair in cells],
         all_sources=[own.all_sources for own in made if own.all_sources],
         memorization=[figure for own in made for figure in own.memorization],
