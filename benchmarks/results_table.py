@@ -106,7 +106,11 @@ def copies(results: dict) -> None:
     rows_of(
         ["from", "to", "nearer", "sample, tokens in common", "clip, tokens in common", "n"],
         [
-            [m["source"] or "all", m["target"] + (" (text)" if m["is_text"] else ""), share(m)]
+            [
+                m["source"] or "each other alone",
+                m["target"] + (" (text)" if m["is_text"] else ""),
+                share(m),
+            ]
             + [percent(m["made_equal"]), percent(m["real_equal"]), str(m["n"])]
             for m in found
         ],

@@ -143,7 +143,7 @@ def test_what_is_made_stands_beside_the_train_clip_it_is_nearest_to(run: Run, pa
     titles = {m.name: m.title for m in run.table.modalities}
     rows = [row for row in page.rows if row and row[-1] == "548, 9 clusters"]
     assert [row[0] for row in rows] == [
-        f"all others \u2192 {titles[first.target]}",
+        f"each other alone \u2192 {titles[first.target]}",
         f"{titles[second.source]} \u2192 {titles[second.target]}",
     ]
     assert rows[0][1:4] == ["61.3 % [51.2\u201370.4]", "31.2 %", "28.0 %"]

@@ -98,7 +98,11 @@ def memorization_section(
     seen: set[str] = set()
     for figure in results.memorization:
         title = titles.get(figure.target, figure.target)
-        source = "all others" if figure.source is None else titles.get(figure.source, figure.source)
+        source = (
+            "each other alone"
+            if figure.source is None
+            else titles.get(figure.source, figure.source)
+        )
         ends = tag("small", Html(f"[{100 * figure.low:.1f}&ndash;{100 * figure.high:.1f}]"))
         rows.append([
             f"{source} \u2192 {title}", join([percent(figure.value), ends], " "),
