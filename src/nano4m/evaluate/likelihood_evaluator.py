@@ -4,7 +4,6 @@ Only input tokens are passed to the model: all other slots hold zeros, so a prob
 targets.
 
 Values are gathered on the model's device, so logits of a whole vocabulary are never copied back.
-
 A token's distribution is over the ids of its own codebook.
 
 Shapes: B evaluated clips, R rows of one forward pass, L token slots of a clip, T slots of a target,
