@@ -5,6 +5,7 @@ and trains each classifier once a process.
 """
 
 import json
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -110,10 +111,10 @@ def coherent(
     return found == evaluator.labels, ids.numpy()
 
 
-def mean_and_spread(values: list[float]) -> str:
+def mean_and_spread(values: Sequence[float], digits: int = 1) -> str:
     """Return ``61.2 +- 1.4`` in percent: mean and standard deviation over seeds."""
     spread = np.std(values, ddof=1) if len(values) > 1 else float("nan")
-    return f"{100 * np.mean(values):.1f} +- {100 * spread:.1f}"
+    return f"{100 * np.mean(values):.{digits}f} +- {100 * spread:.{digits}f}"
 
 
 def write(path: Path, result: dict[str, Any]) -> None:

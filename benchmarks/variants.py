@@ -3,8 +3,9 @@
 python benchmarks/variants.py --run runs/digits --set engine --steps 300 --out studies/engine
 
 Each variant and seed is trained from nothing on the token table of --run and judged on its clips:
-class consistency of every direction, class from each modality, validation loss. Finished ones are
-kept, so a study that was stopped goes on.
+class consistency of every direction, class from each modality, validation loss (by modality, with
+the masks of generation's own steps, the same for all). --losses stops after the latter. Finished
+ones are kept, so a study that was stopped goes on.
 Prints a Markdown table; --out/variants.json has all figures.
 """
 
@@ -21,9 +22,19 @@ import study
 NO_MIXTURE = {"masking.any_to_any": 0.0, "masking.inference_aligned": 0.0, "masking.suffix": 0.0,
               "masking.infill": 0.0, "masking.dirichlet": 0.0}  # fmt: skip
 REFERENCE_MASKS = NO_MIXTURE | {"masking.reference_span": 1.0, "masking.alphas": (1.0,)}
-BEFORE = {"masking.any_to_any": 0.9, "masking.dirichlet": 0.1, "masking.inference_aligned": 0.0,
-          "masking.suffix": 0.0, "masking.infill": 0.0}  # fmt: skip
-ALIGNED = {"masking.any_to_any": 0.5, "masking.dirichlet": 0.05, "masking.inference_aligned": 0.35}
+BEFORE = {"masking.any_to_any": 0.75, "masking.inference_aligned": 0.1,
+          "masking.all_targets_whole": 0.35, "masking.whole_target": 0.3,
+          "masking.next_token": 0.5, "masking.prefixes": 1}  # fmt: skip
+
+
+def mixture(aligned: float, whole: float, prefixes: int | None = None) -> dict[str, Any]:
+    """Return masks with a share of ``inference_aligned`` and of targets of which nothing is known.
+
+    The weights of dirichlet, suffix and infill stay (0.05, 0.06, 0.04).
+    """
+    return {"masking.any_to_any": round(0.85 - aligned, 3), "masking.inference_aligned": aligned,
+            "masking.all_targets_whole": whole, "masking.whole_target": whole * 0.75,
+            "masking.prefixes": prefixes}  # fmt: skip
 
 
 def reference_budgets(tokens: int) -> dict[str, Any]:
@@ -66,15 +77,29 @@ def variants(name: str, tokens: int) -> dict[str, dict[str, Any]]:
             "reference": REFERENCE_MASKS | reference_budgets(tokens) | PLAIN,
             "reference, any budget": REFERENCE_MASKS | PLAIN,
         },
-        "mixtures": {"default": {}, "no continuation": BEFORE, "aligned": ALIGNED},
+        "mixtures": {
+            "default": {},
+            "before": BEFORE,
+            "aligned 0.1": mixture(0.1, 0.2),
+            "aligned 0.4": mixture(0.4, 0.2),
+            "aligned 0.6": mixture(0.6, 0.2),
+            "aligned 0.8": mixture(0.8, 0.2),
+            "aligned 0.4, whole 0.1": mixture(0.4, 0.1),
+            "aligned 0.4, whole 0.3": mixture(0.4, 0.3),
+            "aligned 0.4, 1 prefix": mixture(0.4, 0.2, 1),
+            "aligned 0.4, 2 prefixes": mixture(0.4, 0.2, 2),
+            "aligned 0.4, 4 prefixes": mixture(0.4, 0.2, 4),
+        },
     }
     if name not in sets:
         raise SystemExit(f"unknown set {name!r}; choose from {', '.join(sets)}")
     return sets[name]
 
 
-def one(run: Path, out: Path, settings: dict[str, Any], seed: int, split: str) -> dict[str, Any]:
-    """Train and classifier one variant with one seed."""
+def one(
+    run: Path, out: Path, settings: dict[str, Any], seed: int, split: str, losses: bool = False
+) -> dict[str, Any]:
+    """Train and judge one variant with one seed; only by its validation loss if ``losses``."""
     done = out / "figures.json"
     if done.exists():
         return json.loads(done.read_text())
@@ -88,6 +113,10 @@ def one(run: Path, out: Path, settings: dict[str, Any], seed: int, split: str) -
     config = study.with_settings(study.config_of(run), settings | {"seed": seed})
     out.mkdir(parents=True, exist_ok=True)
     summary = train_model(config, open_table(run / "table"), out)
+    if losses:
+        figures = {"training": summary}
+        done.write_text(json.dumps(figures, indent=1))
+        return figures
     context, judged = study.classifiers(run, out / "checkpoint", split, config.evaluate.clips)
     samplers = {"as set": config.generate, "unguided": unguided(config.generate)}
     model = study.RunLoader(run, out / "checkpoint")().model
@@ -128,6 +157,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, required=True, help="training steps of each")
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0")
     parser.add_argument("--split", default="val", help="clips that are judged")
+    parser.add_argument("--losses", action="store_true", help="train only, compare losses")
+    parser.add_argument("--val-samples", type=int, default=2048, help="of the validation loss")
     parser.add_argument("--workers", type=int, default=2, help="processes, one thread each")
     parser.add_argument("--only", default="", help="names of variants, separated by ;")
     parser.add_argument("--out", type=Path, required=True, help="folder of the study")
@@ -139,7 +170,8 @@ def main() -> None:
     if options.only:
         chosen = {name: chosen[name] for name in options.only.split(";")}
     budget = {"train.steps": options.steps, "train.val_every": options.steps,
-              "train.save_every": options.steps, "train.tracker": "none"}  # fmt: skip
+              "train.save_every": options.steps, "train.tracker": "none",
+              "train.val_samples": options.val_samples}  # fmt: skip
     found: dict[str, dict[int, Any]] = {name: {} for name in chosen}
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.workers, spawn) as pool:
@@ -147,7 +179,9 @@ def main() -> None:
         for seed in range(options.seeds):
             for name, settings in chosen.items():
                 folder = options.out / f"{name.replace(' ', '-').replace(',', '')}-{seed}"
-                job = pool.submit(one, options.run, folder, budget | settings, seed, options.split)
+                job = pool.submit(
+                    one, options.run, folder, budget | settings, seed, options.split, options.losses
+                )
                 jobs[job] = (name, seed)
         for number, job in enumerate(as_completed(jobs), 1):
             name, seed = jobs[job]
@@ -157,16 +191,31 @@ def main() -> None:
         "run": str(options.run), "set": options.set, "steps": options.steps, "split": options.split,
         "settings": chosen, "figures": found,
     })  # fmt: skip
-    print_table(found)
+    print_losses(found)
+    if not options.losses:
+        print_table(found)
+
+
+def print_losses(found: dict[str, dict[int, Any]]) -> None:
+    """Print validation loss in nats a token, mean and standard deviation over seeds, and time."""
+    names = list(next(iter(next(iter(found.values())).values()))["training"]["val"])
+    print("| variant | " + " | ".join(names) + " | mean | train seconds |")
+    print("|---|" + "---|" * (len(names) + 2))
+    for variant, seeds in found.items():
+        losses = [list(r["training"]["val"].values()) for r in seeds.values()]
+        columns = [*zip(*losses, strict=True), [sum(own) / len(own) for own in losses]]
+        seconds = sum(r["training"]["train_seconds"] for r in seeds.values()) / len(seeds)
+        cells = [study.mean_and_spread([x / 100 for x in column], 3) for column in columns]
+        print(f"| {variant} | " + " | ".join(cells) + f" | {seconds:.0f} |")
 
 
 def print_table(found: dict[str, dict[int, Any]]) -> None:
-    """Print mean and standard deviation over seeds of each variant, in percent and nats."""
+    """Print mean and standard deviation over seeds of each variant, in percent."""
     first = next(iter(next(iter(found.values())).values()))
     directions, classes = list(first["class_consistency"]), list(first["class"])
     heads = [*directions, *(f"class from {c}" for c in classes)]
-    print("| variant | " + " | ".join(heads) + " | mean of directions | validation loss |")
-    print("|---|" + "---|" * (len(heads) + 2))
+    print("| variant | " + " | ".join(heads) + " | mean of directions |")
+    print("|---|" + "---|" * (len(heads) + 1))
     rows = {name: list(seeds.values()) for name, seeds in found.items()}
     for name in list(rows):
         if all(r["unguided"] for r in rows[name]):
@@ -180,8 +229,6 @@ def print_table(found: dict[str, dict[int, Any]]) -> None:
         cells += [study.mean_and_spread([r["class"][c] for r in runs]) for c in classes]
         means = [sum(r["class_consistency"].values()) / len(directions) for r in runs]
         cells.append(study.mean_and_spread(means))
-        losses = [sum(v := r["training"]["val"].values()) / len(v) for r in runs]
-        cells.append(study.mean_and_spread([loss / 100 for loss in losses]))
         print(f"| {name} | " + " | ".join(cells) + " |")
 
 

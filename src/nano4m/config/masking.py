@@ -1,15 +1,16 @@
 """The masking section of the configuration: a mixture of strategies and their settings."""
 
 import math
-from typing import Annotated, Literal
+from collections.abc import Collection
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from nano4m.config.section import Positive, Section, Share
 from nano4m.errors import nearest
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Order = Literal["random", "spread", "coarse"]
+Order = Literal["random", "spread", "raster"]
 
 STRATEGY_NAMES = (
     "any_to_any",
@@ -42,7 +43,7 @@ class MaskingConfig(Section):
     """Which tokens are inputs and which are targets, as a mixture of strategies."""
 
     any_to_any: Weight = Field(
-        0.75, description="Weight of: each modality is input, target, split or left out."
+        0.65, description="Weight of: each modality is input, target, split or left out."
     )
     dirichlet: Weight = Field(
         0.05, description="Weight of: 4M's random budgets over all modalities."
@@ -54,7 +55,7 @@ class MaskingConfig(Section):
         0.0, description="Weight of: dirichlet budgets, one input run of frames, then a target run."
     )
     inference_aligned: Weight = Field(
-        0.1, description="Weight of: inputs and targets of a random step of the sampler."
+        0.2, description="Weight of: inputs and targets of a random step of the sampler."
     )
     suffix: Weight = Field(0.06, description="Weight of: a first part is input, the rest target.")
     infill: Weight = Field(0.04, description="Weight of: a gap is target, both sides are input.")
@@ -112,20 +113,39 @@ class MaskingConfig(Section):
     )
     target_share: Share = Field(0.7, description="Share of the other modalities that are targets.")
     all_targets_whole: Share = Field(
-        0.35, description="Share of groups whose targets are all whole."
+        0.2, description="Share of groups whose targets are all whole."
     )
     whole_target: Share = Field(
-        0.3, description="Share of the other targets that are whole; the rest are partly input."
+        0.15, description="Share of the other targets that are whole; the rest are partly input."
     )
-    next_token: Share = Field(0.5, description="Share of text targets that are one token.")
+    next_token: Share = Field(
+        1.0,
+        description="Share of text targets that are the next token alone, as in generation, of all "
+        "strategies but reference_span; the others are all remaining tokens.",
+    )
+    prefixes: Positive | None = Field(
+        None,
+        description="Rows of a batch that a clip fills where the next token of its text is asked "
+        "for, each with another prefix; none: one for every four tokens, at most four.",
+    )
 
     decode_steps: tuple[int, int] = Field(
         (4, 16), description="Fewest and most sampling steps, of inference_aligned."
     )
-    decode_orders: tuple[Order, ...] = Field(
-        ("random",),
-        description="Decoding orders of inference_aligned: random, spread (Halton), coarse "
-        "(first codebooks first); each group draws one.",
+    decode_orders: tuple[Order, ...] | None = Field(
+        None,
+        description="Which tokens of a modality are known first in a partly decoded one: random, "
+        "spread (Halton) or raster; each group draws one. none: as the run generates.",
+    )
+    codebooks: Literal["levels", "together"] | None = Field(
+        None,
+        description="Residual codebooks are targets coarse to fine, each with the earlier ones "
+        "known, or all at once. none: as the run generates.",
+    )
+    levels_together: Share = Field(
+        0.02,
+        description="Share of the targets by levels that have all codebooks at once, as retrieval "
+        "rates them.",
     )
     other_input_prob: Share = Field(
         0.5, description="How often each other modality is input, of suffix and infill."
@@ -158,6 +178,31 @@ class MaskingConfig(Section):
         )
 
     @property
+    def orders(self) -> tuple[Order, ...]:
+        """The decoding orders; random if they were not filled in."""
+        return self.decode_orders or ("random",)
+
+    def prefixes_of(self, tokens: int) -> int:
+        """Return how many prefixes of a text of some tokens a group asks for at most."""
+        return self.prefixes or min(4, max(1, round(tokens / 4)))
+
+    def as_generated(self, orders: Collection[str], levels: bool) -> "MaskingConfig":
+        """Return the settings with ``decode_orders`` and ``codebooks`` filled in.
+
+        Args:
+            orders: Decoding orders of generation, see ``Sampling.order``.
+            levels: Whether generation decodes codebooks coarse to fine.
+        """
+        same: dict[str, Order] = {"halton": "spread", "raster": "raster"}
+        found = tuple(sorted({same.get(order, "random") for order in orders}))
+        return self.model_copy(
+            update={
+                "decode_orders": self.decode_orders or found or ("random",),
+                "codebooks": self.codebooks or ("levels" if levels else "together"),
+            }
+        )
+
+    @property
     def totals_repeat(self) -> bool:
         """Whether all steps of whole pairs of groups have equally many inputs and targets."""
         own = {"dirichlet", "span", "reference_span"}
@@ -176,6 +221,14 @@ class MaskingConfig(Section):
         if self.num_inputs_weights is not None:
             return self.num_inputs_weights
         return default_num_inputs_weights(modalities)
+
+    @field_validator("decode_orders", mode="before")
+    @classmethod
+    def _old_order(cls, value: Any) -> Any:
+        """Read the order "coarse" of before, which ``codebooks`` now says."""
+        if not isinstance(value, list | tuple):
+            return value
+        return tuple(dict.fromkeys("random" if order == "coarse" else order for order in value))
 
     @model_validator(mode="after")
     def _some_strategy(self) -> "MaskingConfig":
@@ -197,7 +250,7 @@ class MaskingConfig(Section):
         for field, numbers in given.items():
             if not all(math.isfinite(n) and n > 0 for n in numbers):
                 raise ValueError(f"{field} {numbers} must be positive numbers")
-        if not self.alphas or not self.decode_orders:
+        if not self.alphas or self.decode_orders == ():
             field = "decode_orders" if self.alphas else "alphas"
             raise ValueError(f"{field} is empty; give at least one")
         if sum(self.weights_of_num_inputs(0)) <= 0:

@@ -61,7 +61,8 @@ def draw_masks(
         strategies: By name, in the order of ``MaskingConfig.weights``.
 
     Yields:
-        Row numbers int64 (b,), inputs and targets bool (b, L); every row occurs once.
+        Row numbers int64 (b,), inputs and targets bool (b, L). Every row occurs once, and once more
+        for each further prefix of its caption (``Plan.more``).
     """
     if not 0.0 <= progress <= 1.0:
         raise ValueError(f"progress {progress} is not in [0, 1]")
@@ -91,8 +92,8 @@ def draw_masks(
             for piece, plan in _plans(
                 name, part, counts_BC, sequence, config, generator, strategies
             ):
-                parts.append(piece)
-                plans.append(plan)
+                parts += [piece] * (1 + len(plan.more))
+                plans += [plan, *plan.more]
     order = torch.cat(parts)
     inputs_BL, targets_BL = place(join(plans), valid_BL[order], sequence, generator)
     sizes = [len(part) for part in parts]
@@ -139,7 +140,8 @@ def mask(
         progress: Fraction of training done, in [0, 1]; strategy weights may depend on it.
 
     Returns:
-        Batches that together hold every sample once.
+        Batches that together hold every sample once, and once more for each further prefix of its
+        caption.
 
     Raises:
         UserError: A clip has fewer tokens than the configuration requires; ``check_masking`` finds

@@ -1,8 +1,10 @@
 """All or part of some modalities from all or part of others."""
 
+import torch
 from torch import Generator, Tensor
 
 from nano4m.config.masking import MaskingConfig
+from nano4m.masking.decoding_state import TargetState, draw_state, next_tokens
 from nano4m.masking.plan import Plan, chance, draw_inputs, known_part, same_for_all, uniform
 from nano4m.tokens.batch import TokenSequence
 
@@ -12,14 +14,15 @@ def any_to_any(
 ) -> Plan:
     """Draw source and target modalities, once for the group.
 
-    A target is predicted whole, or a part of it, drawn by the cosine schedule of MaskGIT, is input
-    already, as in the middle of generation. Of a text either all remaining tokens or only the
-    next one are targets, as in generation.
+    A target is in a state of decoding (``decoding_state``) in which nothing of it is known, or a
+    part, drawn by the cosine schedule of MaskGIT. Of a text only the next token is asked for, as in
+    generation, once beside the other targets and then alone after other prefixes
+    (``MaskingConfig.prefixes``), or all remaining ones (``next_token``).
 
     Args:
         counts_BC: Valid tokens; equal rows, see ``draw_masks``.
         sequence: Order of the slots.
-        config: ``num_inputs_weights`` to ``next_token`` are used.
+        config: ``num_inputs_weights`` to ``prefixes`` are used.
         generator: Source of all random numbers.
     """
     counts = counts_BC[0].tolist()
@@ -28,12 +31,23 @@ def any_to_any(
     for c in sources:
         whole = chance(config.whole_input, generator)
         inputs[c] = counts[c] if whole else uniform(1, counts[c], generator)
+    given = list(inputs)
     target_indices = [c for c in rest if chance(config.target_share, generator)] or rest[:1]
     all_whole = chance(config.all_targets_whole, generator)
+    more: tuple[Plan, ...] = ()
+    priority_L = torch.zeros(sequence.length, dtype=torch.int64)
     for c in target_indices:
         whole = all_whole or chance(config.whole_target, generator)
-        known = 0 if whole else known_part(counts[c], generator)
-        inputs[c], targets[c] = known, counts[c] - known
-        if sequence.modalities[c].is_text and chance(config.next_token, generator):
-            inputs[c], targets[c] = uniform(0, counts[c] - 1, generator), 1
-    return same_for_all(inputs, targets, len(counts_BC))
+        if not sequence.modalities[c].is_text:
+            found = draw_state(counts[c], c, sequence, config, generator, whole)
+        elif chance(config.next_token, generator):
+            first, *rows = next_tokens(given, c, counts[c], len(counts_BC), config, generator)
+            found, more = TargetState(int(first.inputs_BC[0, c]), 1, None), (*more, *rows)
+        else:
+            known = 0 if whole else known_part(counts[c], generator)
+            found = TargetState(known, counts[c] - known, None)
+        inputs[c], targets[c] = found.inputs, found.targets
+        if found.priority_T is not None:
+            priority_L[sequence.slices[c]] = found.priority_T
+    priority_BL = priority_L.expand(len(counts_BC), -1) if bool(priority_L.any()) else None
+    return same_for_all(inputs, targets, len(counts_BC), priority_BL)._replace(more=more)

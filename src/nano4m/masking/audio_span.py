@@ -10,7 +10,14 @@ import torch
 from torch import Generator, Tensor
 
 from nano4m.config.masking import MaskingConfig
-from nano4m.masking.dirichlet import Limits, allocate, draw_shares, draw_totals, limits
+from nano4m.masking.dirichlet import (
+    Limits,
+    allocate,
+    draw_shares,
+    draw_totals,
+    limits,
+    next_token_only,
+)
 from nano4m.masking.plan import Plan
 from nano4m.tokens.batch import TokenSequence
 
@@ -84,6 +91,7 @@ def span(
         TooFewTokens: The smallest sample cannot hold the minima.
     """
     found = limits(counts_BC, sequence, config, _frame_sizes(sequence))
+    found = next_token_only(found, sequence, config, generator)
     is_silent_B = (
         torch.rand(len(counts_BC), generator=generator) < config.no_audio_input_prob
     ).numpy()

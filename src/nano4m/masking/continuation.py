@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Generator, Tensor
 
 from nano4m.config.masking import MaskingConfig
+from nano4m.masking.decoding_state import draw_state
 from nano4m.masking.plan import Plan, chance, known_part, same_for_all, uniform
 from nano4m.tokens.batch import TokenSequence
 
@@ -16,12 +18,13 @@ def _pick(choices: Sequence[int], generator: Generator) -> int:
 def _plan(
     target: int,
     outside: int,
-    is_target_L: Tensor | None,
+    is_target_L: Tensor,
     counts_BC: Tensor,
+    sequence: TokenSequence,
     config: MaskingConfig,
     generator: Generator,
 ) -> Plan:
-    """Return a plan with ``outside`` input tokens of the target and the others as its targets.
+    """Return a plan with ``outside`` input tokens of the target, its others in a decoding state.
 
     Other modalities are inputs whole or not at all. As in ``any_to_any``, a part of the targets
     becomes input in some draws.
@@ -31,12 +34,23 @@ def _plan(
     for c, count in enumerate(counts):
         if c != target and chance(config.other_input_prob, generator):
             inputs[c] = count
-    num_targets = counts[target] - outside
     whole = chance(config.all_targets_whole, generator) or chance(config.whole_target, generator)
-    known = 0 if whole else known_part(num_targets, generator)
-    inputs[target], targets[target] = outside + known, num_targets - known
-    priority_BL = None if is_target_L is None else is_target_L.long().expand(len(counts_BC), -1)
-    return same_for_all(inputs, targets, len(counts_BC), priority_BL)
+    if sequence.modalities[target].is_text:
+        if chance(config.next_token, generator):
+            inputs[target] = uniform(outside, counts[target] - 1, generator)
+            targets[target] = 1
+        else:
+            left = counts[target] - outside
+            known = 0 if whole else known_part(left, generator)
+            inputs[target], targets[target] = outside + known, left - known
+        return same_for_all(inputs, targets, len(counts_BC))
+    part = (outside, is_target_L[sequence.slices[target]])
+    found = draw_state(counts[target], target, sequence, config, generator, whole, part)
+    inputs[target], targets[target] = found.inputs, found.targets
+    assert found.priority_T is not None, "a part of a modality has an order"
+    priority_L = torch.zeros(sequence.length, dtype=torch.int64)
+    priority_L[sequence.slices[target]] = found.priority_T
+    return same_for_all(inputs, targets, len(counts_BC), priority_L.expand(len(counts_BC), -1))
 
 
 def suffix(
@@ -45,7 +59,7 @@ def suffix(
     """Return a plan whose input is the first part of one modality, and whose targets follow it.
 
     One draw for the group; the part (rows, whole frames, a text prefix) is uniform in length. Of a
-    text all remaining tokens or only the next one are targets. If no modality has two units, all
+    text the next token alone is the target, or all remaining ones (``next_token``). If no modality has two units, all
     tokens of one modality are targets.
 
     Args:
@@ -61,11 +75,7 @@ def suffix(
     first = uniform(1, units[target] - 1, generator) if longer else 0
     is_target_L = sequence.coords_L2[:, 0] >= first
     outside = first * sequence.units[target][1]
-    plan = _plan(target, outside, is_target_L, counts_BC, config, generator)
-    if sequence.modalities[target].is_text and chance(config.next_token, generator):
-        # The input tokens that _plan adds to a text continue its first part: all are one prefix.
-        plan.targets_BC[:, target] = 1
-    return plan
+    return _plan(target, outside, is_target_L, counts_BC, sequence, config, generator)
 
 
 def infill(
@@ -96,4 +106,4 @@ def infill(
     unit_L = sequence.coords_L2[:, 0]
     is_target_L = (unit_L >= start) & (unit_L < start + gap)
     outside = counts[target] - gap * sequence.units[target][1]
-    return _plan(target, outside, is_target_L, counts_BC, config, generator)
+    return _plan(target, outside, is_target_L, counts_BC, sequence, config, generator)

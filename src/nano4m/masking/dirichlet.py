@@ -16,7 +16,7 @@ import torch
 from torch import Generator, Tensor
 
 from nano4m.config.masking import MaskingConfig
-from nano4m.masking.plan import Plan, TooFewTokens, uniform
+from nano4m.masking.plan import Plan, TooFewTokens, chance, uniform
 from nano4m.tokens.batch import TokenSequence
 
 
@@ -84,6 +84,20 @@ def limits(
         out_low_BC,
         np.minimum(out_high_C, most_BC - in_low_BC),
     )
+
+
+def next_token_only(
+    found: Limits, sequence: TokenSequence, config: MaskingConfig, generator: Generator
+) -> Limits:
+    """Return limits of at most one target token of each text, for ``next_token`` of the groups.
+
+    Texts are decoded token by token, so more targets of one are never asked for at once.
+    """
+    texts_C = np.array([m.is_text for m in sequence.modalities])
+    if not texts_C.any() or not chance(config.next_token, generator):
+        return found
+    most_BC = np.where(texts_C, np.maximum(1, found.out_low_BC), found.out_high_BC)
+    return found._replace(out_high_BC=np.minimum(found.out_high_BC, most_BC))
 
 
 def draw_totals(
@@ -204,13 +218,13 @@ def dirichlet(
     Args:
         counts_BC: Valid tokens; rows may differ.
         sequence: Order of the slots.
-        config: ``alphas`` to ``target_limits`` are used.
+        config: ``alphas`` to ``target_limits`` and ``next_token`` are used.
         generator: Source of all random numbers.
 
     Raises:
         TooFewTokens: The smallest sample cannot hold the minima.
     """
-    found = limits(counts_BC, sequence, config)
+    found = next_token_only(limits(counts_BC, sequence, config), sequence, config, generator)
     totals = draw_totals(found, config, generator)
     shares = draw_shares(len(counts_BC), sequence, config, generator)
     budgets = allocate(totals, shares, found, generator)

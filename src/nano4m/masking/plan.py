@@ -22,11 +22,13 @@ class Plan(NamedTuple):
     inputs_BC, targets_BC: int64; the rows of each sum to one total.
     priority_BL: int64 in [0, 2 * longest modality), or None (all equal). Within a modality slots
         are sorted by it, ties at random; the first ones are inputs, the next ones targets.
+    more: Further plans for the same samples: each gives them one more row of the batch.
     """
 
     inputs_BC: Tensor
     targets_BC: Tensor
     priority_BL: Tensor | None = None
+    more: tuple["Plan", ...] = ()
 
 
 Strategy = Callable[[Tensor, TokenSequence, MaskingConfig, Generator], Plan]

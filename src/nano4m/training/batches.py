@@ -16,7 +16,7 @@ from nano4m.config.masking import MaskingConfig
 from nano4m.masking import mask
 from nano4m.tokens.batch import MaskedBatch, TokenSequence
 from nano4m.tokens.table import FREE, Samples, TokenTable, open_table
-from nano4m.training.batch_sampler import MASKS, VALIDATION, VIEWS, generator, rank_keys
+from nano4m.training.batch_sampler import MASKS, VIEWS, generator
 from nano4m.training.packed_batch import PackedBatch, Packer
 
 
@@ -49,40 +49,6 @@ def masked_batches(
     return mask(torch.from_numpy(ids), torch.from_numpy(valid), tokens, config, draw, progress)
 
 
-def validation_batches(
-    table: TokenTable, rows: np.ndarray, config: MaskingConfig, seed: int
-) -> list[MaskedBatch]:
-    """Return ``rows`` masked in groups of equal token counts; all groups but the last of each are
-    full.
-
-    Args:
-        table: Token table.
-        rows: Row numbers (B,), in any order; some may come up several times.
-        config: Masking.
-        seed: Of views and masks.
-    """
-    drawn = np.random.default_rng([seed, VIEWS, VALIDATION, 0])
-    free = np.full((len(rows), len(table.modalities)), FREE, dtype=np.int64)
-    views = table.draw_views(Samples(rows, free), drawn)
-    key_B = rank_keys(table.counts(rows, views))
-    size = config.group_size
-    full: list[np.ndarray] = []
-    rest: list[np.ndarray] = []
-    for key in range(int(key_B.max(initial=-1)) + 1):
-        own = np.flatnonzero(key_B == key)
-        whole = len(own) // size * size
-        full.append(own[:whole])
-        rest += [own[whole:]] if whole < len(own) else []
-    parts = [np.concatenate(full)] if sum(map(len, full)) else []
-    return [
-        batch
-        for index, part in enumerate(parts + rest)
-        for batch in masked_batches(
-            table, rows[part], config, seed, VALIDATION, index, views=views[part]
-        )
-    ]
-
-
 @dataclass(frozen=True, kw_only=True)
 class BatchMaker:
     """Makes the batches of training steps.
@@ -90,12 +56,14 @@ class BatchMaker:
     Attributes:
         masking, seed, steps: Settings of the run.
         packer: Packs the groups of a step.
+        passes: Packed batches of a step.
     """
 
     masking: MaskingConfig
     seed: int
     steps: int
     packer: Packer
+    passes: int = 1
 
     def masked(self, table: TokenTable, number: int, picked: Samples) -> list[MaskedBatch]:
         """Return the groups of step ``number`` (from 0) on the samples ``picked``."""
@@ -106,7 +74,7 @@ class BatchMaker:
 
     def packed(self, table: TokenTable, number: int, picked: Samples) -> list[PackedBatch]:
         """Return the packed batches of ``masked``."""
-        return self.packer.parts(self.masked(table, number, picked))
+        return self.packer.parts(self.masked(table, number, picked), self.passes)
 
     def ahead(
         self,

@@ -98,15 +98,24 @@ class Packer:
         books_C = np.array([m.num_codebooks for m in self.modalities])
         return books_C.cumsum() - books_C, books_C
 
-    def parts(self, batches: Sequence[MaskedBatch]) -> list[PackedBatch]:
-        """Return a step as packed batches of ``batch_size``, with the step's loss weights."""
+    def parts(self, batches: Sequence[MaskedBatch], passes: int = 1) -> list[PackedBatch]:
+        """Return a step as packed batches of about equally many tokens, with its loss weights.
+
+        Args:
+            batches: Groups of the step, which stay whole and in order.
+            passes: Number of packed batches; more where one cannot hold its samples.
+        """
         weights_C = modality_weights(count_targets(batches, len(self.modalities)))
+        tokens = np.cumsum([b.input_ids_BN.numel() + b.target_ids_BM.numel() for b in batches])
+        # A group belongs to the part in which its middle lies.
+        middle = tokens - np.diff(tokens, prepend=0) / 2
+        which = (middle * passes / tokens[-1]).astype(np.int64).tolist()
         parts: list[list[MaskedBatch]] = []
-        samples = self.batch_size
-        for batch in batches:
-            if samples + len(batch.input_ids_BN) > self.batch_size:
+        samples, held = 0, -1
+        for batch, part in zip(batches, which, strict=True):
+            if part != held or samples + len(batch.input_ids_BN) > self.batch_size:
                 parts.append([])
-                samples = 0
+                samples, held = 0, part
             parts[-1].append(batch)
             samples += len(batch.input_ids_BN)
         return [self(part, weights_C) for part in parts]
@@ -209,6 +218,14 @@ def _padded(parts: Sequence[np.ndarray], total: int) -> np.ndarray:
     return flat
 
 
+def most_rows(modalities: Sequence[Modality], masking: MaskingConfig) -> int:
+    """Return the most rows of a batch that one clip can fill."""
+    if not masking.uses("any_to_any", "inference_aligned"):
+        return 1
+    texts = [min(m.length, masking.prefixes_of(m.length)) for m in modalities if m.is_text]
+    return 1 + sum(number - 1 for number in texts)
+
+
 def packer(
     modalities: tuple[Modality, ...],
     has_register: bool,
@@ -216,7 +233,11 @@ def packer(
     masking: MaskingConfig,
     quantum: int | None = None,
 ) -> Packer:
-    """Return the packer of a run; see ``TrainConfig.quantum`` for the default of None."""
+    """Return the packer of a run; see ``TrainConfig.quantum`` for the default of None.
+
+    A packed batch has room for ``batch_size`` clips, each in as many rows as its caption's prefixes
+    can take.
+    """
     if quantum is None:
         slots = sum(m.length for m in modalities) * batch_size
         # Totals are constant only over whole pairs of groups.
@@ -231,7 +252,7 @@ def packer(
         longest=(longest[0] + 1, longest[1]),
         modalities=modalities,
         has_register=has_register,
-        batch_size=batch_size,
+        batch_size=batch_size * most_rows(modalities, masking),
         quantum=max(ALIGNED, quantum),
     )
 

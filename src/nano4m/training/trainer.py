@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from nano4m.checkpoints.folder import save_model, save_reproducer
@@ -32,7 +31,7 @@ from nano4m.training.batch_sampler import (
     derive_seed,
     generator,
 )
-from nano4m.training.batches import BatchMaker, validation_batches
+from nano4m.training.batches import BatchMaker
 from nano4m.training.checks import check_shares, fitting, not_finite
 from nano4m.training.device_step import DeviceStep
 from nano4m.training.engine import choose, mask_workers
@@ -45,6 +44,7 @@ from nano4m.training.optim import WeightAverage, build_optimizers
 from nano4m.training.packed_batch import PackedBatch, packer
 from nano4m.training.state import TrainingState
 from nano4m.training.tracking import NullTracker, Tracker
+from nano4m.training.validation import validation_batches, validation_rows
 
 
 class Trainer:
@@ -77,8 +77,8 @@ class Trainer:
         self.epochs = settings.steps * settings.batch_size / len(rows)
         samples = table.variants(rows)
         self.sampler = BatchSampler(samples, table.counts(*samples), group, groups, seed)
-        val_rows = np.resize(val_rows, settings.val_samples)
-        self.validation = validation_batches(table, val_rows, config.masking, seed)
+        val_rows = validation_rows(val_rows, table.labels[val_rows], settings.val_samples)
+        self.validation = validation_batches(table, val_rows, config.masking)
 
         model = FourM(config.model, table.modalities, settings.dropout)
         use_codebooks = settings.init_from_codebook and config.model.tables == "modality"
@@ -97,6 +97,7 @@ class Trainer:
             masking=config.masking,
             seed=seed,
             steps=settings.steps,
+            passes=settings.accumulate,
             packer=packer(
                 table.modalities, config.model.register_token,
                 settings.batch_size // settings.accumulate, config.masking, settings.quantum,
@@ -212,8 +213,10 @@ class Trainer:
 
     @cached_property
     def packed_validation(self) -> list[PackedBatch]:
-        """The validation batches, packed with as many samples as in a pass."""
-        return self.maker.packer.parts(self.validation)
+        """The validation batches, packed with about as many samples as in a pass."""
+        settings = self.config.train
+        a_pass = settings.batch_size // settings.accumulate
+        return self.maker.packer.parts(self.validation, -(-settings.val_samples // a_pass))
 
     def _steps(self) -> Iterator[tuple[int, Samples, list[PackedBatch] | None]]:
         """Yield the remaining steps, with their batches if these are made in advance."""
