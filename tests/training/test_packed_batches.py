@@ -26,7 +26,7 @@ def test_packed_gradients_are_those_of_the_groups(choices, passes):
         size = 32 // passes
         pack = packer(table.modalities, theirs.register is not None, size, masking)
         step = step_of(ours)
-        parts = pack.parts(groups)
+        parts = pack.parts(groups, passes)
         assert len(parts) == passes
         for number, part in enumerate(parts):
             step._add_gradients(part, number == 0)

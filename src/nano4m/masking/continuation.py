@@ -59,8 +59,8 @@ def suffix(
     """Return a plan whose input is the first part of one modality, and whose targets follow it.
 
     One draw for the group; the part (rows, whole frames, a text prefix) is uniform in length. Of a
-    text the next token alone is the target, or all remaining ones (``next_token``). If no modality has two units, all
-    tokens of one modality are targets.
+    text the next token alone is the target, or all remaining ones (``next_token``). If no modality
+    has two units, all tokens of one modality are targets.
 
     Args:
         counts_BC: Valid tokens; equal rows, see ``draw_masks``.

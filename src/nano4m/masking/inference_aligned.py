@@ -15,9 +15,10 @@ def inference_aligned(
     """Return the masks of a random decoding step: whole sources, one target partly known.
 
     One draw for the group: n steps, uniform in ``decode_steps`` and at most the tokens of the
-    target, of which i in [0, n) are done; each codebook of a sound has n steps. The cosine schedule gives the number of known tokens, an order drawn from
-    ``decode_orders`` chooses them; the unknown ones of the level are the targets. Of a text the
-    target is the next token, after several prefixes.
+    target, of which i in [0, n) are done; each codebook of a sound has n steps. The cosine schedule
+    gives the number of known tokens, an order drawn from ``decode_orders`` chooses them; the
+    unknown ones of the level are the targets. Of a text the target is the next token, after several
+    prefixes.
 
     Args:
         counts_BC: Valid tokens; equal rows, see ``draw_masks``.

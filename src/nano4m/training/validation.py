@@ -15,6 +15,9 @@ from nano4m.training.batches import masked_batches
 SEED = 0
 """Of clips and masks; that of the run plays no role, so that runs of several seeds compare too."""
 
+GROUP = 4
+"""Samples that share a draw of masks."""
+
 
 def validation_rows(rows: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
     """Return ``count`` of ``rows``, as many of each class as of any other if there are enough.
@@ -39,9 +42,13 @@ def validation_rows(rows: np.ndarray, labels: np.ndarray, count: int) -> np.ndar
 
 
 def validation_masks(config: MaskingConfig) -> MaskingConfig:
-    """Return the masks of generation's steps, with the settings of ``config``."""
+    """Return the masks of generation's steps, with the settings of ``config``.
+
+    Few samples share a draw, so that each target is drawn many times.
+    """
     weights = {name: float(name == "inference_aligned") for name in STRATEGY_NAMES}
-    return config.model_copy(update=weights | {"end_weights": {}, "paired_totals": False})
+    apart = {"end_weights": {}, "paired_totals": False, "group_size": GROUP}
+    return config.model_copy(update=weights | apart)
 
 
 def validation_batches(
