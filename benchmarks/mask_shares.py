@@ -1,4 +1,4 @@
-"""Which share of the masked samples of a preset trains each condition of generation and probes.
+"""Which share of the target tokens of a preset trains each condition of generation and probes.
 
 python benchmarks/mask_shares.py farm --samples 20000
 python benchmarks/mask_shares.py farm --masking '{"any_to_any": 1, "end_weights": {}}' --json
@@ -29,7 +29,7 @@ def main() -> None:
     config = preset(options.preset)
     sequence = TokenSequence(layouts(config))
     try:
-        masking = MaskingConfig(**(config.masking.model_dump() | options.masking))
+        masking = MaskingConfig(**(config.masks.model_dump() | options.masking))
     except ValidationError as error:
         parser.error(str(error))
     check_masking(masking, sequence)

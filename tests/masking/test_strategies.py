@@ -7,7 +7,10 @@ import pytest
 import torch
 from groups import OTHER, TOKENS, only, runs, tiny_rows
 
+from nano4m.config.generation import Order
+from nano4m.config.presets import GUIDED, PRESETS
 from nano4m.errors import UserError
+from nano4m.generation.decoding_order import slot_order
 from nano4m.masking import STRATEGIES, draw_masks
 from nano4m.masking.check import check_masking
 from nano4m.tokens.batch import TokenSequence
@@ -48,7 +51,7 @@ def test_marginal_budgets_equal_those_of_an_independent_allocator(
     counts = torch.tensor([[4, 4, 6, 8, 3]])
     config = only(
         "dirichlet", alphas=alphas, input_alphas=factors, min_inputs=total_in,
-        max_inputs=total_in, min_targets=total_out, max_targets=total_out,
+        max_inputs=total_in, min_targets=total_out, max_targets=total_out, next_token=0.0,
     )  # fmt: skip
     draw = torch.Generator().manual_seed(1)
     plan = STRATEGIES["dirichlet"](counts.expand(draws, -1), TOKENS, config, draw)
@@ -93,14 +96,15 @@ def test_limits_by_modality_hold_in_every_draw():
     limits = {"rgb": (2, 3), "sound": (0, 0)}
     asked_limits = {"caption": (1, 2), "rgb": (0, 0), "normals": (0, 2), "depth": (0, 1)}
     config = only(
-        "dirichlet", input_limits=limits, target_limits=asked_limits, min_targets=3, alphas=(0.05,)
-    )
+        "dirichlet", input_limits=limits, target_limits=asked_limits, min_targets=3, alphas=(0.05,),
+        next_token=0.0,
+    )  # fmt: skip
     check_masking(config, TOKENS)
     totals = set()
     for seed in range(300):
         counts = torch.tensor([[4, 4, 6, 8, n] for n in (2, 3, 6, 6)])
         draw = torch.Generator().manual_seed(seed)
-        inputs, targets, _ = STRATEGIES["dirichlet"](counts, TOKENS, config, draw)
+        inputs, targets, *_ = STRATEGIES["dirichlet"](counts, TOKENS, config, draw)
         assert (inputs + targets <= counts).all()
         for found, by_name in ((inputs, limits), (targets, asked_limits)):
             assert len(set(found.sum(1).tolist())) == 1
@@ -176,7 +180,7 @@ def sampler_counts(total: int, steps: int) -> list[int]:
 def test_inference_aligned_masks_are_those_of_sampling_steps():
     valid = torch.ones(4, OTHER.length, dtype=torch.bool)
     counts = OTHER.count(valid)[0].tolist()
-    config = only("inference_aligned", decode_steps=(3, 5))
+    config = only("inference_aligned", decode_steps=(3, 5), codebooks="together")
     allowed = {c: {n for k in (3, 4, 5) for n in sampler_counts(counts[c], k)} for c in (0, 1)}
     seen: dict[int, set[int]] = {0: set(), 1: set()}
     for seed in range(400):
@@ -187,35 +191,84 @@ def test_inference_aligned_masks_are_those_of_sampling_steps():
         assert all(n in (0, counts[c]) for n, c in zip(others, {0, 1, 2} - {target}, strict=True))
         if OTHER.modalities[target].is_text:
             assert plan.targets_BC[0, target] == 1
+            prefixes = [int(p.inputs_BC[0, target]) for p in (plan, *plan.more)]
+            assert len(set(prefixes)) == len(prefixes) == config.prefixes_of(counts[target])
+            for row in plan.more:
+                assert row.targets_BC[0].sum() == row.targets_BC[0, target] == 1
+                differs = (row.inputs_BC != plan.inputs_BC).any(0)
+                assert differs.nonzero()[:, 0].tolist() == [target]
         else:
             assert (plan.inputs_BC + plan.targets_BC)[0, target] == counts[target]
             seen[target].add(int(plan.targets_BC[0, target]))
     assert seen == allowed
 
 
-@pytest.mark.parametrize("order", ["spread", "coarse"])
-def test_orders_of_decoding(order):
-    config = only("inference_aligned", decode_orders=(order,))
+def test_levels_are_decoded_one_after_the_other():
     valid = torch.ones(4, OTHER.length, dtype=torch.bool)
-    span, sound = OTHER.slices[1], OTHER.coords_L2[OTHER.slices[1]]
-    checked = 0
-    for seed in range(200):
+    c = OTHER.index("sound")
+    span, (frames, books) = OTHER.slices[c], OTHER.units[c]
+    config = only("inference_aligned", decode_steps=(3, 5), codebooks="levels")
+    allowed = {n for k in (3, 4, 5) for n in sampler_counts(frames, k)}
+    seen: dict[int, set[int]] = {level: set() for level in range(books)}
+    for seed in range(600):
         draw = torch.Generator().manual_seed(seed)
         for _, given, asked in draw_masks(valid, OTHER, config, draw):
             for a, b in zip(given[:, span], asked[:, span], strict=True):
-                if not b.any() or not a.any():
+                by_level = b.view(frames, books).sum(0)
+                if not b.any() or a.all():
                     continue
-                checked += 1
-                if order == "coarse":
-                    assert sound[a, 1].max() <= sound[b, 1].min()
-                else:
-                    # Whole frames, but for the last one.
-                    split = set(sound[a, 0].tolist()) & set(sound[b, 0].tolist())
-                    assert len(split) <= 1
-                    for frame in split:
-                        inside = sound[:, 0] == frame
-                        assert sound[a & inside, 1].max() < sound[b & inside, 1].min()
+                (level,) = by_level.nonzero()[:, 0].tolist()
+                known = a.view(frames, books).sum(0).tolist()
+                assert known[:level] == [frames] * level and not any(known[level + 1 :])
+                assert known[level] + by_level[level] == frames
+                seen[level].add(int(by_level[level]))
+    assert all(own == allowed for own in seen.values())
+
+
+@pytest.mark.parametrize("codebooks", ["levels", "together"])
+@pytest.mark.parametrize("order", ["spread", "raster"])
+@pytest.mark.parametrize("name", ["inference_aligned", "any_to_any"])
+def test_known_tokens_come_first_in_the_order_of_decoding(order, codebooks, name):
+    config = only(name, decode_orders=(order,), codebooks=codebooks, levels_together=0.0)
+    valid = torch.ones(4, OTHER.length, dtype=torch.bool)
+    checked = 0
+    for c, kind in ((0, "grid"), (1, "sound")):
+        span, modality = OTHER.slices[c], OTHER.modalities[c]
+        books = OTHER.units[c][1] if kind == "sound" and codebooks == "levels" else 1
+        for seed in range(150):
+            draw = torch.Generator().manual_seed(seed)
+            for _, given, asked in draw_masks(valid, OTHER, config, draw):
+                for a, b in zip(given[:, span], asked[:, span], strict=True):
+                    if not b.any() or not a.any():
+                        continue
+                    level = int(b.long().argmax()) % books
+                    slots = torch.arange(modality.length)[level::books]
+                    wanted = slot_order(DECODED[order], modality, slots[None], [])[0]
+                    # Sounds that are decoded together go frame by frame, their codebooks at random.
+                    unit = OTHER.coords_L2[span][wanted, 0] if kind == "sound" else wanted
+                    known = a[wanted]
+                    first_unknown = int((~known).long().argmax())
+                    later = unit[first_unknown:] != unit[first_unknown]
+                    assert not known[first_unknown:][later].any()
+                    checked += 1
     assert checked > 50
+
+
+DECODED: dict[str, Order] = {"spread": "halton", "raster": "raster"}
+"""Names of the orders in generation."""
+
+
+@pytest.mark.parametrize("codebooks", ["levels", "together"])
+@pytest.mark.parametrize("order", ["confidence", "random", "halton", "raster"])
+def test_masks_follow_the_settings_of_generation(order, codebooks):
+    farm = PRESETS["farm"]
+    generate = GUIDED.model_copy(update={"order": order, "codebooks": codebooks})
+    masks = farm.model_copy(update={"generate": generate}).masks
+    assert masks.codebooks == codebooks
+    assert masks.orders == ({"halton": "spread", "raster": "raster"}.get(order, "random"),)
+    chosen = farm.masking.model_copy(update={"decode_orders": ("raster",), "codebooks": "levels"})
+    masks = farm.model_copy(update={"generate": generate, "masking": chosen}).masks
+    assert masks.orders == ("raster",) and masks.codebooks == "levels"
 
 
 # -- continuation ------------------------------------------------------------------------------
@@ -223,7 +276,7 @@ def test_orders_of_decoding(order):
 
 @pytest.mark.parametrize("name", ["suffix", "infill"])
 def test_the_part_that_is_asked_for_is_whole_rows_and_frames(name):
-    config = only(name, all_targets_whole=1.0, next_token=0.0)
+    config = only(name, all_targets_whole=1.0, next_token=0.0, codebooks="together")
     valid = torch.ones(4, TOKENS.length, dtype=torch.bool)
     targets: set[str] = set()
     for seed in range(300):

@@ -62,7 +62,7 @@ def test_it_learns_the_class_structure(tmp_path):
     summary = train_model(config, tiny_table(600, num_classes=2), tmp_path)
     sizes = {"rgb": 11, "depth": 7, "normals": 9, "sound": 16}
     for name, size in sizes.items():
-        assert summary["val"][name] < 0.55 * np.log(size), name
+        assert summary["val"][name] < 0.65 * np.log(size), name
 
 
 def test_an_unfinished_save_is_never_used(tmp_path):

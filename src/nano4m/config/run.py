@@ -87,8 +87,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _follows_from_the_modalities(self) -> "Config":
-        masking = self.masking
-        if masking.num_inputs_weights is None:
+        if self.masking.num_inputs_weights is None:
             weights = default_num_inputs_weights(len(self.tokenizers))
             masking = self.masking.model_copy(update={"num_inputs_weights": weights})
             # Sections are filled in here and below only; nobody has read the configuration yet.

@@ -131,7 +131,7 @@ def times_unconditional(run: LoadedRun) -> dict[str, int]:
     rows = torch.arange(DRAWS) % len(run.table.clip_ids)
     ids, valid = (torch.from_numpy(a) for a in run.table.gather(rows.numpy(), None))
     # Groups of one sample, so that each sample draws roles of its own.
-    masking = run.config.masking.model_copy(update={"group_size": 1})
+    masking = run.config.masks.model_copy(update={"group_size": 1})
     draw = torch.Generator().manual_seed(0)
     counts = {m.name: 0 for m in run.table.modalities}
     for batch in mask(ids, valid, run.tokens, masking, draw):

@@ -68,11 +68,8 @@ class Condition(NamedTuple):
 
 
 class _Group(NamedTuple):
-    """Masks of some samples, their token counts and the states of their modalities."""
+    """Token counts of some masked samples and the states of their modalities."""
 
-    inputs_BL: Tensor
-    targets_BL: Tensor
-    valid_BL: Tensor
     counts_BC: Tensor
     input_counts_BC: Tensor
     target_counts_BC: Tensor
@@ -110,7 +107,8 @@ def classify(
         else None
         for span, own in zip(sequence.slices, levels, strict=True)
     ]
-    group = _Group(inputs_BL, targets_BL, valid_BL, *counts, states)
+    counts_BC, input_counts_BC, target_counts_BC = counts
+    group = _Group(counts_BC, input_counts_BC, target_counts_BC, states)
     found: dict[Condition, Tensor] = {}
     for target in range(len(sequence.modalities)):
         found |= _from_sources(group, sequence, target)

@@ -228,4 +228,5 @@ def dirichlet(
     totals = draw_totals(found, config, generator)
     shares = draw_shares(len(counts_BC), sequence, config, generator)
     budgets = allocate(totals, shares, found, generator)
-    return Plan(*(torch.from_numpy(budget_BC) for budget_BC in budgets))
+    inputs_BC, targets_BC = (torch.from_numpy(budget_BC) for budget_BC in budgets)
+    return Plan(inputs_BC, targets_BC)

@@ -108,14 +108,14 @@ def describe_preset(config: Config) -> dict[str, Any]:
     """
     import torch
 
-    from nano4m.masking.conditions import condition_shares, rarest, used
+    from nano4m.masking.conditions import condition_shares, least_states, rarest, used
     from nano4m.model.fourm import FourM
     from nano4m.pipeline.forecast import forecast
     from nano4m.tokens.batch import TokenSequence
 
     entries = layouts(config)
     tokens = TokenSequence(entries)
-    shares = used(condition_shares(config.masking, tokens, samples=8000), tokens)
+    shares = condition_shares(config.masks, tokens, samples=8000)
     with torch.device("meta"):
         model = FourM(config.model, entries)
     return {
@@ -126,7 +126,8 @@ def describe_preset(config: Config) -> dict[str, Any]:
         "batch_size": config.train.batch_size,
         "masking": config.masking.model_dump(mode="json"),
         "never_trained": config.masking.untrained(len(entries)) or "nothing that is asked",
-        "rarest_in_training": rarest(shares),
+        "rarest_in_training": rarest(used(shares, tokens)),
+        "target_tokens_as_generated": least_states(shares),
         "on_this_device": forecast(config, entries, model),
     }
 

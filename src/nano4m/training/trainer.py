@@ -71,14 +71,14 @@ class Trainer:
         settings, seed = config.train, config.seed
         rows, val_rows = table.rows("train"), table.rows("val")
         check_shares(config, len(rows), len(val_rows), world.size)
-        check_masking(config.masking, TokenSequence(table.modalities))
+        check_masking(config.masks, TokenSequence(table.modalities))
         group = config.masking.group_size
         groups = settings.batch_size // group
         self.epochs = settings.steps * settings.batch_size / len(rows)
         samples = table.variants(rows)
         self.sampler = BatchSampler(samples, table.counts(*samples), group, groups, seed)
         val_rows = validation_rows(val_rows, table.labels[val_rows], settings.val_samples)
-        self.validation = validation_batches(table, val_rows, config.masking)
+        self.validation = validation_batches(table, val_rows, config.masks)
 
         model = FourM(config.model, table.modalities, settings.dropout)
         use_codebooks = settings.init_from_codebook and config.model.tables == "modality"
@@ -94,13 +94,13 @@ class Trainer:
         whole = self.operations.about(table.modalities, config.masking, settings)
         self.fast = choose(config, world, self.dtype, whole, self.peak)
         self.maker = BatchMaker(
-            masking=config.masking,
+            masking=config.masks,
             seed=seed,
             steps=settings.steps,
             passes=settings.accumulate,
             packer=packer(
                 table.modalities, config.model.register_token,
-                settings.batch_size // settings.accumulate, config.masking, settings.quantum,
+                settings.batch_size // settings.accumulate, config.masks, settings.quantum,
             ),
         )  # fmt: skip
         # Before the optimizers, because it may shard the weights.
