@@ -108,6 +108,14 @@ class Config(Section):
             object.__setattr__(self, "tokenizers", roomy)
         return self
 
+    @property
+    def masks(self) -> MaskingConfig:
+        """The masking section with the decoding orders and codebooks of ``generate`` filled in."""
+        drawn = [n for n, section in self.tokenizers.items() if section.layout != "text"]
+        settings = [self.generate.for_modality(name) for name in drawn]
+        levels = any(own.codebooks == "levels" for own in settings)
+        return self.masking.as_generated({own.order for own in settings}, levels)
+
     @model_validator(mode="after")
     def _belongs_together(self) -> "Config":
         unknown = sorted(set(self.tokenizers) - set(MODALITIES))
