@@ -14,11 +14,13 @@ from nano4m.config.masking import MaskingConfig
 from nano4m.masking import STRATEGIES
 from nano4m.tokens.table import FREE, Samples
 from nano4m.training.batch_sampler import BatchSampler
-from nano4m.training.batches import BatchMaker, masked_batches, validation_batches
+from nano4m.training.batches import BatchMaker, masked_batches
 from nano4m.training.packed_batch import packer
 from nano4m.training.trainer import train_model
+from nano4m.training.validation import validation_batches, validation_masks
 
-MASKING = small_config().masking
+# One prefix of a caption a clip, so that each row is a clip.
+MASKING = small_config().masking.model_copy(update={"prefixes": 1})
 SHARES = (0.0, 0.1, 0.3, 0.5)
 
 
@@ -184,12 +186,11 @@ def test_training_with_gaps_resumes_to_the_same_bits(tmp_path, packed):
 def test_validation_is_in_groups_of_equal_counts_and_holds_every_row():
     table = with_captions(with_gaps(0.3))
     rows = np.resize(table.rows("val"), 50)
-    batches = validation_batches(table, rows, MASKING, 0)
+    masking = MASKING
+    batches = validation_batches(table, rows, masking)
     assert sum(len(b.input_ids_BN) for b in batches) == 50
-    again = validation_batches(table, rows, MASKING, 0)
+    again = validation_batches(table, rows, masking)
     assert all(torch.equal(a, b) for x, y in zip(batches, again, strict=True)
                for a, b in zip(x, y, strict=True))  # fmt: skip
-    whole = validation_batches(
-        tiny_table(), np.repeat(tiny_table().rows("val")[:1], 32), MASKING, 0
-    )
-    assert len(whole) == 4
+    whole = validation_batches(tiny_table(), np.repeat(tiny_table().rows("val")[:1], 32), masking)
+    assert len(whole) == 32 // validation_masks(masking).group_size

@@ -64,7 +64,7 @@ def test_its_masks_are_those_of_generation():
     masks = validation_masks(MaskingConfig())
     assert masks.uses("inference_aligned") and not masks.uses("any_to_any", "dirichlet", "suffix")
     targets = set()
-    rows = validation_rows(table.rows("val"), table.labels[table.rows("val")], 64)
+    rows = validation_rows(table.rows("val"), table.labels[table.rows("val")], 256)
     for batch in validation_batches(table, rows, MaskingConfig()):
         kinds = batch.target_modality_BM.unique().tolist()
         assert len(kinds) == 1
@@ -78,6 +78,8 @@ def test_its_masks_are_those_of_generation():
 def test_the_loss_of_validation_needs_no_luck(tmp_path):
     """Another seed of the run changes its weights, not what they are measured on."""
     table = tiny_table(96)
+    for seed in (0, 1):
+        (tmp_path / str(seed)).mkdir()
     losses = [
         train_model(
             small_config(steps=4, lr=1e-9, val_samples=64, dropout=0.0).model_copy(

@@ -43,7 +43,7 @@ class MaskingConfig(Section):
     """Which tokens are inputs and which are targets, as a mixture of strategies."""
 
     any_to_any: Weight = Field(
-        0.65, description="Weight of: each modality is input, target, split or left out."
+        0.45, description="Weight of: each modality is input, target, split or left out."
     )
     dirichlet: Weight = Field(
         0.05, description="Weight of: 4M's random budgets over all modalities."
@@ -55,7 +55,7 @@ class MaskingConfig(Section):
         0.0, description="Weight of: dirichlet budgets, one input run of frames, then a target run."
     )
     inference_aligned: Weight = Field(
-        0.2, description="Weight of: inputs and targets of a random step of the sampler."
+        0.4, description="Weight of: inputs and targets of a random step of the sampler."
     )
     suffix: Weight = Field(0.06, description="Weight of: a first part is input, the rest target.")
     infill: Weight = Field(0.04, description="Weight of: a gap is target, both sides are input.")
