@@ -37,9 +37,7 @@ REFERENCE = TokenSequence(
 )
 
 
-def _found(
-    given: dict, asked: dict, caption: int = 6, codebooks: str = "together"
-) -> set[str]:
+def _found(given: dict, asked: dict, caption: int = 6, codebooks: str = "together") -> set[str]:
     """Return the conditions of one sample, lengths of inputs apart."""
     inputs_BL, targets_BL, valid_BL = (torch.zeros(1, TOKENS.length, dtype=torch.bool),) * 3
     inputs_BL, targets_BL, valid_BL = inputs_BL.clone(), targets_BL.clone(), ~valid_BL
