@@ -111,7 +111,7 @@ def copies(results: dict) -> None:
                 m["target"] + (" (text)" if m["is_text"] else ""),
                 share(m),
             ]
-            + [percent(m["made_equal"]), percent(m["real_equal"]), str(m["n"])]
+            + [percent(m["made_equal"]), percent(m["real_equal"]), size(m, {})]
             for m in found
         ],
     )
@@ -133,7 +133,8 @@ def probes(results: dict) -> None:
     found = [Probe.model_validate(p) for p in results["probes"]]
     classes = [p for p in found if p.task == "classification"]
     if classes:
-        print("\nClass by caption; bold: above chance and the commonest class.\n")
+        print("\nClass by caption; bold: above chance and the commonest class, balanced above "
+              "chance.\n")  # fmt: skip
         rows_of(
             ["probe", "value", "chance", "majority", "balanced", "controls", "n"],
             [

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from evaluation_page import undefined
 from nano4m.checkpoints import folder as checkpoint
 from nano4m.cli import main
 from nano4m.config.compatibility import read_stored
@@ -101,6 +102,16 @@ def test_a_run_leaves_what_it_promises(finished):
     assert config.model_dump(mode="json") == results.config
     assert (config.preset, config.train.steps, config.clips.workers) == ("farm", 6, 0)
     assert all(config.tokenizers[name].steps == 2 for name in FITTED)
+
+
+def test_every_figure_of_a_run_is_defined(finished):
+    results = Results.model_validate_json((finished / "results.json").read_text())
+    measures = {name for quality in results.tokenizers.values() for name in quality}
+    line = json.loads((finished / "train" / "log.jsonl").read_text().splitlines()[-1])
+    scores = [probe.score for probe in results.probes]
+    beside = {name for score in scores for name in (*score.controls, *score.ceilings)}
+    assert {"psnr_db", "exact_share"} <= measures and "val" in line and beside
+    assert not undefined({*measures, *results.training, *line, *beside})
 
 
 def test_again_changes_nothing(finished, capsys):

@@ -2,7 +2,7 @@
 
 Held out are whole groups of sequences, so that a copy is never on both sides: copies of one
 sequence and, where that leaves enough groups, all views of one recording. Captions are held out by
-clip instead: repeated texts are what new clips will have too, so their copies must count.
+recording alone: repeated texts are what new clips will have too, so their copies must count.
 """
 
 import itertools

@@ -35,7 +35,8 @@ SCORE_HEAD = (
     "n",
 )
 BOLD = (
-    "Bold: the whole interval lies above chance, above the commonest class and above every ceiling."
+    "Bold: the whole interval lies above chance, above the commonest class and above every "
+    "ceiling, and the mean over classes above chance."
 )
 
 
@@ -267,7 +268,10 @@ def training_section(
         parts.append(facts(shown))
     if not parts:
         return None
-    how = "Nats a token by step: what a modality has learnt is its drop below the baseline."
+    how = (
+        "Nats a token by step. The baseline is given nothing, the losses are given some inputs, so "
+        "it only marks the scale: the figures to compare are under Cross-entropy."
+    )
     return section("training", "Training", how, *parts)
 
 

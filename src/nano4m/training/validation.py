@@ -1,7 +1,8 @@
 """Validation: the same clips and masks in every run on a table, so that losses can be compared.
 
 Clips are drawn by a fixed seed, equally many of each class where that is possible. Masks are those
-of generation's own steps, whatever masks a run is trained with.
+of generation's own steps, whatever the weights of the strategies; they are the same in runs with
+equal ``decode_steps``, ``decode_orders``, ``codebooks``, ``num_inputs_weights`` and ``prefixes``.
 """
 
 import numpy as np
