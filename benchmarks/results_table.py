@@ -239,8 +239,8 @@ def likelihoods(results: dict) -> None:
 
 def cells(row: Row) -> list[str]:
     """Return what is given, the model's figure and the baselines of a row."""
-    ends = "" if row.interval is None else " [{:.2f}, {:.2f}]".format(*row.interval)
-    return [row.given, f"{row.model:.2f}{ends}", *(row.baseline(n) or "" for n in BASELINES)]
+    ends = "" if row.interval is None else " [{:.3f}, {:.3f}]".format(*row.interval)
+    return [row.given, f"{row.model:.3f}{ends}", *(row.baseline(n) or "" for n in BASELINES)]
 
 
 if __name__ == "__main__":

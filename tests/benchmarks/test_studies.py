@@ -98,4 +98,4 @@ def test_the_tables_of_a_run_have_all_its_figures(run, monkeypatch, capsys):
         for less in entry["gain_over"].values():
             assert f"{100 * less['value']:+.1f} [{100 * less['low']:+.1f}, " in text
     (sound,) = [c for c in results["continuation"] if c["modality"] == "sound"]
-    assert f"| {sound['at_once']:.2f} | {sound['uniform']:.2f} |" in text
+    assert f"| {sound['at_once']:.3f} | {sound['uniform']:.3f} |" in text
