@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from measure import now
+from measure import in_own_codebook, now
 from reference_baseline import PAD, Baseline, PaddedBatch, Sizes, build_optimizer
 from reference_data import collate, mask_sample
 from torch import Tensor, nn
@@ -68,10 +68,11 @@ class Clips:
     totals: tuple[int, int] = (16, 256)
 
     def _ids(self, generator: torch.Generator) -> list[Tensor]:
-        return [
+        drawn = [
             torch.randint(TEXT_END + 1, m.vocab_size, (self.rows, m.length), generator=generator)
             for m in self.modalities
         ]
+        return [in_own_codebook(*pair) for pair in zip(drawn, self.modalities, strict=True)]
 
     def ours(self, group: int, steps: int) -> list[Callable[[], list[MaskedBatch]]]:
         """Return one call a step that masks its clips; captions of a group have one length."""

@@ -58,6 +58,12 @@ def reference_modalities(scale: int = 1, caption_vocab: int = 50304) -> tuple[Mo
     return tuple(modality(name).with_tokens(*size) for name, size in sizes.items())
 
 
+def in_own_codebook(ids: torch.Tensor, modality: Modality) -> torch.Tensor:
+    """Return any ids (..., length) as ids of their slots' codebooks, the only ones that can be."""
+    book = torch.arange(modality.length) % modality.num_codebooks
+    return ids % modality.codebook_size + book * modality.codebook_size
+
+
 def figures(values: Sequence[float]) -> dict[str, float]:
     """Return minimum, median and maximum, to four digits."""
     found = {"min": min(values), "median": statistics.median(values), "max": max(values)}

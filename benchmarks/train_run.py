@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from engines import DEFAULT_MODEL, EXACT_MODEL, BaselineEngine, Clips, quick
-from measure import Report, arguments, reference_modalities
+from measure import Report, arguments, in_own_codebook, reference_modalities
 from reference_baseline import PaddedBatch, Sizes, build_optimizer
 
 from nano4m.compute.distributed import DistributedContext
@@ -68,7 +68,8 @@ def made_up(folder: Path, scale: int, clips: int, seed: int = 0) -> TokenTable:
     ids, lengths = {}, {}
     for m in modalities:
         views = {"frame": 10}.get(m.frame_group, 1)
-        ids[m.name] = rng.integers(1, m.vocab_size, (clips, views, m.length), dtype=np.uint16)
+        drawn = torch.from_numpy(rng.integers(1, m.vocab_size, (clips, views, m.length)))
+        ids[m.name] = in_own_codebook(drawn, m).numpy().astype(np.uint16)
         if m.is_text:
             # Few different lengths: groups of one length are whole.
             length = 4 + np.arange(clips) % 4
