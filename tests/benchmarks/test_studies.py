@@ -59,8 +59,11 @@ def test_variants_are_trained_judged_and_kept(run, tmp_path, monkeypatch, capsys
     words = ("--run", run, "--set", "masking", "--only", "ours;reference", "--steps", 2)
     words += ("--seeds", 2, "--split", "test", "--workers", 1, "--out", tmp_path)
     rows = study("variants", monkeypatch, capsys, *words)
-    assert [row[0] for row in rows[2:]] == ["ours", "reference", "ours, unguided"]
-    assert all("nan" not in cell for row in rows[2:] for cell in row)
+    starts = [i for i, row in enumerate(rows) if row[0] == "variant"]
+    losses, directions = (rows[a + 2 : b] for a, b in zip(starts, [*starts[1:], None], strict=True))
+    assert [row[0] for row in losses] == ["ours", "reference"]
+    assert [row[0] for row in directions] == ["ours", "reference", "ours, unguided"]
+    assert all("nan" not in cell for row in losses + directions for cell in row)
     figures = written(tmp_path / "variants.json")["figures"]
     for seeds in figures.values():
         assert [len(own["class_consistency"]) for own in seeds.values()] == [len(OTHERS)] * 2
