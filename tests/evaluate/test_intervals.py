@@ -5,12 +5,15 @@ import pytest
 from scipy.stats import beta, binomtest
 from scipy.stats import t as student
 
+from nano4m.evaluate.effective_number import effective_number
 from nano4m.evaluate.intervals import (
     difference_interval,
-    effective_number,
+    difference_intervals,
     mean_interval,
     ratio_interval,
+    ratio_intervals,
     share_interval,
+    share_intervals,
 )
 
 
@@ -65,6 +68,53 @@ def test_equal_outcomes_are_not_certain():
     assert same.high == pytest.approx(-same.low) and 0.1 < same.high < 0.25
     always = difference_interval(hits, 0 * hits, clusters)
     assert always.high == 1 and 0.6 < always.low < 0.9
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_many_samples_at_once_have_the_intervals_of_each(seed):
+    rng = np.random.default_rng(seed)
+    clusters = rng.integers(0, 12, size=40)
+    chance = rng.random((30, 12))[:, clusters] ** rng.choice([0.02, 1, 40], size=(30, 1))
+    hits, fewer = rng.random((30, 40)) < chance, rng.random((30, 40)) < 0.5
+    fewer[:10] = hits[:10]
+    nats, tokens = rng.gamma(2, size=(30, 40)), rng.integers(1, 9, size=(30, 40))
+    for many, one, parts in (
+        (share_intervals, share_interval, (hits,)),
+        (share_intervals, share_interval, ((hits + fewer.astype(float)) / 2,)),
+        (difference_intervals, difference_interval, (hits, fewer)),
+        (ratio_intervals, ratio_interval, (nats * tokens, tokens)),
+    ):
+        found = many(*parts, clusters)
+        for row in range(30):
+            low, high, groups, effective = one(*(part[row] for part in parts), clusters)
+            assert (low, high) == pytest.approx((found.low_R[row], found.high_R[row]), abs=1e-9)
+            assert groups == found.clusters
+            assert effective == pytest.approx(found.effective_R[row])
+
+
+def test_tied_outcomes_vary_less_than_hits_and_misses():
+    rng = np.random.default_rng(0)
+    both = rng.random((2, 400)) < 0.7
+    width = [np.diff(share_interval(own, np.arange(400))[:2])[0] for own in (both[0], both.mean(0))]
+    assert width[1] == pytest.approx(width[0] / np.sqrt(2), rel=0.1)
+    # Where the variance is that of hits and misses a fraction among them changes next to nothing.
+    hits = both[0].astype(float)
+    hits[0] = 0.999
+    ends = share_interval(np.round(hits), np.arange(400))
+    assert share_interval(hits, np.arange(400))[:2] == pytest.approx(ends[:2], abs=1e-3)
+
+
+@pytest.mark.parametrize("clips", [2, 6, 20, 200])
+def test_a_small_sample_of_ties_is_not_certain(clips):
+    """Ties alone say no more than as many hits and misses, and ties but for one not much more."""
+    tied = np.full(clips, 0.5)
+    hits = np.arange(clips) % 2
+    same = share_interval(tied, np.arange(clips))
+    assert same[:2] == pytest.approx(share_interval(hits, np.arange(clips))[:2], abs=0.2 / clips)
+    if clips > 2:
+        tied[0] = 1
+        width = np.diff(share_interval(tied, np.arange(clips))[:2])[0]
+        assert 0.5 * (same.high - same.low) < width
 
 
 def test_the_interval_of_a_difference_is_of_pairs():

@@ -1,22 +1,15 @@
 """95 % confidence intervals of shares, means, ratios and paired differences over clusters of clips.
 
 All are computed without random numbers, from the same two facts: the clips of a cluster are no
-independent clips, and the estimate of how dependent they are is itself uncertain.
-
-**Effective number.** With intra-class correlation r and clusters of sizes m, the variance is that
-of n / (1 + (sum(m^2) / n - 1) r) independent clips (Kish 1965). r comes from the variance within
-clusters. That of the estimate itself, from the clusters' sums, fails where the largest clusters
-happen to agree; one minus the share that lies within clusters sees that they agree too well. Two
-corrections keep an r that is estimated too low from making the interval too narrow: the ratio of
-variances is widened as Student's t widens a standard error, with the degrees of freedom of the
-clusters that carry the variance; and with outcomes other than the common one in B clusters, r is
-moved towards 1 by exp(2.5 (1 - B)), as so few cannot tell how alike the clips of a cluster are.
-Outcomes that are all equal give r = 1: the clusters count.
+independent clips, and the estimate of how dependent they are is itself uncertain; see
+``effective_number``.
 
 **Shares.** Quantiles of the beta distribution with the effective number, as Korn and Graubard
 (1998) have them for surveys, between the exact interval (Clopper and Pearson 1934), which covers
 more than it says, and that of Jeffreys, which covers less near 0 and 1 (Brown, Cai and DasGupta
-2001). Where outcomes are all equal it is the exact one.
+2001). Where outcomes are all equal it is the exact one. Outcomes between 0 and 1, of tied
+candidates, vary less than the p (1 - p) of hits and misses: the number is p (1 - p) / s^2 times
+as large, s^2 being their variance, moved towards p (1 - p) where few of them differ.
 
 **Paired differences of shares.** The score interval of Tango (1998) of the effective number.
 
@@ -26,23 +19,29 @@ t corrected for skewness by the cubic of Hall (1992), which holds where values a
 the number of clusters is Kish's, sum(m)^2 / sum(m^2).
 
 `benchmarks/interval_coverage.py` measures the coverage of each.
+
+Each function of one sample has a twin of many, R at once, that the measurement calls.
 """
 
-import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import betaincinv, ndtri, stdtrit
+from scipy.optimize import elementwise
+from scipy.special import betaincinv, stdtrit
 
-LEVEL = 0.95
-"""Coverage of every interval."""
-TAIL = (1 - LEVEL) / 2
-Z = float(ndtri(1 - TAIL))
-FEW = 2.5
-"""How fast further clusters with an uncommon outcome tell how alike the clips of a cluster are."""
+from nano4m.evaluate.effective_number import (
+    TAIL,
+    Clustered,
+    Z,
+    by_cluster,
+    effective_numbers,
+    uncommon,
+)
+
 ADDED = 0.35
 """Hits and misses that the interval of a share adds to those seen: 0 is exact, 0.5 Jeffreys'."""
+FEW_VALUES = 1.0
+"""Uncommon outcomes that are worth as much as the assumption that all are hits or misses."""
 
 
 class Interval(NamedTuple):
@@ -60,62 +59,47 @@ class Interval(NamedTuple):
     effective: float
 
 
-class _Sums(NamedTuple):
-    """Values by cluster: the cluster of each clip (n,), sizes and sums of the clusters (G,)."""
+class Intervals(NamedTuple):
+    """The intervals of R samples, see ``Interval``."""
 
-    values: np.ndarray
-    place: np.ndarray
-    sizes: np.ndarray
-    sums: np.ndarray
+    low_R: np.ndarray
+    high_R: np.ndarray
+    clusters: int
+    effective_R: np.ndarray
 
-
-def _by_cluster(values: np.ndarray, clusters: np.ndarray) -> _Sums:
-    values = np.asarray(values, dtype=np.float64)
-    if len(values) != len(clusters) or not len(values):
-        raise ValueError(f"{len(values)} values of {len(clusters)} clips have no interval")
-    place = np.unique(clusters, return_inverse=True)[1]
-    sizes = np.bincount(place).astype(np.float64)
-    return _Sums(values, place, sizes, np.bincount(place, values))
+    def first(self) -> Interval:
+        """Return that of the first sample."""
+        return Interval(
+            float(self.low_R[0]), float(self.high_R[0]), self.clusters, float(self.effective_R[0])
+        )
 
 
-def effective_number(values: np.ndarray, clusters: np.ndarray) -> float:
-    """Return how many independent clips would be as informative, at most n; see the module.
+def _gain(outcomes: Clustered, number: np.ndarray) -> np.ndarray:
+    """Return p (1 - p) over the variance of the outcomes, (R,): 1 of hits and misses."""
+    values = outcomes.values_Rn
+    is_fraction = ((values > 0) & (values < 1)).any(1)
+    gain = np.ones(len(values))
+    if is_fraction.any():
+        own = Clustered(values[is_fraction], outcomes.sizes_G, outcomes.starts_G)
+        p = own.values_Rn.mean(1)
+        seen = number[is_fraction] * uncommon(own).mean(1)
+        share = own.values_Rn.var(1) / (p * (1 - p))
+        gain[is_fraction] = (seen + FEW_VALUES) / (seen * share + FEW_VALUES)
+    return gain
 
-    Args:
-        values: Outcomes (n,).
-        clusters: Cluster of each clip, int (n,).
 
-    Raises:
-        ValueError: Different numbers of values and clusters, or none.
-    """
-    return _effective(_by_cluster(values, clusters))
-
-
-def _effective(outcomes: _Sums) -> float:
-    values, place, sizes, sums = outcomes
-    n, groups = len(values), len(sizes)
-    excess = float((sizes**2).sum() / n - 1)  # of a cluster's size, seen from its clips
-    centred = values - values.mean()
-    variance = float((centred**2).mean())
-    if n == groups:
-        return float(n)
-    if np.ptp(values) == 0:
-        return n / (1 + excess)
-    within = float(((values - (sums / sizes)[place]) ** 2).sum()) / ((n - groups) * variance)
-    alike = 1 - within
-    for _ in range(3):  # the variance of n clips is too low by their effective number
-        lost = (1 + excess * min(1.0, max(0.0, alike))) / n
-        alike = 1 - within * (1 - min(lost, 0.95))
-    alike = min(1.0, max(0.0, alike))
-    if 0 < alike < 1:
-        squares = np.bincount(place, centred) ** 2
-        freedom = max(1.0, float(squares.sum() ** 2 / (squares**2).sum()))
-        ratio = (1 + excess * alike) / (1 - alike)
-        ratio = 1 + (ratio - 1) * (stdtrit(freedom, 1 - TAIL) / Z) ** 2
-        alike = float((ratio - 1) / (ratio + excess))
-    other = np.abs(values - np.median(values)) > 1e-9
-    alike += (1 - alike) * math.exp(FEW * (1 - np.count_nonzero(np.bincount(place[other]))))
-    return n / (1 + excess * alike)
+def share_intervals(hits_Rn: np.ndarray, clusters: np.ndarray) -> Intervals:
+    """Return the intervals of shares; see ``share_interval``."""
+    outcomes = by_cluster(hits_Rn, clusters)
+    number = effective_numbers(outcomes)
+    value, as_hits = outcomes.values_Rn.mean(1), number * _gain(outcomes, number)
+    found, missed = value * as_hits, (1 - value) * as_hits
+    both = np.where(np.minimum(found, missed) > 1e-9, ADDED, 0.0)
+    # Where the result is fixed, any parameters above 0 do.
+    low = betaincinv(np.maximum(found + both, 1e-9), missed + 1 - both, TAIL)
+    high = betaincinv(found + 1 - both, np.maximum(missed + both, 1e-9), 1 - TAIL)
+    low, high = np.where(found > 1e-9, low, 0.0), np.where(missed > 1e-9, high, 1.0)
+    return Intervals(low, high, len(outcomes.sizes_G), number)
 
 
 def share_interval(hits: np.ndarray, clusters: np.ndarray) -> Interval:
@@ -128,14 +112,37 @@ def share_interval(hits: np.ndarray, clusters: np.ndarray) -> Interval:
     Raises:
         ValueError: Different numbers of hits and clusters, or none.
     """
-    outcomes = _by_cluster(hits, clusters)
-    number = _effective(outcomes)
-    found = float(outcomes.values.mean()) * number
-    missed = number - found
-    both = ADDED if min(found, missed) > 1e-9 else 0.0
-    low = float(betaincinv(found + both, missed + 1 - both, TAIL)) if found > 1e-9 else 0.0
-    high = float(betaincinv(found + 1 - both, missed + both, 1 - TAIL)) if missed > 1e-9 else 1.0
-    return Interval(low, high, len(outcomes.sizes), number)
+    return share_intervals(np.asarray(hits)[None], clusters).first()
+
+
+def ratio_intervals(sums_Rn: np.ndarray, counts_Rn: np.ndarray, clusters: np.ndarray) -> Intervals:
+    """Return the intervals of ratios; see ``ratio_interval``."""
+    if np.shape(sums_Rn) != np.shape(counts_Rn):
+        raise ValueError(f"{np.shape(sums_Rn)} sums of {np.shape(counts_Rn)} counts have no ratio")
+    parts, wholes = by_cluster(sums_Rn, clusters), by_cluster(counts_Rn, clusters)
+    total, count = (own.sums(own.values_Rn) for own in (parts, wholes))
+    groups, whole = total.shape[1], count.sum(1, keepdims=True)
+    if groups < 2:
+        raise ValueError("one cluster says nothing about how much clusters differ")
+    value = total.sum(1, keepdims=True) / whole
+    without = (total.sum(1, keepdims=True) - total) / (whole - count)
+    error = np.sqrt((groups - 1) / groups * ((without - value) ** 2).sum(1))
+    rest = parts._replace(values_Rn=parts.values_Rn - value * wholes.values_Rn)
+    number = effective_numbers(rest)
+    influence = without.mean(1, keepdims=True) - without
+    even = whole[:, 0] ** 2 / (count**2).sum(1)  # clusters of one size that would say as much
+    spread = np.maximum((influence**2).mean(1), np.finfo(np.float64).tiny ** 0.5)
+    skew = (influence**3).mean(1) / spread**1.5 / np.sqrt(even)
+    slope = np.where(np.abs(skew) < 1e-6, 1.0, skew)
+
+    def corrected(t: np.ndarray) -> np.ndarray:
+        cubic = 3 / slope * (np.cbrt(1 + slope * (t - slope / 6)) - 1)
+        return np.where(np.abs(skew) < 1e-6, t, cubic)
+
+    t = stdtrit(np.maximum(1.0, even - 1), 1 - TAIL)
+    low = value[:, 0] - error * np.maximum(t, corrected(t))
+    high = value[:, 0] + error * np.maximum(t, -corrected(-t))
+    return Intervals(low, high, groups, number)
 
 
 def ratio_interval(sums: np.ndarray, counts: np.ndarray, clusters: np.ndarray) -> Interval:
@@ -144,31 +151,7 @@ def ratio_interval(sums: np.ndarray, counts: np.ndarray, clusters: np.ndarray) -
     Raises:
         ValueError: Different numbers of values, none, or fewer than two clusters.
     """
-    if len(sums) != len(counts):
-        raise ValueError(f"{len(sums)} sums of {len(counts)} counts have no ratio")
-    total, count = (_by_cluster(each, clusters).sums for each in (sums, counts))
-    groups, whole = len(total), float(count.sum())
-    if groups < 2:
-        raise ValueError("one cluster says nothing about how much clusters differ")
-    value = float(total.sum()) / whole
-    without = (total.sum() - total) / (whole - count)
-    error = math.sqrt((groups - 1) / groups * float(((without - value) ** 2).sum()))
-    number = effective_number(np.asarray(sums) - value * np.asarray(counts), clusters)
-    if error == 0:
-        return Interval(value, value, groups, number)
-    influence = without.mean() - without
-    even = whole**2 / float((count**2).sum())  # clusters of one size that would say as much
-    skew = float((influence**3).mean() / (influence**2).mean() ** 1.5) / math.sqrt(even)
-
-    def corrected(t: float) -> float:
-        if abs(skew) < 1e-6:
-            return t
-        return float(3 / skew * (np.cbrt(1 + skew * (t - skew / 6)) - 1))
-
-    t = float(stdtrit(max(1.0, even - 1), 1 - TAIL))
-    low = value - error * max(t, corrected(t))
-    high = value + error * max(t, -corrected(-t))
-    return Interval(low, high, groups, number)
+    return ratio_intervals(np.asarray(sums)[None], np.asarray(counts)[None], clusters).first()
 
 
 def mean_interval(values: np.ndarray, clusters: np.ndarray) -> Interval:
@@ -180,28 +163,43 @@ def mean_interval(values: np.ndarray, clusters: np.ndarray) -> Interval:
     return ratio_interval(values, np.ones(len(values)), clusters)
 
 
+def _tango(
+    d: np.ndarray, quantile: float, n: np.ndarray, up: np.ndarray, down: np.ndarray
+) -> np.ndarray:
+    """Return Tango's (1998) statistic of n pairs, if the difference is d, minus a quantile.
+
+    Of the pairs, ``up`` and ``down`` differ; q is the share of the latter, given the difference.
+    """
+    b = -up - down + (2 * n - up + down) * d
+    root = np.sqrt(np.maximum(0.0, b**2 + 8 * n * down * d * (1 - d)))
+    q = (root - b) / (4 * n)
+    variance = n * (2 * q + d * (1 - d))
+    return np.asarray((up - down - n * d) / np.sqrt(np.maximum(variance, 1e-12)) - quantile)
+
+
+def difference_intervals(
+    more_Rn: np.ndarray, fewer_Rn: np.ndarray, clusters: np.ndarray
+) -> Intervals:
+    """Return the intervals of paired differences; see ``difference_interval``."""
+    if np.shape(more_Rn) != np.shape(fewer_Rn):
+        raise ValueError(f"{np.shape(more_Rn)} and {np.shape(fewer_Rn)} values are no pairs")
+    change = np.subtract(more_Rn, fewer_Rn, dtype=np.float64)
+    outcomes = by_cluster(change, clusters)
+    n = effective_numbers(outcomes, widening=1)
+    up, down = (n * np.maximum(sign * change, 0).mean(1) for sign in (1, -1))
+    value, edge = (up - down) / n, np.full(len(n), 1 - 1e-9)
+    ends = []
+    for sign, bracket in ((1, (-edge, value)), (-1, (value, edge))):
+        found = elementwise.find_root(_tango, bracket, args=(sign * Z, n, up, down)).x
+        is_outside = sign * _tango(-sign * edge, sign * Z, n, up, down) <= 0
+        ends.append(np.where(is_outside, -sign, found))
+    return Intervals(ends[0], ends[1], len(outcomes.sizes_G), n)
+
+
 def difference_interval(more: np.ndarray, fewer: np.ndarray, clusters: np.ndarray) -> Interval:
     """Return the interval of mean(more) - mean(fewer), outcomes in [0, 1] (n,) of the same clips.
 
     Raises:
         ValueError: Different numbers of values, or none.
     """
-    if len(more) != len(fewer):
-        raise ValueError(f"{len(more)} and {len(fewer)} values are no pairs")
-    change = np.asarray(more, dtype=np.float64) - np.asarray(fewer, dtype=np.float64)
-    outcomes = _by_cluster(change, clusters)
-    n = _effective(outcomes)
-    up, down = (n * float(np.maximum(sign * change, 0).mean()) for sign in (1, -1))
-
-    def score(difference: float) -> float:
-        # Tango's (1998) statistic: q is the share of pairs that change down, given the difference.
-        b = -up - down + (2 * n - up + down) * difference
-        root = math.sqrt(max(0.0, b**2 + 8 * n * down * difference * (1 - difference)))
-        q = (root - b) / (4 * n)
-        variance = n * (2 * q + difference * (1 - difference))
-        return (up - down - n * difference) / math.sqrt(max(variance, 1e-12))
-
-    value, edge = (up - down) / n, 1 - 1e-9
-    low = -1.0 if score(-edge) <= Z else brentq(lambda d: score(d) - Z, -edge, value)
-    high = 1.0 if score(edge) >= -Z else brentq(lambda d: score(d) + Z, value, edge)
-    return Interval(float(low), float(high), len(outcomes.sizes), n)
+    return difference_intervals(np.asarray(more)[None], np.asarray(fewer)[None], clusters).first()
