@@ -1,7 +1,8 @@
 """Classification by caption likelihood: which class has the most likely captions, given inputs?
 
 The candidates of a class are all distinct captions of its clips in the train split, as tokens of
-the token table. A class is scored in two ways, from the same predictions:
+the token table. Judged are the clips that have an input; their own captions are not looked at, so
+they may lack one. A class is scored in two ways, from the same predictions:
 
     posterior           log sum p(caption | inputs) over its captions, by the chain rule. A class
                         that is common among the train clips is ahead before anything is heard.

@@ -17,12 +17,20 @@ BASELINES = ("uniform", "unigram", "class unigram", "bigram")
 
 
 class Row(NamedTuple):
-    """The model and the baselines that were given the same, in nats a token."""
+    """The model and the baselines that were given the same, in nats a token.
+
+    Attributes:
+        given: The inputs as text.
+        model, baselines: The figures.
+        interval: 95 % interval of the model's, where there is one.
+        clips: Number of clips, where it is not the same for all conditions.
+    """
 
     given: str
     model: float
     baselines: Mapping[str, Baseline]
     interval: tuple[float, float] | None = None
+    clips: int | None = None
 
     def baseline(self, name: str) -> str | None:
         """Return one baseline as text; uniform is named where it is in place of another."""
@@ -53,6 +61,14 @@ def given_text(condition: str, is_text: bool, titles: Mapping[str, str]) -> str:
     return "earlier tokens" if condition == "nothing" else f"{name}, earlier tokens"
 
 
+def clips_of(entry: CrossEntropy, condition: str) -> int | None:
+    """Return the number of clips of a condition; None if all have as many, or it is not known."""
+    if len(set(entry.clips.values())) < 2:
+        return None
+    # Half of itself is of all clips that have the modality, as nothing is.
+    return entry.clips.get(condition, entry.clips.get("nothing"))
+
+
 def compared(entry: CrossEntropy, titles: Mapping[str, str]) -> list[Row]:
     """Return the conditions of a modality for which there are baselines."""
     is_text = entry.unit == UNITS["text"]
@@ -60,10 +76,13 @@ def compared(entry: CrossEntropy, titles: Mapping[str, str]) -> list[Row]:
         "nothing": _stored(entry, "uniform", "bigram" if is_text else "unigram")
     }
     return [
-        Row(given_text(condition, is_text, titles), entry.conditions[condition], own)
+        Row(
+            given_text(condition, is_text, titles), entry.conditions[condition], own,
+            clips=clips_of(entry, condition),
+        )
         for condition, own in stored.items()
         if condition in entry.conditions
-    ]
+    ]  # fmt: skip
 
 
 def continued(entry: Continuation, is_text: bool) -> list[Row]:
@@ -101,6 +120,7 @@ def _cells(row: Row) -> list[object]:
     if row.interval:
         low, high = row.interval
         model = join([model, tag("small", Html(f"[{low:.3f}&ndash;{high:.3f}]"))], " ")
+    model = _with_clips(model, row.clips)
     return [row.given, model, *map(row.baseline, BASELINES)]
 
 
@@ -113,14 +133,20 @@ def entropy_section(
         return None
     title_of = {c.modality: titles.get(c.modality, c.modality) for c in entropies}
     against = [
-        [title_of[entry.modality], *_cells(row), short(entry.tokens)]
+        [title_of[entry.modality], *_cells(row), _tokens(entry, row)]
         for entry in entropies
         for row in compared(entry, titles)
     ]
     conditions = order_conditions(entropies, [m.name for m in modalities])
     named = {key: titles.get(key, words(key)) for key in conditions}
     by_input = [
-        [named[key], *(_number(entry.conditions.get(key), 3) for entry in entropies)]
+        [
+            named[key],
+            *(
+                _with_clips(_number(entry.conditions.get(key), 3), clips_of(entry, key))
+                for entry in entropies
+            ),
+        ]
         for key in conditions
     ]
     named |= {"uniform": "nothing: uniform", "unigram": "nothing: unigram",
@@ -139,7 +165,8 @@ def entropy_section(
     more = (
         "Each row is an input, each column what is predicted. The drop below the first row is "
         "what another modality tells; shuffled inputs must not give it. Compare nats within a "
-        "column only, as vocabularies differ."
+        "column only, as vocabularies differ. Where clips lack modalities, n counts those with "
+        "the predicted one and any of the given ones."
     )
     units = [join([title_of[c.modality], tag("small", f"a {c.unit}")], "<br>") for c in entropies]
     return section(
@@ -152,6 +179,18 @@ def entropy_section(
         table(["bits, given", *units], bits, label="Cross-entropy in bits"),
         *_continuations(results, titles, {m.name for m in modalities if m.is_text}),
     )  # fmt: skip
+
+
+def _with_clips(figure: object, clips: int | None) -> object:
+    """Return a figure with its number of clips, if there is a figure and a number."""
+    if figure is None or clips is None:
+        return figure
+    return join([figure, tag("small", f"n {short(clips)}")], " ")
+
+
+def _tokens(entry: CrossEntropy, row: Row) -> str | None:
+    """Return the number of tokens of a row; None of fewer clips than have the modality."""
+    return None if row.clips != clips_of(entry, "nothing") else short(entry.tokens)
 
 
 def _number(value: float | None, digits: int) -> str | None:
