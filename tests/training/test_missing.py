@@ -186,11 +186,11 @@ def test_training_with_gaps_resumes_to_the_same_bits(tmp_path, packed):
 def test_validation_is_in_groups_of_equal_counts_and_holds_every_row():
     table = with_captions(with_gaps(0.3))
     rows = np.resize(table.rows("val"), 50)
-    masking = MASKING
-    batches = validation_batches(table, rows, masking)
+    config = small_config()
+    batches = validation_batches(table, rows, config)
     assert sum(len(b.input_ids_BN) for b in batches) == 50
-    again = validation_batches(table, rows, masking)
+    again = validation_batches(table, rows, config)
     assert all(torch.equal(a, b) for x, y in zip(batches, again, strict=True)
                for a, b in zip(x, y, strict=True))  # fmt: skip
-    whole = validation_batches(tiny_table(), np.repeat(tiny_table().rows("val")[:1], 32), masking)
-    assert len(whole) == 32 // validation_masks(masking).group_size
+    whole = validation_batches(tiny_table(), np.repeat(tiny_table().rows("val")[:1], 32), config)
+    assert len(whole) == 32 // validation_masks(config).group_size

@@ -49,9 +49,11 @@ def test_every_seed_and_mixture_is_validated_on_the_same_batches(tmp_path):
     table = tiny_table(96)
     others = MaskingConfig(any_to_any=0, dirichlet=1, inference_aligned=0, suffix=0, infill=0,
                            group_size=8)  # fmt: skip
+    more = MaskingConfig(prefixes=4, decode_steps=(1, 2), num_inputs_weights=(0, 1), group_size=4,
+                         decode_orders=("raster",), codebooks="together")  # fmt: skip
     found = [
         _trainer(table, tmp_path / str(number), masking, seed).validation
-        for number, (masking, seed) in enumerate([(None, 0), (None, 7), (others, 3)])
+        for number, (masking, seed) in enumerate([(None, 0), (None, 7), (others, 3), (more, 1)])
     ]
     for batches in found[1:]:
         for ours, theirs in zip(found[0], batches, strict=True):
@@ -61,11 +63,11 @@ def test_every_seed_and_mixture_is_validated_on_the_same_batches(tmp_path):
 def test_its_masks_are_those_of_generation():
     table = tiny_table(96)
     sequence = TokenSequence(table.modalities)
-    masks = validation_masks(MaskingConfig())
+    masks = validation_masks(small_config())
     assert masks.uses("inference_aligned") and not masks.uses("any_to_any", "dirichlet", "suffix")
     targets = set()
     rows = validation_rows(table.rows("val"), table.labels[table.rows("val")], 256)
-    for batch in validation_batches(table, rows, MaskingConfig()):
+    for batch in validation_batches(table, rows, small_config()):
         kinds = batch.target_modality_BM.unique().tolist()
         assert len(kinds) == 1
         targets.add(kinds[0])

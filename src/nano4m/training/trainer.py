@@ -78,7 +78,7 @@ class Trainer:
         samples = table.variants(rows)
         self.sampler = BatchSampler(samples, table.counts(*samples), group, groups, seed)
         val_rows = validation_rows(val_rows, table.labels[val_rows], settings.val_samples)
-        self.validation = validation_batches(table, val_rows, config.masks)
+        self.validation = validation_batches(table, val_rows, config)
 
         model = FourM(config.model, table.modalities, settings.dropout)
         use_codebooks = settings.init_from_codebook and config.model.tables == "modality"

@@ -1,13 +1,14 @@
 """Validation: the same clips and masks in every run on a table, so that losses can be compared.
 
 Clips are drawn by a fixed seed, equally many of each class where that is possible. Masks are those
-of generation's own steps, whatever the weights of the strategies; they are the same in runs with
-equal ``decode_steps``, ``decode_orders``, ``codebooks``, ``num_inputs_weights`` and ``prefixes``.
+of generation's own steps, whatever masks a run is trained with; only another order of generation,
+or codebooks that it decodes together, changes them.
 """
 
 import numpy as np
 
 from nano4m.config.masking import STRATEGY_NAMES, MaskingConfig
+from nano4m.config.run import Config
 from nano4m.tokens.batch import MaskedBatch
 from nano4m.tokens.table import FREE, Samples, TokenTable
 from nano4m.training.batch_sampler import VALIDATION, VIEWS, rank_keys
@@ -42,33 +43,31 @@ def validation_rows(rows: np.ndarray, labels: np.ndarray, count: int) -> np.ndar
     return rows[rng.permutation(chosen)]
 
 
-def validation_masks(config: MaskingConfig) -> MaskingConfig:
-    """Return the masks of generation's steps, with the settings of ``config``.
+def validation_masks(config: Config) -> MaskingConfig:
+    """Return the masks of the run's generation: they follow ``generate`` and no masking setting.
 
     Few samples share a draw, so that each target is drawn many times.
     """
     weights = {name: float(name == "inference_aligned") for name in STRATEGY_NAMES}
-    apart = {"end_weights": {}, "paired_totals": False, "group_size": GROUP}
-    return config.model_copy(update=weights | apart)
+    plain = MaskingConfig(**weights, group_size=GROUP, prefixes=1)
+    return config.model_copy(update={"masking": plain}).masks
 
 
-def validation_batches(
-    table: TokenTable, rows: np.ndarray, config: MaskingConfig
-) -> list[MaskedBatch]:
+def validation_batches(table: TokenTable, rows: np.ndarray, config: Config) -> list[MaskedBatch]:
     """Return ``rows`` masked in groups of equal token counts; all groups but the last of each are
     full.
 
     Args:
         table: Token table.
         rows: Row numbers (B,), in any order; some may come up several times.
-        config: Masking of the run.
+        config: Of the run; its settings of generation are used.
     """
-    config = validation_masks(config)
+    masks = validation_masks(config)
     drawn = np.random.default_rng([SEED, VIEWS, VALIDATION, 0])
     free = np.full((len(rows), len(table.modalities)), FREE, dtype=np.int64)
     views = table.draw_views(Samples(rows, free), drawn)
     key_B = rank_keys(table.counts(rows, views))
-    size = config.group_size
+    size = masks.group_size
     full: list[np.ndarray] = []
     rest: list[np.ndarray] = []
     for key in range(int(key_B.max(initial=-1)) + 1):
@@ -81,6 +80,6 @@ def validation_batches(
         batch
         for index, part in enumerate(parts + rest)
         for batch in masked_batches(
-            table, rows[part], config, SEED, VALIDATION, index, views=views[part]
+            table, rows[part], masks, SEED, VALIDATION, index, views=views[part]
         )
     ]
