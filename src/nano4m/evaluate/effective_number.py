@@ -102,6 +102,13 @@ def effective_numbers(outcomes: Clustered, widening: int = 2) -> np.ndarray:
     return n / (1 + excess * np.where(varies, alike, 1))
 
 
+def intraclass_correlation(outcomes: Clustered, number_R: np.ndarray) -> np.ndarray:
+    """Return the intra-class correlations, (R,), of which effective numbers came."""
+    n = outcomes.values_Rn.shape[1]
+    excess = float((outcomes.sizes_G**2).sum() / n - 1)
+    return np.zeros(len(number_R)) if excess == 0 else (n / number_R - 1) / excess
+
+
 def effective_number(values: np.ndarray, clusters: np.ndarray) -> float:
     """Return how many independent clips would be as informative as these, at most n.
 

@@ -15,8 +15,10 @@ as large, s^2 being their variance, moved towards p (1 - p) where few of them di
 
 **Means and ratios.** The wider, at each end, of two intervals around a jackknife over clusters
 (MacKinnon, Nielsen and Webb 2023): Student's t, which holds where clusters differ in size, and the
-t corrected for skewness by the cubic of Hall (1992), which holds where values are skewed; for both
-the number of clusters is Kish's, sum(m)^2 / sum(m^2).
+t corrected for skewness by the cubic of Hall (1992), which holds where values are skewed. The
+number of clusters is Kish's for the skewness, sum(m)^2 / sum(m^2), and for t the mean of that and
+of Satterthwaite's (1946), the same with the variance of each cluster's sum in place of m: large
+clusters of clips that are alike carry nearly all of it.
 
 `benchmarks/interval_coverage.py` measures the coverage of each.
 
@@ -35,6 +37,7 @@ from nano4m.evaluate.effective_number import (
     Z,
     by_cluster,
     effective_numbers,
+    intraclass_correlation,
     uncommon,
 )
 
@@ -132,14 +135,17 @@ def ratio_intervals(sums_Rn: np.ndarray, counts_Rn: np.ndarray, clusters: np.nda
     influence = without.mean(1, keepdims=True) - without
     even = whole[:, 0] ** 2 / (count**2).sum(1)  # clusters of one size that would say as much
     spread = np.maximum((influence**2).mean(1), np.finfo(np.float64).tiny ** 0.5)
-    skew = (influence**3).mean(1) / spread**1.5 / np.sqrt(even)
+    unbiased = np.sqrt(even * np.maximum(even - 1, 0)) / np.maximum(even - 2, 1)
+    skew = unbiased * (influence**3).mean(1) / spread**1.5 / np.sqrt(even)
     slope = np.where(np.abs(skew) < 1e-6, 1.0, skew)
 
     def corrected(t: np.ndarray) -> np.ndarray:
         cubic = 3 / slope * (np.cbrt(1 + slope * (t - slope / 6)) - 1)
         return np.where(np.abs(skew) < 1e-6, t, cubic)
 
-    t = stdtrit(np.maximum(1.0, even - 1), 1 - TAIL)
+    carried = count * (1 + (parts.sizes_G - 1) * intraclass_correlation(rest, number)[:, None])
+    few = carried.sum(1) ** 2 / (carried**2).sum(1)  # clusters that carry the variance
+    t = stdtrit(np.maximum(1.0, (even + few) / 2 - 1), 1 - TAIL)
     low = value[:, 0] - error * np.maximum(t, corrected(t))
     high = value[:, 0] + error * np.maximum(t, -corrected(-t))
     return Intervals(low, high, groups, number)
