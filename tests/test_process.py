@@ -22,8 +22,8 @@ LEAKS = {
 
 @pytest.mark.parametrize("what", LEAKS)
 def test_a_planted_leak_is_refused(pytester, what):
-    own = Path(__file__).with_name("conftest.py").read_text()
-    (pytester.path / "conftest.py").write_text(own)
+    for name in ("conftest.py", "allowed_skips.py"):
+        (pytester.path / name).write_text(Path(__file__).with_name(name).read_text())
     pytester.makepyfile(
         textwrap.dedent(
             f"""

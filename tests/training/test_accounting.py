@@ -91,8 +91,8 @@ def test_a_run_tells_the_tokens_and_operations_of_all_its_steps(tmp_path):
     summary = train_model(config, table, tmp_path)
     trainer = Trainer(config, table, tmp_path / "fresh", DistributedContext(CPU))
     tokens = operations = 0
-    for number, rows in enumerate(trainer.sampler.steps(0, 12)):
-        batches = masked_batches(table, rows, config.masking, 0, MASKS, number, number / 12)
+    for number, picked in enumerate(trainer.sampler.steps(0, 12)):
+        batches = trainer.maker.masked(table, number, picked)
         tokens += count_tokens(batches)
         operations += trainer.operations.count(batches)
     assert summary["tokens"] == tokens

@@ -14,7 +14,8 @@ from nano4m.config.compatibility import read_stored, with_new_names
 from nano4m.config.run import Config
 from nano4m.errors import UserError
 from nano4m.json_files import read_json
-from nano4m.masking import mask
+from nano4m.masking import draw_masks
+from nano4m.masking.conditions import NOTHING, Condition, Kind, classify, levels_of
 from nano4m.modalities import Modality
 from nano4m.model.fourm import FourM
 from nano4m.stage import manifest_of
@@ -26,6 +27,8 @@ from nano4m.tokens.table import TokenTable, open_table
 NEEDED = ("clips", "tokenizers", "table", "train")
 """Stages of a run that must be finished."""
 
+FROM_NOTHING: tuple[Kind, ...] = ("whole", "in part", "next token")
+"""Conditions of masks without inputs of other modalities."""
 DRAWS = 1024
 """Masks that are drawn to check whether a model was trained without inputs."""
 
@@ -124,20 +127,26 @@ def open_run(folder: Path, device: str) -> LoadedRun:
 
 
 def times_unconditional(run: LoadedRun) -> dict[str, int]:
-    """Return how many of DRAWS training masks have each modality as a target without inputs.
+    """Return how many of DRAWS training masks ask for each modality as generation does from nothing.
 
-    The masks are drawn from the masking section of the run, with a fixed seed.
+    These are states of decoding in which nothing but tokens of the modality itself is known. The
+    masks are drawn from the masking section of the run, with a fixed seed.
     """
     rows = torch.arange(DRAWS) % len(run.table.clip_ids)
     ids, valid = (torch.from_numpy(a) for a in run.table.gather(rows.numpy(), None))
     # Groups of one sample, so that each sample draws roles of its own.
     masking = run.config.masks.model_copy(update={"group_size": 1})
-    draw = torch.Generator().manual_seed(0)
+    levels = levels_of(masking, run.tokens)
     counts = {m.name: 0 for m in run.table.modalities}
-    for batch in mask(ids, valid, run.tokens, masking, draw):
-        if not batch.input_ids_BN.shape[1]:
-            for index, name in enumerate(counts):
-                counts[name] += int((batch.target_modality_BM == index).any(1).sum())
+    if not masking.drops_all:  # budgets may leave all other modalities out by chance, too rarely
+        return counts
+    for own, inputs, targets in draw_masks(
+        valid, run.tokens, masking, torch.Generator().manual_seed(0)
+    ):
+        found = classify(inputs, targets, valid[own], run.tokens, levels)
+        for name in counts:
+            asked = [found.get(Condition(kind, NOTHING, name)) for kind in FROM_NOTHING]
+            counts[name] += sum(bool(is_B.any()) for is_B in asked if is_B is not None)
     return counts
 
 
