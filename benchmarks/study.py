@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import stats
 
 from nano4m.checkpoints.folder import load_model
 from nano4m.compute.precision import float32_math
@@ -115,6 +116,19 @@ def mean_and_spread(values: Sequence[float], digits: int = 1) -> str:
     """Return ``61.2 +- 1.4`` in percent: mean and standard deviation over seeds."""
     spread = np.std(values, ddof=1) if len(values) > 1 else float("nan")
     return f"{100 * np.mean(values):.{digits}f} +- {100 * spread:.{digits}f}"
+
+
+def paired_difference(values: Sequence[float], base: Sequence[float], digits: int = 1) -> str:
+    """Return ``+1.4 [+0.2, +2.6]`` in percent: mean difference over seeds, paired by seed.
+
+    The interval is 95 %, by Student's t over the seeds; with one seed there is none.
+    """
+    change = 100 * (np.asarray(values) - np.asarray(base))
+    mean, count = float(change.mean()), len(change)
+    if count < 2:
+        return f"{mean:+.{digits}f}"
+    half = stats.t.ppf(0.975, count - 1) * float(change.std(ddof=1)) / count**0.5
+    return f"{mean:+.{digits}f} [{mean - half:+.{digits}f}, {mean + half:+.{digits}f}]"
 
 
 def write(path: Path, result: dict[str, Any]) -> None:

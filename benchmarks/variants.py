@@ -197,39 +197,64 @@ def main() -> None:
 
 
 def print_losses(found: dict[str, dict[int, Any]]) -> None:
-    """Print validation loss in nats a token, mean and standard deviation over seeds, and time."""
+    """Print validation loss in nats a token, mean and standard deviation over seeds, and time.
+
+    Below stand the differences to the first variant, paired by seed, with 95 % intervals.
+    """
     names = list(next(iter(next(iter(found.values())).values()))["training"]["val"])
     print("| variant | " + " | ".join(names) + " | mean | train seconds |")
     print("|---|" + "---|" * (len(names) + 2))
+    columns: dict[str, list[list[float]]] = {}
     for variant, seeds in found.items():
-        losses = [list(r["training"]["val"].values()) for r in seeds.values()]
-        columns = [*zip(*losses, strict=True), [sum(own) / len(own) for own in losses]]
+        losses = [list(seeds[seed]["training"]["val"].values()) for seed in sorted(seeds)]
+        # Nats as hundredths, as the helpers print percent.
+        rows = [[loss / 100 for loss in (*own, sum(own) / len(own))] for own in losses]
+        columns[variant] = [list(column) for column in zip(*rows, strict=True)]
         seconds = sum(r["training"]["train_seconds"] for r in seeds.values()) / len(seeds)
-        cells = [study.mean_and_spread([x / 100 for x in column], 3) for column in columns]
+        cells = [study.mean_and_spread(column, 3) for column in columns[variant]]
         print(f"| {variant} | " + " | ".join(cells) + f" | {seconds:.0f} |")
+    print_differences(columns, [*names, "mean"], 3)
+
+
+def print_differences(
+    columns: dict[str, list[list[float]]], heads: list[str], digits: int = 1
+) -> None:
+    """Print each variant's difference to the first one, paired by seed, with 95 % intervals."""
+    first, *others = columns
+    if not others:
+        return
+    print(f"\n| less {first} | " + " | ".join(heads) + " |")
+    print("|---|" + "---|" * len(heads))
+    for variant in others:
+        pairs = zip(columns[variant], columns[first], strict=True)
+        cells = [study.paired_difference(own, base, digits) for own, base in pairs]
+        print(f"| {variant} | " + " | ".join(cells) + " |")
+    print()
 
 
 def print_table(found: dict[str, dict[int, Any]]) -> None:
-    """Print mean and standard deviation over seeds of each variant, in percent."""
-    first = next(iter(next(iter(found.values())).values()))
-    directions, classes = list(first["class_consistency"]), list(first["class"])
-    heads = [*directions, *(f"class from {c}" for c in classes)]
-    print("| variant | " + " | ".join(heads) + " | mean of directions |")
-    print("|---|" + "---|" * (len(heads) + 1))
-    rows = {name: list(seeds.values()) for name, seeds in found.items()}
+    """Print mean and standard deviation over seeds of each variant in percent, and differences."""
+    every = [run for seeds in found.values() for run in seeds.values()]
+    directions = list(every[0]["class_consistency"])
+    # A probe may have been left out with some models.
+    classes = [c for c in every[0]["class"] if all(c in run["class"] for run in every)]
+    heads = [*directions, *(f"class from {c}" for c in classes), "mean of directions"]
+    rows = {name: [seeds[seed] for seed in sorted(seeds)] for name, seeds in found.items()}
     for name in list(rows):
         if all(r["unguided"] for r in rows[name]):
             rows[f"{name}, unguided"] = [
                 r | {"class_consistency": r["unguided"]} for r in rows[name]
             ]
+    print("| variant | " + " | ".join(heads) + " |")
+    print("|---|" + "---|" * len(heads))
+    columns: dict[str, list[list[float]]] = {}
     for name, runs in rows.items():
-        cells = [
-            study.mean_and_spread([r["class_consistency"][d] for r in runs]) for d in directions
-        ]
-        cells += [study.mean_and_spread([r["class"][c] for r in runs]) for c in classes]
-        means = [sum(r["class_consistency"].values()) / len(directions) for r in runs]
-        cells.append(study.mean_and_spread(means))
+        columns[name] = [[r["class_consistency"][d] for r in runs] for d in directions]
+        columns[name] += [[r["class"][c] for r in runs] for c in classes]
+        columns[name].append([sum(r["class_consistency"].values()) / len(directions) for r in runs])
+        cells = [study.mean_and_spread(column) for column in columns[name]]
         print(f"| {name} | " + " | ".join(cells) + " |")
+    print_differences(columns, heads)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_benchmarks import BENCHMARKS, settings  # noqa: F401
 
@@ -59,11 +60,13 @@ def test_variants_are_trained_judged_and_kept(run, tmp_path, monkeypatch, capsys
     words = ("--run", run, "--set", "masking", "--only", "ours;reference", "--steps", 2)
     words += ("--seeds", 2, "--split", "test", "--workers", 1, "--out", tmp_path)
     rows = study("variants", monkeypatch, capsys, *words)
-    starts = [i for i, row in enumerate(rows) if row[0] == "variant"]
-    losses, directions = (rows[a + 2 : b] for a, b in zip(starts, [*starts[1:], None], strict=True))
-    assert [row[0] for row in losses] == ["ours", "reference"]
-    assert [row[0] for row in directions] == ["ours", "reference", "ours, unguided"]
-    assert all("nan" not in cell for row in losses + directions for cell in row)
+    starts = [i for i, row in enumerate(rows) if row[0] in ("variant", "less ours")]
+    tables = [rows[a + 2 : b] for a, b in zip(starts, [*starts[1:], None], strict=True)]
+    assert [[row[0] for row in table] for table in tables] == [
+        ["ours", "reference"], ["reference"],
+        ["ours", "reference", "ours, unguided"], ["reference", "ours, unguided"],
+    ]  # fmt: skip
+    assert all("nan" not in cell for table in tables for row in table for cell in row)
     figures = written(tmp_path / "variants.json")["figures"]
     for seeds in figures.values():
         assert [len(own["class_consistency"]) for own in seeds.values()] == [len(OTHERS)] * 2
@@ -71,6 +74,22 @@ def test_variants_are_trained_judged_and_kept(run, tmp_path, monkeypatch, capsys
     times = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("figures.json")}
     assert study("variants", monkeypatch, capsys, *words) == rows
     assert times == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("figures.json")}
+
+
+@pytest.mark.usefixtures("settings")
+def test_differences_are_paired_by_seed():
+    """A variant that is one point better with every seed is better, however much the seeds do."""
+    paired_difference = importlib.import_module("study").paired_difference
+    rng = np.random.default_rng(0)
+    base = rng.uniform(0.2, 0.8, 5)
+    assert paired_difference(base + 0.01, base) == "+1.0 [+1.0, +1.0]"
+    assert paired_difference(base[:1] + 0.01, base[:1]) == "+1.0"
+    noise = rng.normal(0.01, 0.02, (2000, 5))
+    held = 0
+    for own in noise:
+        low, high = paired_difference(base + own, base, 3).split("[")[1].strip("]").split(",")
+        held += float(low) <= 1.0 <= float(high)
+    assert 0.93 < held / 2000 < 0.97
 
 
 def test_sampling_compares_one_factor_at_a_time(run, tmp_path, monkeypatch, capsys):

@@ -127,7 +127,7 @@ def open_run(folder: Path, device: str) -> LoadedRun:
 
 
 def times_unconditional(run: LoadedRun) -> dict[str, int]:
-    """Return how many of DRAWS training masks ask for each modality as generation does from nothing.
+    """Return how many of DRAWS training masks ask for each modality as generation from nothing.
 
     These are states of decoding in which nothing but tokens of the modality itself is known. The
     masks are drawn from the masking section of the run, with a fixed seed.
