@@ -1,6 +1,7 @@
 """Likelihoods of several codebooks follow the levels of decoding, over one codebook's ids each."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import torch
 from test_evaluate import Oracle, Stub, make_evaluator, make_table, random_model
 
 from conftest import with_codebooks
-from nano4m.evaluate.cross_entropy import half_of_itself
+from nano4m.evaluate.cross_entropy import half_inputs, half_of_itself
+from nano4m.masking.level_states import level_states
 
 SOUND = 1
 
@@ -96,3 +98,27 @@ def test_one_codebook_takes_what_the_pairs_have_computed():
     rows = np.roll(np.arange(len(evaluator)), 1)
     moved = evaluator.own_given(SOUND, [0], rows)
     assert moved == pytest.approx(pairs[rows, np.arange(len(rows))], abs=1e-4)
+
+
+def test_the_given_half_is_of_whole_frames_that_decoding_may_begin_with(books):
+    table = with_codebooks(make_table(6), 6, books, 4)
+    evaluator = make_evaluator(table, Stub(table))
+    inputs_BT = half_inputs(evaluator, SOUND)
+    assert (inputs_BT.sum(1) == 3 * books).all() and len(inputs_BT.unique(dim=0)) > 1
+    for level in range(books):
+        asked_BT = ~inputs_BT & (torch.arange(6 * books) % books == level)
+        states = level_states(inputs_BT, asked_BT, torch.ones_like(inputs_BT), books)
+        assert (states.level_B == level).all()
+        inputs_BT = inputs_BT | asked_BT
+
+
+def test_codebooks_that_are_decoded_together_are_rated_together(books):
+    table = with_codebooks(make_table(4), 2, books, 4)
+    evaluator = replace(make_evaluator(table, random_model(table)), together=True)
+    assert evaluator.levels(SOUND) == 1
+    at_once = evaluator.unconditional(SOUND)
+    assert evaluator.own_given(SOUND, []) == pytest.approx(at_once)
+    assert evaluator.own(SOUND, *evaluator.inputs([])) == pytest.approx(at_once, abs=1e-4)
+    # Any tokens are the given half, as in the masks of training.
+    frames = half_inputs(evaluator, SOUND).unflatten(1, (2, books))
+    assert (frames.sum((1, 2)) == books).all()

@@ -210,6 +210,23 @@ def test_copies_and_recordings_are_held_out_together_unless_that_joins_all():
     assert (held_out_groups(copies, recordings) == copies).all()
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_what_held_out_clips_say_nothing_of_is_left_out(seed):
+    """Each class is one recording: its class is never among the clips of the other folds."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(5), 6)
+    own = rng.integers(32, size=(5, 16))[labels]
+    train = sequences(np.where(rng.random(own.shape) < 0.5, own, rng.integers(32, size=own.shape)))
+    train = Sequences(train.ids_NT, train.valid_NT, labels)
+    test = Sequences(rng.integers(32, size=(30, 16)), train.valid_NT, labels)
+    model = fitted(RGB, train, labels, seed, classes=5)
+    assert model.chains["class unigram"].smoothing.strengths[2:] == (math.inf, math.inf)
+    found = nats(model, test)
+    assert found["class unigram"] == pytest.approx(found["unigram"])
+    alone = fitted(RGB, sequences(own[:1]))
+    assert nats(alone, test)["bigram"] == pytest.approx(math.log(32))
+
+
 def test_a_sample_is_counted_of_more_clips_than_the_memory_holds(monkeypatch):
     table = tiny_table()
     entry = table.modalities[0]

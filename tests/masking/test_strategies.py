@@ -271,6 +271,17 @@ def test_masks_follow_the_settings_of_generation(order, codebooks):
     assert masks.orders == ("raster",) and masks.codebooks == "levels"
 
 
+def test_codebooks_are_masked_as_the_modality_that_has_them_is_generated():
+    farm = PRESETS["farm"]
+    own = {"modalities": {"sound": {"codebooks": "together"}}}
+    generate = GUIDED.model_copy(update=own)
+    assert generate.for_modality("rgb").codebooks == "levels"
+    assert farm.model_copy(update={"generate": generate}).masks.codebooks == "together"
+    own = {"codebooks": "together", "modalities": {"sound": {"codebooks": "levels"}}}
+    generate = GUIDED.model_copy(update=own)
+    assert farm.model_copy(update={"generate": generate}).masks.codebooks == "levels"
+
+
 # -- continuation ------------------------------------------------------------------------------
 
 

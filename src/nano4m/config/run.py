@@ -113,7 +113,9 @@ class Config(Section):
         """The masking section with the decoding orders and codebooks of ``generate`` filled in."""
         drawn = [n for n, section in self.tokenizers.items() if section.layout != "text"]
         settings = [self.generate.for_modality(name) for name in drawn]
-        levels = any(own.codebooks == "levels" for own in settings)
+        coded = [n for n in drawn if self.tokenizers[n].layout == "codebooks"]
+        coarse_first = [self.generate.for_modality(n).codebooks == "levels" for n in coded]
+        levels = any(coarse_first) or not coded
         return self.masking.as_generated({own.order for own in settings}, levels)
 
     @model_validator(mode="after")

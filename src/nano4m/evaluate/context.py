@@ -135,6 +135,7 @@ def build_evaluator(
         batch_size=config.generate.batch_size,
         seed=config.seed,
         origins=clip_origins(clips, clip_rows(table, clips, rows)),
+        together=config.masks.codebooks == "together",
     )
 
 

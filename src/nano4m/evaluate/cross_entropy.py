@@ -1,7 +1,8 @@
 """Cross-entropy of each modality by inputs, with the n-gram baselines that are given the same.
 
 The tokens of each codebook of the target are predicted at once, with those of the earlier codebooks
-as inputs; a text token by token, with the earlier ones as inputs.
+as inputs (all codebooks at once where they are decoded together); a text token by token, with the
+earlier ones as inputs.
 
 Shapes: B evaluated clips, T slots of the target.
 """
@@ -33,7 +34,8 @@ def units_of(modality: Modality, clips: int, window_seconds: float) -> float:
 def half_inputs(evaluator: LikelihoodEvaluator, target: int) -> torch.Tensor:
     """Return which tokens of each clip's target are inputs of the other half, bool (B, T).
 
-    The half is drawn at random for each clip. A text's input is its first half, the only half that
+    The half is drawn at random for each clip: of a sound that is decoded in levels whole frames, as
+    a given part of one has all its codebooks. A text's input is its first half, the only half that
     is ever input.
     """
     span = evaluator.tokens.slices[target]
@@ -41,9 +43,10 @@ def half_inputs(evaluator: LikelihoodEvaluator, target: int) -> torch.Tensor:
     if evaluator.tokens.modalities[target].is_text:
         half_B = evaluator.valid_BL[:, span].sum(1, keepdim=True) // 2
         return torch.arange(length) < half_B
-    drawn = evaluator.rng(HALF, target).random((len(evaluator), length))
+    units = length // evaluator.levels(target)
+    drawn = evaluator.rng(HALF, target).random((len(evaluator), units))
     rank = torch.from_numpy(drawn.argsort(1).argsort(1))
-    return rank < length // 2
+    return (rank < units // 2).repeat_interleave(length // units, 1)
 
 
 def half_of_itself(evaluator: LikelihoodEvaluator, target: int) -> tuple[float, int]:

@@ -46,6 +46,7 @@ class LikelihoodEvaluator:
         batch_size: Rows of a forward pass on a CPU; on a GPU as many as fit.
         seed: Of shuffles and generation.
         origins: Recording and picture of each clip, for intervals; None: all are independent.
+        together: Whether the model is trained to predict all codebooks at once, without levels.
     """
 
     model: FourM
@@ -58,6 +59,7 @@ class LikelihoodEvaluator:
     batch_size: int
     seed: int
     origins: ClipOrigins | None = None
+    together: bool = False
     _pairs: dict[tuple[int, int], np.ndarray] = field(default_factory=dict, repr=False)
     _parts: dict[frozenset[int], "LikelihoodEvaluator"] = field(default_factory=dict, repr=False)
 
@@ -208,9 +210,8 @@ class LikelihoodEvaluator:
         own, parts = (own % self._width(target)).to(device), []
         for rows in torch.arange(len(ids)).split(self.rows_at_once):
             total = torch.zeros(len(rows), len(own), dtype=torch.float64, device=device)
-            targets = self._log_probs(
-                ids[rows], inputs[rows], slots.expand(len(rows), -1), len(slots)
-            )
+            asked = slots.expand(len(rows), -1)
+            targets = self._log_probs(ids[rows], inputs[rows], asked, len(slots))
             for these, where, first, log_p in targets:
                 found = torch.zeros(len(log_p), len(own), dtype=torch.float64, device=device)
                 for t in range(log_p.shape[1]):
@@ -234,9 +235,8 @@ class LikelihoodEvaluator:
     def unconditional(self, target: int) -> np.ndarray:
         """Return log p(target of clip j) without inputs, float64 (B,), at once as ``pairwise``."""
         own = self.ids_BL[:, self.tokens.slices[target]]
-        return self.parallel_log_prob(target, *self.inputs([], np.zeros(1, dtype=np.int64)), own)[
-            0
-        ].numpy()
+        nothing = self.inputs([], np.zeros(1, dtype=np.int64))
+        return self.parallel_log_prob(target, *nothing, own)[0].numpy()
 
     def _at_once(self, target: int, ids: Tensor, inputs: Tensor, targets_BT: Tensor) -> np.ndarray:
         """Return log p of each clip's own tokens at some slots, predicted at once, float64 (B,).
@@ -280,16 +280,21 @@ class LikelihoodEvaluator:
             if not len(rows):
                 continue
             start = span.start + first
-            slots = torch.arange(start, start + 1 if is_text else span.stop)
-            frame = slots[:size]
+            frame = torch.arange(start, start + size)
+            slots = frame if is_text else torch.arange(start, span.stop)
             for part in rows.split(16 * self.rows_at_once):
                 wanted = self.ids_BL[part][:, frame, None]
-                targets = slots.expand(len(part), -1)
-                picked = self.pick(ids[part], inputs[part], targets, wanted)[..., 0]
+                asked = slots.expand(len(part), -1)
+                picked = self.pick(ids[part], inputs[part], asked, wanted)[..., 0]
                 total[part.numpy()] += picked.double().sum(1).numpy()
             ids[rows[:, None], frame] = self.ids_BL[rows[:, None], frame]
             inputs[rows[:, None], frame] = True
         return total
+
+    def levels(self, target: int) -> int:
+        """Return the number of levels that a modality is decoded in; 0 for texts."""
+        modality = self.tokens.modalities[target]
+        return 0 if modality.is_text else 1 if self.together else modality.num_codebooks
 
     def own_by_levels(
         self, target: int, ids: Tensor, inputs: Tensor, targets_BT: Tensor | None = None
@@ -298,22 +303,20 @@ class LikelihoodEvaluator:
 
         The tokens of the first codebook are predicted at once, those of the next one at once with
         the former as inputs, and so on: the chain rule over codebooks, in which each factor is what
-        the sampler asks (``codebooks`` "levels"). One codebook is one level.
+        the sampler asks (``codebooks`` "levels"). One level, see ``levels``, is one pass.
 
         Args:
             target: Index of a modality other than text.
             ids, inputs: Ids and input mask before the first level; row i is of clip i.
             targets_BT: bool, tokens that are scored; None: all.
         """
-        span, books = self.tokens.slices[target], self.tokens.modalities[target].num_codebooks
+        span, books = self.tokens.slices[target], self.levels(target)
         ids, inputs, total = ids.clone(), inputs.clone(), np.zeros(len(self))
         targets_BT = self.valid_BL[:, span] if targets_BT is None else targets_BT
         for book in range(books):
-            is_own_T = torch.arange(span.stop - span.start) % books == book
-            level_BT = targets_BT & is_own_T
+            level_BT = targets_BT & (torch.arange(span.stop - span.start) % books == book)
             total += self._at_once(target, ids, inputs, level_BT)
-            own = self.ids_BL[:, span]
-            ids[:, span] = torch.where(level_BT, own, ids[:, span])
+            ids[:, span] = torch.where(level_BT, self.ids_BL[:, span], ids[:, span])
             inputs[:, span] |= level_BT
         return total
 
@@ -324,10 +327,8 @@ class LikelihoodEvaluator:
 
         A text goes token by token, anything else level by level of its codebooks.
         """
-        is_text = self.tokens.modalities[target].is_text
-        return (self.own_autoregressive if is_text else self.own_by_levels)(
-            target, ids, inputs, targets_BT
-        )
+        own = self.own_by_levels if self.levels(target) else self.own_autoregressive
+        return own(target, ids, inputs, targets_BT)
 
     def own_given(
         self, target: int, sources: Sequence[int], rows: np.ndarray | None = None
@@ -341,8 +342,7 @@ class LikelihoodEvaluator:
             target, sources: Indices of modalities.
             rows: Clips whose sources are given; None: each clip's own.
         """
-        modality = self.tokens.modalities[target]
-        at_once = not modality.is_text and modality.num_codebooks == 1 and rows is None
+        at_once = self.levels(target) == 1 and rows is None
         if at_once and not sources:
             return self.unconditional(target)
         if at_once and len(sources) == 1:

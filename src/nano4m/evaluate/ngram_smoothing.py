@@ -27,8 +27,11 @@ from nano4m.evaluate.ngram import (
 from nano4m.modalities import Modality
 from nano4m.tokens.table import TokenTable
 
-STRENGTHS = (0.0625, 0.25, 1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, math.inf)
-"""Strengths of a prior to choose from; the last leaves the level out."""
+STRENGTHS = (math.inf, 4096.0, 1024.0, 256.0, 64.0, 16.0, 4.0, 1.0, 0.25, 0.0625)
+"""Strengths of a prior to choose from; the first leaves the level out."""
+LEAST_GAIN = 1e-9
+"""Nats a token by which a weaker prior must be better: where the held-out tokens say nothing of a
+level (each class is one recording), it is left out."""
 FOLDS = 5
 MOST_TOKENS = 1 << 22
 """Most tokens that are counted; of more clips a sample is drawn."""
@@ -100,7 +103,7 @@ def choose_smoothing(
                 middle = mixed(rates[0][1], rates[0][0], one, coarser)
                 fine = mixed(rates[1][1], rates[1][0], two, middle)
                 gain = float(np.log(fine).mean())
-                if gain > best[0]:
+                if gain > best[0] + LEAST_GAIN:
                     best, p = (gain, (*before, one, two)), fine
         found.append((best[0], Smoothing(best[1], bool(is_distinct))))
     return max(found, key=lambda entry: entry[0])[1]
