@@ -15,6 +15,7 @@ from nano4m.model.attention import has_varlen_kernel
 from nano4m.model.fourm import FourM
 from nano4m.pipeline.forecast import forecast
 from nano4m.pipeline.info import layouts
+from nano4m.pipeline.run import Run, settings_of
 from nano4m.pipeline.settings import with_defaults
 from nano4m.training import engine
 from nano4m.training.accounting import memory_needed
@@ -180,6 +181,25 @@ def test_settings_of_before_an_option_are_those_of_now():
     assert with_defaults(other)["masking"]["suffix"] == 0.5
     strange = {"masking": {"no such": 1}}
     assert with_defaults(strange) == strange
+
+
+def test_a_run_that_is_trained_for_another_generation_is_another_run(tmp_path):
+    farm = preset("farm")
+
+    def settings(masking=None, **generate):
+        update = {"generate": farm.generate.model_copy(update=generate)}
+        update |= {"masking": farm.masking.model_copy(update=masking or {})}
+        return settings_of(Run(farm.model_copy(update=update), tmp_path, None), "train")
+
+    usual = settings()
+    assert usual["masking"] == farm.model_dump(mode="json")["masking"]  # as stored before
+    assert settings(steps=3) == settings(order="random") == with_defaults(usual) == usual
+    for other in ({"order": "halton"}, {"codebooks": "together"}):
+        assert settings(**other) != usual and with_defaults(settings(**other)) == settings(**other)
+    said = {"decode_orders": ("random",), "codebooks": "levels"}
+    assert settings(said, order="halton", codebooks="together") == usual
+    stored = farm.masking.model_copy(update=said).model_dump(mode="json")
+    assert with_defaults({"masking": stored}) == {"masking": usual["masking"]}
 
 
 def test_parts_of_a_step_divide_its_groups():

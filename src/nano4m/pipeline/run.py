@@ -11,7 +11,7 @@ from nano4m.compute.launch import size_of_world
 from nano4m.config.run import Config
 from nano4m.errors import UserError
 from nano4m.json_files import write_json
-from nano4m.pipeline.settings import NOT_SETTINGS, with_defaults
+from nano4m.pipeline.settings import NOT_SETTINGS, with_defaults, without_usual
 from nano4m.progress import log_info
 from nano4m.stage import (
     differences,
@@ -199,6 +199,9 @@ def settings_of(run: Run, name: str) -> dict[str, Any]:
             if isinstance(value, dict):
                 value = {k: v for k, v in value.items() if k not in NOT_SETTINGS.get(section, ())}
             settings[section] = value
+        if "masking" in stage.sections:
+            # Masks follow generation: a run that was trained for another is another run.
+            settings["masking"] = without_usual(run.config.masks.model_dump(mode="json"))
         if stage_name == name:
             break
     return settings

@@ -28,6 +28,15 @@ NOT_SETTINGS = {
     "evaluate": {"workers"},
 }
 
+USUAL_MASKS = {"decode_orders": ["random"], "codebooks": "levels"}
+"""What masks follow by the defaults of generation; settings have None in place of it."""
+
+
+def without_usual(masking: dict[str, Any]) -> dict[str, Any]:
+    """Return masking settings with None for what masks usually follow, as if nobody had said it."""
+    usual = {key for key, value in USUAL_MASKS.items() if masking.get(key) == value}
+    return {key: None if key in usual else value for key, value in masking.items()}
+
 
 def with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a finished stage in the form of this version.
@@ -47,5 +56,5 @@ def with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
             continue
         # Fields that are no settings stay out.
         found = {k: v for k, v in found.items() if k not in NOT_SETTINGS.get(name, ())}
-        filled[name] = found
+        filled[name] = without_usual(found) if name == "masking" else found
     return filled
