@@ -6,6 +6,7 @@ from groups import TOKENS, only, tiny_rows
 from pydantic import ValidationError
 
 from nano4m.config.masking import STRATEGY_NAMES, MaskingConfig, default_num_inputs_weights
+from nano4m.config.presets import PRESETS, without_modalities
 from nano4m.errors import UserError
 from nano4m.masking import STRATEGIES, draw_masks
 from nano4m.masking.check import check_masking
@@ -116,6 +117,16 @@ def test_as_many_modalities_as_there_are_have_a_weight_of_their_own(modalities):
     assert len(weights) == max(5, modalities) and min(weights) > 0
     assert sum(weights) == pytest.approx(1, abs=1e-3)
     assert not MaskingConfig().untrained(modalities)
+
+
+def test_a_modality_less_changes_how_many_are_sources():
+    six = PRESETS["farm-silhouette"]
+    assert six.masking.num_inputs_weights == default_num_inputs_weights(6)
+    five = without_modalities(six, ["silhouette"])
+    assert five.masking.num_inputs_weights == default_num_inputs_weights(5)
+    said = MaskingConfig(num_inputs_weights=(0.5, 0.5))
+    two = without_modalities(six.model_copy(update={"masking": said}), ["silhouette", "rgb"])
+    assert two.masking == said
 
 
 def test_what_is_never_trained_is_said():

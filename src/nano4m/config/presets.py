@@ -240,7 +240,7 @@ def without_modalities(config: Config, names: Sequence[str]) -> Config:
             f"--without {','.join(names)} leaves {', '.join(left) or 'nothing'}; an any-to-any "
             "model needs two modalities or more"
         )
-    return config.model_copy(update={"tokenizers": left})
+    return derived(config, tokenizers=left)
 
 
 def with_tokenizer_kind(config: Config, name: str, kind: str) -> Config:
