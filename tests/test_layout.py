@@ -332,3 +332,9 @@ def test_files_beside_the_package_are_small_too(room):
     assert lines, f"no file in {room}"
     large = {name: n for name, n in lines.items() if n > MOST_LINES}
     assert not large, f"at most {MOST_LINES} lines: {large}"
+
+
+def test_no_two_test_files_have_one_name():
+    """Without packages, pytest imports test files by their name alone."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names)), sorted({n for n in names if names.count(n) > 1})

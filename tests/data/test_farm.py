@@ -303,7 +303,9 @@ def test_distance_lowers_the_level(label: str):
     plan = one_of(label)
     near, far = (farm.voice(changed(plan, distance_m=metres), 1.024) for metres in DISTANCES)
     drop = 10 * np.log10(np.mean(near**2) / np.mean(far**2))
-    assert 5 < drop < 40 * np.log10(DISTANCES[1] / DISTANCES[0]) + 0.1
+    law = 40 * np.log10(DISTANCES[1] / DISTANCES[0])
+    # A loud voice is a little compressed.
+    assert 0.75 * law < drop < law + 0.1
 
 
 def test_classes_are_linearly_separable_by_ear():

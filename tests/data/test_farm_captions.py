@@ -13,7 +13,7 @@ from nano4m.config.run import Config
 from nano4m.config.tokenizers import Bpe
 from nano4m.data.sources import farm
 from nano4m.data.sources.farm_animals import ANIMALS
-from nano4m.data.sources.farm_factors import COATS
+from nano4m.data.sources.farm_factors import COATS, DISTANCES
 from nano4m.tokenizers.bpe import BpeTokenizer
 
 FREE = farm.plan(FarmDataset(train=5000, captions="free"), None, seed=0)
@@ -50,7 +50,7 @@ def faults(plan) -> list[str]:
     said, seen = told(plan.caption), plan.measures
     angle = np.deg2rad(seen["heading_degrees"])
     names = list(COATS)
-    far = seen["distance_m"] >= np.sqrt(3.5 * 5.25)
+    far = seen["distance_m"] >= np.sqrt(np.prod(DISTANCES))
     truth = {
         "size": ("large", "big") if seen["size_m"] >= 1 else ("small", "little"),
         "coat": (names[int(seen["coat"])],),
@@ -58,7 +58,7 @@ def faults(plan) -> list[str]:
         "turn": ("away from",) if np.sin(angle) > 0 else ("towards",),
         "near": () if far else ("near",),
         "far": ("far",) if far else (),
-        "metres": ({4: "four", 5: "five"}[round(seen["distance_m"])],),
+        "metres": ({3: "three", 4: "four"}[round(seen["distance_m"])],),
         "class": (plan.label,),
     }
     wrong = [name for name, word in said.items() if word not in truth[name]]

@@ -13,10 +13,10 @@ Colour = tuple[float, float, float]
 
 SIZES = (0.8, 1.25)
 """Least and largest body size in metres: the larger one of height and length."""
-DISTANCES = (3.5, 5.25)
+DISTANCES = (3.4, 4.2)
 """Metres from the camera. Nearer, the largest animals would not fit into the picture; farther, the
 smallest would be too few pixels."""
-YAWS = (-60.0, 60.0)
+YAWS = (-45.0, 45.0)
 """Degrees by which an animal turns from the side; straight from the front or from behind, some
 classes look alike."""
 SNRS = (10.0, 30.0)
