@@ -73,14 +73,16 @@ FARM = Config(
     clips=ClipsConfig(window_seconds=1.024, picture_size=64),
     tokenizers={
         "rgb": ImageVQ(grid=8, vocab=512, width=64),
-        "depth": ImageVQ(grid=4, vocab=512),
-        "normals": ImageVQ(grid=4, vocab=512),
+        # Few tokens for outlines that vary in size and heading: fitted for longer.
+        "depth": ImageVQ(grid=4, vocab=512, steps=1000),
+        "normals": ImageVQ(grid=4, vocab=512, steps=800),
         "sound": MelVQ(downsample=4, vocab=512),
         "caption": Bpe(vocab=256, max_length=16),
     },
     model=SMALL,
     train=TrainConfig(steps=1400),
     generate=GUIDED,
+    evaluate=EvaluateConfig(classifier_steps=600),
 )
 
 FARM_SILHOUETTE = derived(

@@ -16,7 +16,7 @@ SIZES = (0.8, 1.25)
 DISTANCES = (3.4, 4.2)
 """Metres from the camera. Nearer, the largest animals would not fit into the picture; farther, the
 smallest would be too few pixels."""
-YAWS = (-45.0, 45.0)
+YAWS = (-40.0, 40.0)
 """Degrees by which an animal turns from the side; straight from the front or from behind, some
 classes look alike."""
 SNRS = (10.0, 30.0)
