@@ -15,11 +15,12 @@ from nano4m.evaluate.caption_classification import (
     classify,
     conditions,
 )
-from nano4m.evaluate.class_search import text_log_probs
+from nano4m.evaluate.class_search import ClassSearch
 from nano4m.evaluate.cross_entropy import cross_entropy
 from nano4m.evaluate.likelihood_evaluator import LikelihoodEvaluator
 from nano4m.evaluate.ngram_smoothing import fit_ngrams
 from nano4m.evaluate.retrieval import retrieval_of
+from nano4m.evaluate.trie import Trie
 from nano4m.modalities import MODALITIES
 from nano4m.model.fourm import FourM
 from nano4m.tokens.batch import TokenSequence
@@ -222,7 +223,8 @@ def test_trie_likelihood_is_the_chain_rule():
     evaluator = make_evaluator(table, random_model(table))
     texts = [tuple(text[: text.index(0) + 1]) for text in TEXTS.values()]
     ids, given = evaluator.inputs([1])
-    found = text_log_probs(evaluator, ids, given, 2, texts)
+    trie = Trie([[text] for text in texts])
+    found = ClassSearch(evaluator, ids, given, 2, trie).look_up_all()
     start = evaluator.tokens.slices[2].start
     for clip in (0, 5):
         for j, text in enumerate(texts):

@@ -1,5 +1,7 @@
 """Memorisation: a copier is caught, and a sampler that is independent of the train clips is not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from test_evaluate import Stub, make_evaluator
@@ -139,20 +141,27 @@ def test_clips_of_one_recording_widen_the_interval(monkeypatch):
     assert joined.high - joined.low > 2 * (alone.high - alone.low)
 
 
+def without(evaluator, modality, clips):
+    """Return the evaluator of the same clips, some of which lack a modality."""
+    valid_BL = evaluator.valid_BL.clone()
+    valid_BL[clips, evaluator.tokens.slices[modality]] = False
+    return replace(evaluator, valid_BL=valid_BL, _pairs={}, _parts={})
+
+
 def test_clips_that_lack_a_modality_do_not_count():
     evaluator, table, rng = planted(6)
     made = draw(rng, TEST, 16)
     (whole,) = figure(evaluator, table, {1: made})
     lacking = rng.permutation(TEST)[:30]
-    evaluator.valid_BL[lacking[:20], evaluator.tokens.slices[0]] = False
-    evaluator.valid_BL[lacking[20:], evaluator.tokens.slices[1]] = False
+    evaluator = without(evaluator, 0, lacking[:20])
+    evaluator = without(evaluator, 1, lacking[20:])
     copies = np.asarray(table.ids["rgb"][:30, 0])
     made[lacking] = copies  # if they counted, they would be found
     (found,) = figure(evaluator, table, {1: made})
     assert found.n == TEST - 30 and found.value == pytest.approx(whole.value, abs=0.1)
     named = set(table.clip_ids[evaluator.rows[lacking]].tolist())
     assert not named & {pair.clip_id for pair in found.closest}
-    evaluator.valid_BL[:, evaluator.tokens.slices[1]] = False
+    evaluator = without(evaluator, 1, np.arange(TEST))
     assert figure(evaluator, table, {1: made}) == []
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from nano4m.evaluate.likelihood_evaluator import LikelihoodEvaluator
-from nano4m.evaluate.trie import Text, Trie
+from nano4m.evaluate.trie import Trie
 
 GROWTH = 4
 """Of the prefixes looked up so far, a row looks up one in this many in the next forward passes:
@@ -241,11 +241,3 @@ def _padded(sequences: Sequence[Sequence[int]]) -> Tensor:
     for row, own in zip(out, sequences, strict=True):
         row[: len(own)] = own
     return torch.from_numpy(out)
-
-
-def text_log_probs(
-    evaluator: LikelihoodEvaluator, ids: Tensor, inputs: Tensor, target: int, texts: Sequence[Text]
-) -> np.ndarray:
-    """Return log p of each text in each row, float64 (B, len(texts)), by the chain rule."""
-    trie = Trie([[text] for text in texts])
-    return ClassSearch(evaluator, ids, inputs, target, trie).look_up_all()

@@ -160,15 +160,6 @@ def ratio_interval(sums: np.ndarray, counts: np.ndarray, clusters: np.ndarray) -
     return ratio_intervals(np.asarray(sums)[None], np.asarray(counts)[None], clusters).first()
 
 
-def mean_interval(values: np.ndarray, clusters: np.ndarray) -> Interval:
-    """Return the interval of the mean of values (n,).
-
-    Raises:
-        ValueError: Different numbers of values and clusters, none, or fewer than two clusters.
-    """
-    return ratio_interval(values, np.ones(len(values)), clusters)
-
-
 def _tango(
     d: np.ndarray, quantile: float, n: np.ndarray, up: np.ndarray, down: np.ndarray
 ) -> np.ndarray:

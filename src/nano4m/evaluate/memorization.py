@@ -132,15 +132,11 @@ def memorization(
         np.concatenate([real_BT, *generated.values()]), table, modality, train_rows
     )
     clips = table.clip_ids[evaluator.rows].astype(str)
-
-    def there(index: int) -> np.ndarray:
-        return evaluator.valid_BL[:, evaluator.tokens.slices[index]].any(1).numpy()
-
     # Number of the clip and place among the queries of each sample of each source.
     samples = {
         source: (own, own + (block + 1) * count)
         for block, source in enumerate(generated)
-        if len(own := np.flatnonzero(there(target) & there(source))) >= LEAST_CLIPS
+        if len(own := evaluator.clips_with(source, target)) >= LEAST_CLIPS
     }
 
     def figure(sources: list[int]) -> Memorization:

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Generator, Tensor
 
 from nano4m.config.masking import MaskingConfig
-from nano4m.masking.decoding_state import draw_state
+from nano4m.masking.decoding_state import draw_state, plan_of
 from nano4m.masking.plan import Plan, chance, known_part, same_for_all, uniform
 from nano4m.tokens.batch import TokenSequence
 
@@ -45,12 +44,8 @@ def _plan(
             inputs[target], targets[target] = outside + known, left - known
         return same_for_all(inputs, targets, len(counts_BC))
     part = (outside, is_target_L[sequence.slices[target]])
-    found = draw_state(counts[target], target, sequence, config, generator, whole, part)
-    inputs[target], targets[target] = found.inputs, found.targets
-    assert found.priority_T is not None, "a part of a modality has an order"
-    priority_L = torch.zeros(sequence.length, dtype=torch.int64)
-    priority_L[sequence.slices[target]] = found.priority_T
-    return same_for_all(inputs, targets, len(counts_BC), priority_L.expand(len(counts_BC), -1))
+    state = draw_state(counts[target], target, sequence, config, generator, whole, part)
+    return plan_of(inputs, targets, len(counts_BC), {target: state}, sequence)
 
 
 def suffix(

@@ -8,7 +8,7 @@ the later levels; only tokens of level q are predicted. A text is decoded token 
 Shapes: T slots of one modality, U tokens of one level.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -142,6 +142,33 @@ def draw_step(
     known = size - sum(filled[uniform(0, len(filled) - 1, generator) :])
     order = config.orders[uniform(0, len(config.orders) - 1, generator)]
     return _state(level, known, levels, (0, size), target, sequence, order, None)
+
+
+def plan_of(
+    inputs: Sequence[int],
+    targets: Sequence[int],
+    rows: int,
+    states: Mapping[int, TargetState],
+    sequence: TokenSequence,
+) -> Plan:
+    """Return the plan of ``rows`` samples whose targets are in these states.
+
+    Args:
+        inputs, targets: Tokens of each modality; those in ``states`` are replaced by their own.
+        rows: Samples.
+        states: By index of the modality.
+        sequence: Order of the slots.
+    """
+    inputs, targets = list(inputs), list(targets)
+    priority_L = None
+    for c, state in states.items():
+        inputs[c], targets[c] = state.inputs, state.targets
+        if state.priority_T is not None:
+            if priority_L is None:
+                priority_L = torch.zeros(sequence.length, dtype=torch.int64)
+            priority_L[sequence.slices[c]] = state.priority_T
+    priority_BL = None if priority_L is None else priority_L.expand(rows, -1)
+    return same_for_all(inputs, targets, rows, priority_BL)
 
 
 def next_tokens(

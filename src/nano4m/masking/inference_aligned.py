@@ -1,11 +1,10 @@
 """Masks with the distribution of the sampler's own steps."""
 
-import torch
 from torch import Generator, Tensor
 
 from nano4m.config.masking import MaskingConfig
-from nano4m.masking.decoding_state import draw_step, next_tokens
-from nano4m.masking.plan import Plan, draw_inputs, same_for_all
+from nano4m.masking.decoding_state import draw_step, next_tokens, plan_of
+from nano4m.masking.plan import Plan, draw_inputs
 from nano4m.tokens.batch import TokenSequence
 
 
@@ -36,11 +35,5 @@ def inference_aligned(
     if sequence.modalities[target].is_text:
         first, *more = next_tokens(inputs, target, counts[target], rows, config, generator)
         return first._replace(more=tuple(more))
-    found = draw_step(counts[target], target, sequence, config, generator)
-    inputs[target], targets[target] = found.inputs, found.targets
-    priority_BL = None
-    if found.priority_T is not None:
-        priority_L = torch.zeros(sequence.length, dtype=torch.int64)
-        priority_L[sequence.slices[target]] = found.priority_T
-        priority_BL = priority_L.expand(rows, -1)
-    return same_for_all(inputs, targets, rows, priority_BL)
+    state = draw_step(counts[target], target, sequence, config, generator)
+    return plan_of(inputs, targets, rows, {target: state}, sequence)
