@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from groups import OTHER, TOKENS, only, runs, tiny_rows
+from scipy import stats
 
 from nano4m.config.generation import Order
+from nano4m.config.masking import MaskingConfig
 from nano4m.config.presets import GUIDED, PRESETS
 from nano4m.errors import UserError
 from nano4m.generation.decoding_order import slot_order
@@ -201,6 +203,26 @@ def test_inference_aligned_masks_are_those_of_sampling_steps():
             assert (plan.inputs_BC + plan.targets_BC)[0, target] == counts[target]
             seen[target].add(int(plan.targets_BC[0, target]))
     assert seen == allowed
+
+
+@pytest.mark.parametrize("name", ["inference_aligned", "any_to_any"])
+def test_every_prefix_of_a_caption_is_asked_for_equally_often(name):
+    valid = torch.ones(1, OTHER.length, dtype=torch.bool)
+    c = OTHER.index("caption")
+    count = OTHER.modalities[c].length
+    config = only(name, prefixes=3, group_size=1)
+    asked = np.zeros(count)
+    for seed in range(3000):
+        draw = torch.Generator().manual_seed(seed)
+        for _, given, wanted in draw_masks(valid, OTHER, config, draw):
+            if wanted[:, OTHER.slices[c]].any():
+                asked[int(given[0, OTHER.slices[c]].sum())] += 1
+    assert asked.min() > 100 and stats.chisquare(asked).pvalue > 1e-4, asked
+
+
+def test_longer_captions_are_asked_for_after_more_prefixes():
+    assert [MaskingConfig().prefixes_of(n) for n in (1, 4, 8, 16, 64)] == [1, 1, 2, 4, 4]
+    assert MaskingConfig(prefixes=3).prefixes_of(64) == 3
 
 
 def test_levels_are_decoded_one_after_the_other():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from packed_steps import CPU, MODELS, groups_of, model_of, step_of
 
-from conftest import tiny_table
+from conftest import small_config, tiny_table
 from nano4m.config.run import MaskingConfig
 from nano4m.training.batch_sampler import MASKS
 from nano4m.training.batches import masked_batches
@@ -34,6 +34,18 @@ def test_packed_gradients_are_those_of_the_groups(choices, passes):
         assert torch.equal(step.update.counts_C, counts)
         for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
             assert torch.allclose(a.grad, b.grad, atol=1e-6)
+
+
+@pytest.mark.parametrize("passes", [1, 2, 4])
+def test_a_step_takes_the_passes_that_it_is_cut_into(passes):
+    """Of groups of one size, whatever their tokens; none waits for a pass of its own."""
+    table = tiny_table()
+    masking = small_config().masking.model_copy(update={"prefixes": 1})
+    pack = packer(table.modalities, True, 32 // passes, masking)
+    for seed in range(20):
+        groups, _ = groups_of(table, seed, masking)
+        parts = pack.parts(groups, passes)
+        assert [sum(g[0] for g in p.groups[: p.num_real]) for p in parts] == [32 // passes] * passes
 
 
 def test_what_fills_a_batch_up_changes_nothing():

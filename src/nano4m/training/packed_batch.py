@@ -99,17 +99,17 @@ class Packer:
         return books_C.cumsum() - books_C, books_C
 
     def parts(self, batches: Sequence[MaskedBatch], passes: int = 1) -> list[PackedBatch]:
-        """Return a step as packed batches of about equally many tokens, with its loss weights.
+        """Return a step as packed batches of about equally many samples, with its loss weights.
 
         Args:
             batches: Groups of the step, which stay whole and in order.
             passes: Number of packed batches; more where one cannot hold its samples.
         """
         weights_C = modality_weights(count_targets(batches, len(self.modalities)))
-        tokens = np.cumsum([b.input_ids_BN.numel() + b.target_ids_BM.numel() for b in batches])
+        ends = np.cumsum([len(b.input_ids_BN) for b in batches])
         # A group belongs to the part in which its middle lies.
-        middle = tokens - np.diff(tokens, prepend=0) / 2
-        which = (middle * passes / tokens[-1]).astype(np.int64).tolist()
+        middle = ends - np.diff(ends, prepend=0) / 2
+        which = (middle * passes / ends[-1]).astype(np.int64).tolist()
         parts: list[list[MaskedBatch]] = []
         samples, held = 0, -1
         for batch, part in zip(batches, which, strict=True):
