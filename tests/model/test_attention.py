@@ -23,7 +23,7 @@ WAYS = {
 def way(request, monkeypatch):
     """Take one way, whatever this machine has."""
     tiles, most = WAYS[request.param]
-    monkeypatch.setattr(attention_ways, "_has_tiles", lambda: tiles)
+    monkeypatch.setattr(attention_ways, "has_tiles", lambda: tiles)
     monkeypatch.setattr(attention_ways, "MOST_SCORES", most)
     return request.param
 
@@ -94,7 +94,7 @@ def _held(call, total=False):
 
 
 def test_many_scores_are_not_held_and_few_are(monkeypatch):
-    monkeypatch.setattr(attention_ways, "_has_tiles", lambda: False)
+    monkeypatch.setattr(attention_ways, "has_tiles", lambda: False)
     inputs = _inputs(torch.float32, queries=64, keys=96)
     scores = 2 * 3 * 64 * 96
     assert _held(lambda: attention(*inputs)) == scores

@@ -74,7 +74,7 @@ def test_operations_are_those_that_pytorch_counts(variant, monkeypatch):
     """They are equal: attention is plain products here, and the loss makes its gradients by
     products; embeddings, whose gradients are none, stand before the first block, so that every
     product has both of its gradients."""
-    monkeypatch.setattr(attention, "_has_tiles", lambda: False)
+    monkeypatch.setattr(attention, "has_tiles", lambda: False)
     batches = _batches()
     config = small_config(VARIANTS[variant])
     model = FourM(config.model, tiny_table().modalities)

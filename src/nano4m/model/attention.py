@@ -18,7 +18,7 @@ MOST_SCORES = 1 << 15
 
 
 @cache
-def _has_tiles() -> bool:
+def has_tiles() -> bool:
     """Return whether this CPU has AMX, which makes the forward pass of fused attention fast."""
     return torch.cpu._is_amx_tile_supported()
 
@@ -29,7 +29,7 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q_BHMK: Tensor, k_BHNK: Tensor, v_BHNK: Tensor) -> Tensor:
         ctx.save_for_backward(q_BHMK, k_BHNK, v_BHNK)
-        if _has_tiles():
+        if has_tiles():
             return F.scaled_dot_product_attention(q_BHMK, k_BHNK, v_BHNK)
         return _plain(q_BHMK, k_BHNK, v_BHNK)
 
@@ -70,7 +70,7 @@ def attention(q_BHMK: Tensor, k_BHNK: Tensor, v_BHNK: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         return _plain(q_BHMK, k_BHNK, v_BHNK)
     learns = torch.is_grad_enabled() and (q_BHMK.requires_grad or v_BHNK.requires_grad)
-    if _has_tiles() and (not learns or q_BHMK.dtype.itemsize >= 4):
+    if has_tiles() and (not learns or q_BHMK.dtype.itemsize >= 4):
         return fused(q_BHMK, k_BHNK, v_BHNK)
     if learns and length * keys > MOST_SCORES:
         return _Attend.apply(q_BHMK, k_BHNK, v_BHNK)

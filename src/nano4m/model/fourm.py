@@ -19,7 +19,9 @@ from torch.utils.checkpoint import checkpoint
 from nano4m.config.model import ModelConfig
 from nano4m.modalities import Modality
 from nano4m.model.attention import Segments
-from nano4m.model.layers import DecoderBlock, EncoderBlock
+from nano4m.model.cpu_blocks import is_fused, tables_of
+from nano4m.model.dropout import replayed
+from nano4m.model.layers import DecoderBlock, EncoderBlock, Turns
 from nano4m.model.positions import Positions
 from nano4m.model.wide_product import wide_product
 from nano4m.tokens.batch import MaskedBatch
@@ -157,11 +159,12 @@ class FourM(nn.Module):
 
     def _block(self, block: nn.Module, *inputs: Any) -> Tensor:
         """Return the output of a block; with checkpointing, recompute it in the backward pass."""
+        # Without dropout the state of the random numbers need not be saved.
+        drops = self.dropout > 0 and self.training
+        run = replayed(block) if drops else block
         if self.config.checkpointing and torch.is_grad_enabled():
-            # Without dropout the state of the random numbers need not be saved.
-            kept = self.dropout > 0
-            return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=kept)
-        return block(*inputs)
+            return checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=drops)
+        return run(*inputs)
 
     def encode(self, ids_BN: Tensor, modality_BN: Tensor, coords_BN2: Tensor) -> Context:
         """Return the context of the input tokens.
@@ -189,7 +192,7 @@ class FourM(nn.Module):
         coords_BN2: Tensor,
         segments: Segments | None = None,
     ) -> Context:
-        rotation = self.positions.rotation(modality_BN, coords_BN2)
+        rotation = self._rotation(modality_BN, coords_BN2)
         for block in self.encoder:
             x_BND = self._block(block, x_BND, rotation, segments)
         states_BND = self.context(self.encoder_norm(x_BND))
@@ -197,6 +200,12 @@ class FourM(nn.Module):
             added = self.positions.added(modality_BN, coords_BN2, x_BND.dtype)
             states_BND = states_BND + added
         return Context(states_BND, modality_BN, coords_BN2)
+
+    def _rotation(self, modality_BN: Tensor, coords_BN2: Tensor) -> Turns | None:
+        rotation = self.positions.rotation(modality_BN, coords_BN2)
+        if is_fused(modality_BN, modality_BN.shape[1]):
+            return tables_of(rotation, self.config.dim // self.config.head_dim)
+        return rotation
 
     def decode(
         self,
@@ -222,8 +231,8 @@ class FourM(nn.Module):
         among: Segments | None = None,
         across: Segments | None = None,
     ) -> Tensor:
-        target = self.positions.rotation(modality_BM, coords_BM2)
-        source = self.positions.rotation(context.modality_BN, context.coords_BN2)
+        target = self._rotation(modality_BM, coords_BM2)
+        source = self._rotation(context.modality_BN, context.coords_BN2)
         for block in self.decoder:
             x_BMD = self._block(block, x_BMD, context.states_BND, target, source, among, across)
         return self.decoder_norm(x_BMD)

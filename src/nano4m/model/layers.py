@@ -12,10 +12,23 @@ from torch import Tensor, nn
 
 from nano4m.config.model import ModelConfig
 from nano4m.model.attention import Segments, attention, packed_attention
+from nano4m.model.cpu_blocks import (
+    RotationTables,
+    cross_attention,
+    gated,
+    is_fused,
+    plain,
+    self_attention,
+)
+from nano4m.model.dropout import Dropout
 from nano4m.model.positions import Rotation, rotate
 
 MOST_HIDDEN = 1 << 22
 """Hidden activations of an MLP up to which its GELU is kept for the backward pass."""
+
+
+Turns = Rotation | RotationTables
+"""Rotations of queries or keys; tables are made once for all blocks."""
 
 
 def _norm(dim: int) -> nn.LayerNorm:
@@ -37,14 +50,15 @@ class _Attention(nn.Module):
         q_BMD: Tensor,
         k_BND: Tensor,
         v_BND: Tensor,
-        query: Rotation | None,
-        key: Rotation | None,
+        query: Turns | None,
+        key: Turns | None,
         segments: Segments | None = None,
     ) -> Tensor:
         """Return the attention output of each query, heads concatenated, (B, M, D).
 
         With ``segments`` B is 1 and sequences are concatenated, see ``packed_attention``.
         """
+        query, key = plain(query), plain(key)
         q, k, v = (self._heads(t) for t in (q_BMD, k_BND, v_BND))
         q, k = self.norm_q(q), self.norm_k(k)
         if query is not None and key is not None:
@@ -54,6 +68,11 @@ class _Attention(nn.Module):
         if segments is not None:
             return packed_attention(q, k, v, segments).transpose(1, 2).flatten(2)
         return attention(q, k, v).transpose(1, 2).flatten(2)
+
+    def is_fused(self, x_BMD: Tensor, keys: int, segments: Segments | None) -> bool:
+        """Return whether attention to so many keys is one step, see ``cpu_blocks``."""
+        has_norm = not isinstance(self.norm_q, nn.Identity)
+        return not has_norm and segments is None and is_fused(x_BMD, keys)
 
     def _heads(self, x_BND: Tensor) -> Tensor:
         return x_BND.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
@@ -70,11 +89,14 @@ class SelfAttention(_Attention):
     def forward(
         self,
         x_BND: Tensor,
-        rotation: Rotation | None = None,
+        rotation: Turns | None = None,
         segments: Segments | None = None,
     ) -> Tensor:
         """Return (B, N, D)."""
-        q, k, v = self.qkv(x_BND).chunk(3, dim=-1)
+        qkv = self.qkv(x_BND)
+        if self.is_fused(x_BND, x_BND.shape[1], segments):
+            return self.out(self_attention(qkv, self.head_dim, rotation))
+        q, k, v = qkv.chunk(3, dim=-1)
         return self.out(self.attend(q, k, v, rotation, rotation, segments))
 
 
@@ -91,13 +113,16 @@ class CrossAttention(_Attention):
         self,
         x_BMD: Tensor,
         context_BND: Tensor,
-        target: Rotation | None = None,
-        source: Rotation | None = None,
+        target: Turns | None = None,
+        source: Turns | None = None,
         segments: Segments | None = None,
     ) -> Tensor:
         """Return (B, M, D); ``target`` rotates queries, ``source`` rotates keys."""
-        k, v = self.kv(context_BND).chunk(2, dim=-1)
-        return self.out(self.attend(self.q(x_BMD), k, v, target, source, segments))
+        q, kv = self.q(x_BMD), self.kv(context_BND)
+        if self.is_fused(x_BMD, context_BND.shape[1], segments):
+            return self.out(cross_attention(q, kv, self.head_dim, target, source))
+        k, v = kv.chunk(2, dim=-1)
+        return self.out(self.attend(q, k, v, target, source, segments))
 
 
 class _DownOfGelu(torch.autograd.Function):
@@ -148,8 +173,7 @@ class SwiGlu(nn.Module):
 
     def forward(self, x_BND: Tensor) -> Tensor:
         """Return (B, N, D)."""
-        gate, value = self.up(x_BND).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * value)
+        return self.down(gated(self.up(x_BND)))
 
 
 MLPS: dict[str, type[Mlp] | type[SwiGlu]] = {"gelu": Mlp, "swiglu": SwiGlu}
@@ -165,12 +189,12 @@ class EncoderBlock(nn.Module):
         self.attention = SelfAttention(dim, config.head_dim, config.qk_norm)
         self.norm2 = _norm(dim)
         self.mlp = MLPS[config.mlp](dim, int(dim * config.mlp_ratio))
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def forward(
         self,
         x_BND: Tensor,
-        rotation: Rotation | None = None,
+        rotation: Turns | None = None,
         segments: Segments | None = None,
     ) -> Tensor:
         """Return (B, N, D)."""
@@ -191,14 +215,14 @@ class DecoderBlock(nn.Module):
         self.cross = CrossAttention(dim, config.head_dim, config.qk_norm)
         self.norm2 = _norm(dim)
         self.mlp = MLPS[config.mlp](dim, int(dim * config.mlp_ratio))
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def forward(
         self,
         x_BMD: Tensor,
         context_BND: Tensor,
-        target: Rotation | None = None,
-        source: Rotation | None = None,
+        target: Turns | None = None,
+        source: Turns | None = None,
         among: Segments | None = None,
         across: Segments | None = None,
     ) -> Tensor:

@@ -46,6 +46,10 @@ class HostStep:
         An fp16 step that overflows is skipped and the loss scale halved; after any other loss that
         is not finite training must stop, and the weights are unchanged.
         """
+        with self.module.threads.limited():
+            return self._step(batches, rate)
+
+    def _step(self, batches: list[MaskedBatch], rate: float) -> tuple[Tensor, float, bool]:
         progress_state = self.progress_state
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:

@@ -7,10 +7,13 @@ shape, and it never waits for the device.
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from nano4m.compute.threads import Threads
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 STEPS = 5
@@ -42,6 +45,8 @@ class BatchedMuon(torch.optim.Optimizer):
         lr: Learning rate; may be a tensor on the device.
         weight_decay: Decoupled.
         momentum: Of the moving average.
+        threads: Update matrices side by side instead of batched: on a CPU products of one matrix
+            keep a core busy.
     """
 
     grad_scale: Tensor | None = None
@@ -53,10 +58,12 @@ class BatchedMuon(torch.optim.Optimizer):
         lr: float | Tensor = 1e-3,
         weight_decay: float = 0.1,
         momentum: float = 0.95,
+        threads: Threads | None = None,
     ) -> None:
         capturable = isinstance(lr, Tensor)
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
         super().__init__(params, defaults | {"capturable": capturable})
+        self.threads = threads
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -66,9 +73,14 @@ class BatchedMuon(torch.optim.Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     alike.setdefault(tuple(parameter.shape), []).append(parameter)
-            for parameters in alike.values():
-                self._step(parameters, group)
+            if self.threads is None:
+                for parameters in alike.values():
+                    self._step(parameters, group)
+            else:
+                each = [partial(self._step, [p], group) for own in alike.values() for p in own]
+                self.threads(each)
 
+    @torch.no_grad()  # belongs to a thread
     def _step(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         grads: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
         if self.grad_scale is not None:

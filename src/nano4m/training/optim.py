@@ -4,17 +4,21 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from nano4m.compute.threads import Threads
 from nano4m.config.training import TrainConfig
 from nano4m.training.muon import BatchedMuon
 
 
 def build_optimizers(
-    model: nn.Module, config: TrainConfig, on_device: bool = False
+    model: nn.Module,
+    config: TrainConfig,
+    on_device: bool = False,
+    threads: Threads | None = None,
 ) -> list[torch.optim.Optimizer]:
     """Return the optimizers of a model: AdamW, or Muon and AdamW.
 
     With ``on_device`` their learning rate is a tensor on the weights' device, and a step never
-    waits for the device.
+    waits for the device. With ``threads`` matrices are updated side by side on a CPU.
 
     Muon (github.com/KellerJordan/Muon; scaled as in arXiv:2502.16982, so that both share one
     learning rate) updates the matrices of hidden layers. Tables, heads, norms and the register use
@@ -49,6 +53,8 @@ def build_optimizers(
     decay = config.weight_decay
     if on_device:
         return [BatchedMuon(hidden, lr=rate.clone(), weight_decay=decay), adamw]  # type: ignore
+    if threads:
+        return [BatchedMuon(hidden, lr=config.lr, weight_decay=decay, threads=threads), adamw]
     adjust = "match_rms_adamw"
     return [torch.optim.Muon(hidden, lr=config.lr, weight_decay=decay, adjust_lr_fn=adjust), adamw]
 

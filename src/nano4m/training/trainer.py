@@ -104,10 +104,11 @@ class Trainer:
             ),
         )  # fmt: skip
         # Before the optimizers, because it may shard the weights.
-        module = None
+        module, threads = None, None
         if not self.fast.packed:
             module = MixedPrecisionModule(model, self.dtype, world, self.fast.compiled)
-        self.optimizers = build_optimizers(model, settings, on_device=self.fast.packed)
+            threads = module.threads if module.is_laid_out else None
+        self.optimizers = build_optimizers(model, settings, self.fast.packed, threads)
         self.average = WeightAverage(model, settings.ema)
         self.state = TrainingState(folder, world, model, self.optimizers, self.average)
         self.first, self.progress_state = self.state.resumed(len(self.names), self.dtype)

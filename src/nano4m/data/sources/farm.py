@@ -50,7 +50,7 @@ def plan(settings: object, data: Path | None, seed: int) -> Sequence[ClipPlan]:
 
 
 def _plan_clip(settings: FarmDataset, seed: int, index: int, label: str, split: Split) -> ClipPlan:
-    factors = Factors.draw(_generator(seed, index, _IDENTITY))
+    factors = Factors.draw(ANIMALS[label].coat, _generator(seed, index, _IDENTITY))
     caption = short_caption(label, factors)
     if settings.captions == "free":
         caption = free_caption(label, factors, _generator(seed, index, _WORDING))

@@ -15,6 +15,7 @@ class Animal:
 
     Attributes:
         phrase: Class and verb of the caption.
+        coat: Name of the usual coat.
         patches: Least and most share of the coat in the second colour.
         neck: (x, y) that the group "head" turns about.
         ripple: Strength of the coat's fine texture.
@@ -22,6 +23,7 @@ class Animal:
     """
 
     phrase: str
+    coat: str
     parts: tuple[Part, ...]
     neck: tuple[float, float]
     patches: tuple[float, float] = (0.0, 0.0)
@@ -44,6 +46,7 @@ B, H, L, T = "body", "head", "leg", "tail"
 ANIMALS: dict[str, Animal] = {
     "cat": Animal(
         phrase="cat meowing",
+        coat="ginger",
         neck=(0.05, 0.7),
         patches=(0.0, 0.2),
         parts=(
@@ -62,6 +65,7 @@ ANIMALS: dict[str, Animal] = {
     ),
     "chicken": Animal(
         phrase="chicken clucking",
+        coat="brown",
         neck=(0.14, 0.56),
         ripple=0.06,
         parts=(
@@ -84,6 +88,7 @@ ANIMALS: dict[str, Animal] = {
     ),
     "cow": Animal(
         phrase="cow lowing",
+        coat="white",
         neck=(0.4, 0.7),
         patches=(0.15, 0.3),
         parts=(
@@ -104,6 +109,7 @@ ANIMALS: dict[str, Animal] = {
     ),
     "coyote": Animal(
         phrase="coyote howling",
+        coat="grey",
         neck=(0.3, 0.66),
         ripple=0.1,
         parts=(
@@ -123,6 +129,7 @@ ANIMALS: dict[str, Animal] = {
     ),
     "dog": Animal(
         phrase="dog barking",
+        coat="black",
         neck=(0.34, 0.64),
         patches=(0.0, 0.2),
         parts=(
@@ -142,6 +149,7 @@ ANIMALS: dict[str, Animal] = {
     ),
     "duck": Animal(
         phrase="duck quacking",
+        coat="golden",
         neck=(0.3, 0.4),
         parts=(
             (B, "coat", -0.52, 0.34, 0.4, 0.32, 0.21, 0.23, 0),
@@ -159,6 +167,7 @@ ANIMALS: dict[str, Animal] = {
     ),
     "horse": Animal(
         phrase="horse neighing",
+        coat="brown",
         neck=(0.32, 0.8),
         parts=(
             (B, "coat", -0.44, 0.76, 0.4, 0.78, 0.18, 0.16, 0),
@@ -176,6 +185,7 @@ ANIMALS: dict[str, Animal] = {
     ),
     "lion": Animal(
         phrase="lion roaring",
+        coat="golden",
         neck=(0.3, 0.64),
         roles=(("mane", (0.42, 0.2, 0.07)),),
         parts=(
@@ -196,6 +206,7 @@ ANIMALS: dict[str, Animal] = {
     ),
     "pig": Animal(
         phrase="pig oinking",
+        coat="pink",
         neck=(0.36, 0.46),
         patches=(0.0, 0.2),
         parts=(
@@ -214,6 +225,7 @@ ANIMALS: dict[str, Animal] = {
     ),
     "pigeon": Animal(
         phrase="pigeon cooing",
+        coat="blue",
         neck=(0.2, 0.6),
         roles=(("throat", GREEN),),
         parts=(
@@ -234,6 +246,7 @@ ANIMALS: dict[str, Animal] = {
     ),
     "sheep": Animal(
         phrase="sheep bleating",
+        coat="white",
         neck=(0.4, 0.62),
         ripple=0.16,
         parts=(

@@ -1,6 +1,6 @@
 """What differs from clip to clip of the farm and is told in columns: the factors of an instance.
 
-Each is drawn on its own, so no factor tells another one or the class.
+Each is drawn on its own, so no factor tells another one; the coat alone hints at the class.
 """
 
 from collections.abc import Mapping
@@ -13,13 +13,13 @@ Colour = tuple[float, float, float]
 
 SIZES = (0.8, 1.25)
 """Least and largest body size in metres: the larger one of height and length."""
-DISTANCES = (3.4, 4.2)
+DISTANCES = (3.3, 3.8)
 """Metres from the camera. Nearer, the largest animals would not fit into the picture; farther, the
-smallest would be too few pixels."""
-YAWS = (-40.0, 40.0)
+smallest are too few pixels for a small tokenizer."""
+YAWS = (-20.0, 20.0)
 """Degrees by which an animal turns from the side; straight from the front or from behind, some
 classes look alike."""
-SNRS = (10.0, 30.0)
+SNRS = (15.0, 30.0)
 """Level of the voice above the background, in dB."""
 
 BLACK, GREY, WHITE = (0.13, 0.12, 0.13), (0.52, 0.53, 0.55), (0.94, 0.93, 0.9)
@@ -36,8 +36,10 @@ COATS: dict[str, tuple[Colour, tuple[Colour, ...]]] = {
     "pink": (PINK, (WHITE, BLACK, GREY)),
     "blue": (BLUE, (WHITE, BLACK, GREY)),
 }
-"""Name -> colour and second colours to choose from. Every class has all of them, so that a colour
-does not give the class away."""
+"""Name -> colour and second colours to choose from. Every class has all of them."""
+USUAL = 0.8
+"""Share of a class's clips that have its usual coat; the others have any coat, equally often. So a
+colour hints at the class, as it does in films, and does not give it away."""
 
 
 def tint(colour: Colour, spread: float, rng: np.random.Generator) -> np.ndarray:
@@ -74,12 +76,13 @@ class Factors:
     snr: float
 
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> Self:
-        """Return random factors."""
+    def draw(cls, usual: str, rng: np.random.Generator) -> Self:
+        """Return random factors of a class whose usual coat is ``usual``, a key of COATS."""
         size = float(np.exp(rng.uniform(*np.log(SIZES))))
         distance = float(np.exp(rng.uniform(*np.log(DISTANCES))))
         heading = float((180 * rng.integers(2) + rng.uniform(*YAWS)) % 360)
-        coat = list(COATS)[rng.integers(len(COATS))]
+        any_coat, is_usual = list(COATS)[rng.integers(len(COATS))], rng.random() < USUAL
+        coat = usual if is_usual else any_coat
         red, green, blue = tint(COATS[coat][0], 0.12, rng).tolist()
         snr = float(rng.uniform(*SNRS))
         return cls(
