@@ -127,6 +127,11 @@ class MixedPrecisionModule:
         """Whether a step is shared by several lanes."""
         return len(self.lanes) > 1
 
+    @property
+    def update_threads(self) -> Threads | None:
+        """Threads of the optimizers; None: each updates in its own way."""
+        return self.threads if self.is_laid_out else None
+
     @torch.no_grad()
     def _add_gradients(self, lanes: list[Lane]) -> None:
         """Set the gradients of the model to the sums over lanes."""

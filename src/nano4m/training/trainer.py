@@ -107,7 +107,7 @@ class Trainer:
         module, threads = None, None
         if not self.fast.packed:
             module = MixedPrecisionModule(model, self.dtype, world, self.fast.compiled)
-            threads = module.threads if module.is_laid_out else None
+            threads = module.update_threads
         self.optimizers = build_optimizers(model, settings, self.fast.packed, threads)
         self.average = WeightAverage(model, settings.ema)
         self.state = TrainingState(folder, world, model, self.optimizers, self.average)
@@ -266,11 +266,7 @@ class Trainer:
                     line["memory_gb"] = round(peak_memory(self.world.device) / 1e9, 3)
                     if done % settings.val_every < every or last:
                         line["val"] = val = self.validate()
-                    logged = (
-                        time.perf_counter(),
-                        totals["tokens"],
-                        totals["operations"],
-                    )
+                    logged = (time.perf_counter(), totals["tokens"], totals["operations"])
                     log.write(line)
                     shown = " ".join(f"{k} {v:.2f}" for k, v in line["loss"].items())
                     progress.advance(0, note=f"{line['tokens_per_second']:,} tokens/s {shown}")
