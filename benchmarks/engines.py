@@ -6,7 +6,6 @@ A real token is one that is given or asked for and is neither padding nor [PAD].
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from measure import in_own_codebook, now
@@ -210,28 +209,29 @@ class OurEngine:
         self.world = world or DistributedContext(torch.device("cpu"))
         self.replica = MixedPrecisionModule(self.model, dtype, self.world)
         self.settings = RECIPE.model_copy(update={"optimizer": optimizer})
-        self.optimizers = build_optimizers(self.model, self.settings)
+        self.optimizers = build_optimizers(
+            self.model, self.settings, threads=self.replica.update_threads
+        )
         self.operations = Operations.of(self.model)
-        self.times = Times()
-        self.replica.computing = self._timed(self.replica.computing)
+        self.forwards: list[float] = []
+        for lane in self.replica.lanes:
+            self._time(lane.module)
 
     def with_optimizer(self, optimizer: str) -> "OurEngine":
         """Return an engine of the same weights with another optimizer; memory is shared."""
         other = object.__new__(OurEngine)
         other.__dict__.update(self.__dict__)
         other.settings = TrainConfig(**(self.settings.model_dump() | {"optimizer": optimizer}))
-        other.optimizers = build_optimizers(other.model, other.settings)
-        other.replica.computing = other._timed(other.replica.module)
+        other.optimizers = build_optimizers(
+            other.model, other.settings, threads=other.replica.update_threads
+        )
         return other
 
-    def _timed(self, computing: Callable[[MaskedBatch], Tensor]) -> Any:
-        def call(batch: MaskedBatch) -> Tensor:
-            start = now()
-            result = computing(batch)
-            self.times.forward += now() - start
-            return result
-
-        return call
+    def _time(self, module: nn.Module) -> None:
+        """Note the seconds of every forward pass of a lane."""
+        begun: list[float] = []
+        module.register_forward_pre_hook(lambda *_: begun.append(now()))
+        module.register_forward_hook(lambda *_: self.forwards.append(now() - begun.pop()))
 
     def take(self, weights: nn.Module) -> None:
         """Copy the weights of a baseline, whose tensors have the published names."""
@@ -242,13 +242,12 @@ class OurEngine:
 
     def steps(self) -> Times:
         """Mask each batch and take a step on it."""
-        times = self.times = Times()
-        self.replica.computing = self._timed(self.replica.module)
+        times = Times()
         for call in self.calls:
             marks = [now()]
             batches = call()
             marks.append(now())
-            forward = times.forward
+            self.forwards.clear()
             sums, counts = self.replica.gradients(batches)
             marks.append(now())
             gradient_norm(self.model, self.settings.clip_norm)
@@ -260,7 +259,10 @@ class OurEngine:
             marks.append(now())
             times.losses.append(float(sums.sum() / counts.sum()))
             times.masking += marks[1] - marks[0]
-            times.backward += marks[2] - marks[1] - (times.forward - forward)
+            # Lanes compute side by side, so their seconds are shared.
+            forward = sum(self.forwards) / self.replica.threads.number
+            times.forward += forward
+            times.backward += marks[2] - marks[1] - forward
             times.optimizer += marks[3] - marks[2]
             times.tokens += count_tokens(batches)
             times.operations += self.operations.count(batches)
