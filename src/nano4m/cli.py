@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from nano4m import __version__
+from nano4m.compute.cores import usable_cores
 from nano4m.compute.launch import rank_of_process
 from nano4m.config.presets import (
     PRESETS,
@@ -285,19 +286,24 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 @contextlib.contextmanager
 def _patient_threads() -> Iterator[None]:
-    """Limit how long idle OpenMP threads of this program, and of its children, spin.
+    """Limit OpenMP threads of this program and of its children: their number, and how they wait.
 
     Long spinning takes cores from threads that work: steps were ten times slower on a busy machine.
-    A thread that sleeps at once wakes up late: steps were a quarter slower on an idle one.
+    A thread that sleeps at once wakes up late: generation is a quarter slower on an idle one. What
+    takes long does not wait in teams at all (``nano4m.compute.threads``). A container's quota of
+    fewer cores than it sees would make threads wait for their turn. What the user has set is kept.
     """
-    if "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ:
-        yield
-        return
-    os.environ["GOMP_SPINCOUNT"] = "100000"
+    chosen = {}
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        chosen["GOMP_SPINCOUNT"] = "100000"
+    if "OMP_NUM_THREADS" not in os.environ and usable_cores() < (os.cpu_count() or 1):
+        chosen["OMP_NUM_THREADS"] = str(usable_cores())
+    os.environ |= chosen
     try:
         yield
     finally:
-        os.environ.pop("GOMP_SPINCOUNT", None)
+        for name in chosen:
+            os.environ.pop(name, None)
 
 
 def _main(args: list[str]) -> None:

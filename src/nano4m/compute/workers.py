@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from nano4m.compute.cores import usable_cores
 from nano4m.errors import UserError
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -32,15 +33,11 @@ _Result = TypeVar("_Result")
 def count_workers(requested: int | str) -> int:
     """Return the number of processes; ``auto``: one a core, at most MOST_WORKERS, as memory allows.
 
-    Only the cores that this process may use count.
+    Only the cores that this process may use count (``usable_cores``).
     """
     if isinstance(requested, int):
         return requested
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    return max(1, min(cores, MOST_WORKERS, _memory() // MEMORY_A_WORKER))
+    return max(1, min(usable_cores(), MOST_WORKERS, _memory() // MEMORY_A_WORKER))
 
 
 def count_readers() -> int:

@@ -124,6 +124,8 @@ class Trainer:
         else:
             self.host = HostStep(module, moved[0], self.average, *moved[1:])
         self.computing: Any = self.on_device or module
+        if module and module.is_laid_out and module.threads.number == 1:
+            log_info("train: one thread, as OMP_NUM_THREADS or the container's quota says")
         if self.first and not world.rank:
             log_info(f"train: goes on after step {self.first}")
 
