@@ -86,8 +86,8 @@ def measure(version: Version, steps: int, trainings: int, busy: int) -> list[flo
 def main() -> None:
     parser = arguments(__doc__, repeats=2)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--run", type=Path, required=True, help="a run with a token table")
-    parser.add_argument("--before", nargs=2, type=Path, metavar=("RUN", "SRC"))
+    parser.add_argument("--run", required=True, help="a run with a token table")
+    parser.add_argument("--before", nargs=2, metavar=("RUN", "SRC"))
     parser.add_argument("--steps", type=int, default=60, help="of each training (%(default)s)")
     parser.add_argument("--more", default="", help="further options of nano4m train")
     parser.add_argument("--more-before", default="", help="the same of --before")
@@ -95,9 +95,9 @@ def main() -> None:
     if options.quick:
         options.steps, options.repeats = 4, 1
     report = Report("contention", options)
-    versions = {"now": Version(options.run, None, options.more.split())}
+    versions = {"now": Version(Path(options.run), None, options.more.split())}
     if options.before:
-        versions["before"] = Version(*options.before, options.more_before.split())
+        versions["before"] = Version(*map(Path, options.before), options.more_before.split())
     cases = {"alone": (1, 0), "beside a busy process": (1, 1), "two side by side": (2, 0)}
     found: dict[str, dict[str, list[float]]] = {v: {c: [] for c in cases} for v in versions}
     for _ in range(options.repeats):
