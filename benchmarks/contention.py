@@ -3,10 +3,10 @@
 python benchmarks/contention.py --run runs/farm
 python benchmarks/contention.py --run runs/farm --before runs/old-farm SOURCES
 
-A training is a process of the command line, on a copy of the run's configuration and its token
-table. --before names a run of an older version and the `src` folder of that version: both are then
-measured in turn (A B A B ...), so that other load on the machine affects both. A share is that of
-the same version alone in the same round; side by side each of two has its own.
+A training is a process of the command line, with the run's preset and on its token table. --before
+names a run of an older version and the `src` folder of that version: both are then measured in turn
+(A B A B ...), so that other load on the machine affects both. A share is that of the same version
+alone; side by side each of two has its own.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from pathlib import Path
 
 from measure import Report, arguments, figures, shown
 
-BUSY = "import time\nwhile True: sum(range(10**6))"
-COPIED = ("config.json", "clips", "tokenizers", "table")
+BUSY = "while True: sum(range(10**6))"
+SHARED = ("clips", "tokenizers", "table")
 
 
 class Version:
@@ -39,10 +39,8 @@ class Version:
     def start(self, folder: Path, steps: int) -> subprocess.Popen:
         """Start a training in ``folder``."""
         folder.mkdir(parents=True)
-        for name in COPIED:
-            if (self.run / name).exists():
-                os.symlink((self.run / name).resolve(), folder / name)
-        (folder / "config.json").unlink(missing_ok=True)
+        for name in SHARED:
+            os.symlink((self.run / name).resolve(), folder / name)
         environment = dict(os.environ)
         if self.sources is not None:
             environment["PYTHONPATH"] = str(self.sources)

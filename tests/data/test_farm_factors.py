@@ -217,6 +217,16 @@ def test_pitch_falls_with_size_and_level_with_distance_over_clips():
     assert stats.spearmanr(levels, column(plans, "distance_m")).statistic < -0.6
 
 
+def test_the_same_voice_is_fainter_by_the_promised_level_from_afar():
+    near, far = DISTANCES
+    for plan in of_class("coyote", 10):
+        levels = [
+            10 * np.log10(np.mean(farm.voice(changed(plan, distance_m=d), 1.024) ** 2))
+            for d in (near, far)
+        ]
+        assert levels[0] - levels[1] == pytest.approx(12 * np.log2(far / near), abs=0.3)
+
+
 def test_the_background_is_as_loud_as_the_column_says():
     plan = of_class("cow", 1)[0]
     clean = farm.voice(changed(plan, snr_db=200.0), 1.024)

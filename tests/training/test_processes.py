@@ -18,6 +18,7 @@ from nano4m.compute.distributed import DistributedContext
 from nano4m.config.presets import FARM
 from nano4m.errors import UserError
 from nano4m.pipeline.run import Run, run_one_stage, run_pipeline
+from nano4m.training import lanes
 from nano4m.training.loss import token_cross_entropy
 from nano4m.training.trainer import Trainer, train_model
 from process_driver import SCENARIOS, STOPPED, scenario
@@ -53,11 +54,13 @@ def engine(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """Return the folder of the same runs in one process."""
+    """Return the folder of the same runs in one process, in one lane as each of several has."""
     folder = tmp_path_factory.mktemp("alone")
-    for name in ("ddp-adamw", "ddp-muon", "ddp-bf16"):
-        (folder / name).mkdir()
-        train_model(scenario(name), tiny_table(96), folder / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lanes, "count_lanes", lambda: 1)
+        for name in ("ddp-adamw", "ddp-muon", "ddp-bf16"):
+            (folder / name).mkdir()
+            train_model(scenario(name), tiny_table(96), folder / name)
     return folder
 
 
@@ -84,13 +87,12 @@ def test_two_processes_train_what_one_does(engine, alone, name):
     weights, wanted = _weights(engine[0] / name), _weights(same)
     assert weights.keys() == wanted.keys()
     # Muon multiplies in bf16, and blows up directions in which the gradient is next to nothing:
-    # products of shards round otherwise, and so do half-precision gradients of batches that one
-    # process cuts for its cores. What can be asked is that both went the same way.
+    # products of shards round otherwise, so what can be asked is that both went the same way.
     begun = Trainer(scenario("ddp-adamw"), tiny_table(96), alone / "nothing", CPU)
     start = begun.model.state_dict()
     moved = _norm({k: w - start[k] for k, w in wanted.items()})
     apart = _norm({k: w - wanted[k] for k, w in weights.items()})
-    assert apart < (0.15 if kind != "adamw" else 1e-4) * moved
+    assert apart < (0.1 if kind != "adamw" else 1e-4) * moved
     largest = max(float((w - wanted[k]).abs().max()) for k, w in weights.items())
     assert largest < {"ddp-adamw": 1e-5, "fsdp-adamw": 1e-5, "ddp-muon": 1e-4}.get(name, 1.0)
 

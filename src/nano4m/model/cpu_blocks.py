@@ -62,21 +62,20 @@ def is_fused(x: Tensor, keys: int) -> bool:
 
 
 def _turn(
-    x_BNW: Tensor, tables: tuple[Tensor, Tensor], half: int, out: Tensor | None = None
+    x_BNW: Tensor,
+    tables: tuple[Tensor, Tensor],
+    half: int,
+    sign: int = 1,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """Return rows of heads, each pair of channels (k, k + K / 2) turned by its angle."""
+    """Return rows of heads, each pair of channels (k, k + K / 2) turned by ``sign`` its angle.
+
+    With -1 it is the gradient of what was turned, from the gradient of the result.
+    """
     pairs = x_BNW.unflatten(-1, (-1, 2, half))
     swapped_BNW = torch.cat([pairs[..., 1:, :], pairs[..., :1, :]], -2).flatten(-3)
     cos_BNW, sin_BNW = tables
-    return torch.mul(x_BNW, cos_BNW).addcmul_(swapped_BNW, sin_BNW)
-
-
-def _turn_back(d_BNW: Tensor, tables: tuple[Tensor, Tensor], half: int, out: Tensor) -> None:
-    """Write the gradient of what ``_turn`` was given."""
-    pairs = d_BNW.unflatten(-1, (-1, 2, half))
-    swapped_BNW = torch.cat([pairs[..., 1:, :], pairs[..., :1, :]], -2).flatten(-3)
-    cos_BNW, sin_BNW = tables
-    torch.mul(d_BNW, cos_BNW, out=out).addcmul_(swapped_BNW, sin_BNW, value=-1)
+    return torch.mul(x_BNW, cos_BNW, out=out).addcmul_(swapped_BNW, sin_BNW, value=sign)
 
 
 def _apart(x_BND: Tensor, head_dim: int) -> Tensor:
@@ -160,21 +159,17 @@ class _Attention(torch.autograd.Function):
                 written((d_q * scale, d_k, d_v), d_first)
             else:
                 written((d_v,), d_first[..., 2 * width :])
-                _turn_back(
-                    joined((d_q, d_k)),
-                    query.scaled(dtype, scale, 1.0),
-                    half,
-                    d_first[..., : 2 * width],
-                )
+                tables, d_qk = query.scaled(dtype, scale, 1.0), d_first[..., : 2 * width]
+                _turn(joined((d_q, d_k)), tables, half, -1, d_qk)
             return d_first, None, None, None, None
         d_second = d_BMD.new_empty(batch, d_k.shape[1], 2 * width)
         if query is None or key is None:
             written((d_k, d_v), d_second)
             return joined((d_q * scale,)), d_second, None, None, None
         d_first = d_BMD.new_empty(batch, d_BMD.shape[1], width)
-        _turn_back(joined((d_q,)), query.scaled(dtype, scale), half, d_first)
+        _turn(joined((d_q,)), query.scaled(dtype, scale), half, -1, d_first)
         written((d_v,), d_second[..., width:])
-        _turn_back(joined((d_k,)), key.scaled(dtype, 1.0), half, d_second[..., :width])
+        _turn(joined((d_k,)), key.scaled(dtype, 1.0), half, -1, d_second[..., :width])
         return d_first, d_second, None, None, None
 
 
