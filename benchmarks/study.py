@@ -25,8 +25,8 @@ from nano4m.data.clip_table import open_clips
 from nano4m.evaluate.class_consistency import decode, generate_from, predict, sampling_precision
 from nano4m.evaluate.context import EvalContext, RunArtifacts, open_context
 from nano4m.evaluate.tasks import classifier_of
-from nano4m.json_files import read_json
 from nano4m.stage import provenance
+from nano4m.storage.json_files import read_json
 from nano4m.tokenizers import load_tokenizer
 from nano4m.tokens.table import open_table
 

@@ -44,6 +44,8 @@ def age(out: Path) -> None:
         value = json.loads(path.read_text())
         if isinstance(value, dict):
             value.pop("format", None)
+            if path.name == "manifest.json":
+                value.pop("files", None)
             path.write_text(json.dumps(value))
     for path in (out / "config.json", *out.glob("*/settings.json")):
         old = with_old_names(json.loads(path.read_text()))

@@ -14,7 +14,7 @@ from nano4m import __version__, cli
 from nano4m.cli import COMMANDS, main
 from nano4m.config.presets import PRESETS
 from nano4m.pipeline.info import REGISTRIES
-from nano4m.pipeline.run import STAGES
+from nano4m.pipeline.stages import STAGES
 from refusals import refused
 from tiny_run import TINY
 

@@ -27,7 +27,7 @@ COLUMNS = re.compile(r"data/.*")
 COMPARES = {"startswith", "endswith", "find", "index", "count", "__eq__", "__contains__"}
 
 LAYERS = (
-    {"errors", "modalities", "json_files"},
+    {"errors", "modalities", "storage"},
     {"media", "config"},
     {"tokens"},
     {"model", "compute"},
@@ -43,7 +43,7 @@ LAYERS = (
 """Rooms and loose modules, lowest first: each imports what is below it, or of its own level only
 where IN_A_LEVEL says so."""
 
-IN_A_LEVEL = {("modalities", "errors"), ("json_files", "errors")}
+IN_A_LEVEL = {("modalities", "errors"), ("storage", "errors")}
 MEDIA_TO_IDS = {"data", "tokenizers", "report", "inference"}
 IDS_TO_IDS = {"tokens", "model", "generation", "masking", "training"}
 MOST_LINES = 350

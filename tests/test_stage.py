@@ -13,7 +13,8 @@ from nano4m.config.clips import ClipsConfig
 from nano4m.config.presets import PRESETS
 from nano4m.data.sources.listing import list_files
 from nano4m.errors import UserError
-from nano4m.pipeline.run import Run, remembered_data, run_one_stage, settings_of
+from nano4m.pipeline.run import run_one_stage
+from nano4m.pipeline.stages import Run, remembered_data, settings_of
 from nano4m.stage import digest, manifest_of, run_stage
 
 

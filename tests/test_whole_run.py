@@ -20,8 +20,8 @@ from nano4m.config.compatibility import read_stored
 from nano4m.config.presets import PRESETS
 from nano4m.config.run import Config
 from nano4m.evaluate.results import Results
-from nano4m.json_files import read_json
-from nano4m.pipeline.run import STAGES
+from nano4m.pipeline.stages import STAGES
+from nano4m.storage.json_files import read_json
 from nano4m.training import trainer as train
 from old_names import age
 from refusals import refused
@@ -214,7 +214,7 @@ def test_a_full_disk_is_answered_with_a_sentence(copy, fails, monkeypatch):
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     (copy / "train" / "manifest.json").unlink()
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(checkpoint, "write_tensors", full)
     said = fails("train", "farm", "--out", str(copy), *TINY)
     assert "No space left on device" in said and "free some space" in said
 
@@ -240,6 +240,11 @@ def test_a_checkpoint_of_another_run_is_refused(copy, fails):
     token_spec["tokenizers"][name] = "0123456789ab"
     path.write_text(json.dumps(token_spec))
     (copy / "evaluate" / "manifest.json").unlink()
+    said = fails("evaluate", "farm", "--out", str(copy), *TINY)
+    assert "modalities.json is damaged (it has " in said
+    # Of a run whose manifests list no files.
+    manifest = json.loads((copy / "train" / "manifest.json").read_text())
+    (copy / "train" / "manifest.json").write_text(json.dumps(manifest | {"files": {}}))
     said = fails("evaluate", "farm", "--out", str(copy), *TINY)
     assert "the checkpoint" in said and "the token table" in said and "do not belong" in said
     assert f"{name}: 0123456789ab / {here}" in said

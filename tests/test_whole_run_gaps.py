@@ -10,7 +10,7 @@ from nano4m.cli import main
 from nano4m.data.clip_table import open_clips
 from nano4m.data.sources import farm
 from nano4m.evaluate.results import Results
-from nano4m.json_files import read_json
+from nano4m.storage.json_files import read_json
 from nano4m.tokens.table import open_table
 from refusals import refused
 from tiny_run import TINY

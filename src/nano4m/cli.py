@@ -23,7 +23,7 @@ from nano4m.config.presets import (
 )
 from nano4m.errors import UserError, nearest
 from nano4m.modalities import MODALITIES
-from nano4m.pipeline.run import STAGES
+from nano4m.pipeline.stages import STAGES
 
 EPILOG = """\
 examples
@@ -168,21 +168,28 @@ def _describe(config: Any) -> str:
 
 
 def _run(command: str, args: Sequence[str]) -> None:
-    from nano4m.pipeline.run import Run, remembered_data, run_one_stage, run_pipeline
+    from nano4m.pipeline.run import run_one_stage, run_pipeline
+    from nano4m.pipeline.stages import Run, remembered_data
     from nano4m.progress import log_info
+    from nano4m.stage import writable
+    from nano4m.storage.lock import owned
 
     config, options = _parse(command, args)
     out = options.out or Path("runs") / config.preset
-    run = Run(config, out, options.data or remembered_data(out))
+    # One process of a training that torchrun started holds the folder for all.
+    held = contextlib.nullcontext() if rank_of_process() else owned(out)
+    with writable(out), held:
+        run = Run(config, out, options.data or remembered_data(out))
+        if command == "run":
+            run_pipeline(run, options.overwrite)
+        else:
+            manifest = run_one_stage(run, command, options.overwrite)
     if command == "run":
-        manifests = run_pipeline(run, options.overwrite)
         log_info(f"report: {(run.out / 'report' / 'index.html').resolve()}")
         if options.json:
             print((run.out / "results.json").read_text())
-    else:
-        manifests = {command: run_one_stage(run, command, options.overwrite)}
-        if options.json and not rank_of_process():
-            print(json.dumps(manifests[command], indent=1))
+    elif options.json and not rank_of_process():
+        print(json.dumps(manifest, indent=1))
 
 
 def _info(command: str, args: Sequence[str]) -> None:

@@ -1,7 +1,8 @@
 """A stage of a run: it reads folders, writes one folder with a manifest, and can be run again.
 
 ``settings.json`` is written first and identifies the configuration; ``manifest.json`` is written
-last and marks the folder as complete. A folder without a manifest is unfinished and never used.
+last, marks the folder as complete and lists its files. A folder without a manifest is unfinished
+and never used.
 """
 
 import errno
@@ -9,7 +10,7 @@ import hashlib
 import json
 import os
 import platform
-import shutil
+import shlex
 import subprocess
 import sys
 import time
@@ -23,11 +24,20 @@ from typing import Any
 from safetensors import SafetensorError
 
 from nano4m.errors import UserError
-from nano4m.json_files import read_json, write_json
 from nano4m.progress import log_info
+from nano4m.storage.damage import DamagedFile, reading
+from nano4m.storage.inventory import check_inventory, take_inventory
+from nano4m.storage.json_files import read_object, write_json
+from nano4m.storage.replaced import is_begun, set_aside
 
 CANNOT_WRITE = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.ENOTDIR}
 MADE = {".parquet", ".arrow", ".safetensors", ".npz"}
+LISTED = MADE | {".json", ".html", ".png"}
+"""Files that a later stage, or somebody, reads; others, such as logs, may change."""
+NO_RESULT = (".", "step-", "nonfinite-", "tensorboard", "wandb")
+"""Beginnings of names, in the folder of a stage, that are no part of its result."""
+NOT_LISTED = {"manifest.json", "settings.json", "inputs.json"}
+"""Compared by what they say."""
 PACKAGES = ("nano4m-audio", "torch", "numpy", "pyarrow", "tokenizers", "vector-quantize-pytorch")
 
 
@@ -58,7 +68,7 @@ def provenance() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
         "machine": f"{_processor()}, {os.cpu_count()} cores",
-        "command": " ".join(["nano4m", *sys.argv[1:]]),
+        "command": shlex.join(["nano4m", *sys.argv[1:]]),
     }
 
 
@@ -83,30 +93,31 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
 
 
 def manifest_of(out: Path, name: str) -> dict[str, Any] | None:
-    """Return the manifest of a finished stage, or None."""
+    """Return the manifest of a finished stage, or None.
+
+    Raises:
+        DamagedFile: It cannot be read, or is that of another stage.
+    """
+    path = out / name / "manifest.json"
     try:
-        return read_json(out / name / "manifest.json")
-    except FileNotFoundError:
+        found = read_object(path)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{out / name}/manifest.json is damaged ({error}); remove that file and run again"
-        ) from error
+    with reading(path):
+        if found["stage"] != name:
+            raise ValueError(f"it is the manifest of {found['stage']!r}")
+        if not isinstance(found["seconds"], int | float) or not isinstance(found["summary"], dict):
+            raise ValueError("it is no manifest")
+    return found
 
 
-def settings_there(folder: Path) -> Any:
+def settings_there(folder: Path) -> dict[str, Any]:
     """Return the content of a stage folder's ``settings.json``.
 
     Raises:
-        UserError: It is damaged.
+        DamagedFile: It cannot be read, so the content of the folder is unknown.
     """
-    try:
-        return read_json(folder / "settings.json")
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{folder}/settings.json is damaged ({error}), so the content of {folder} is unknown; "
-            f"delete that folder and run again"
-        ) from error
+    return read_object(folder / "settings.json")
 
 
 @contextmanager
@@ -142,8 +153,8 @@ def run_stage(
 ) -> dict[str, Any]:
     """Run ``work(folder)`` unless ``folder`` is complete, with these ``settings`` and ``inputs``.
 
-    Results made from other inputs (an earlier stage was repeated with another result) are deleted
-    and made again.
+    Results made from other inputs (an earlier stage was repeated with another result) are set
+    aside (``storage.replaced``) and made again.
 
     Args:
         out: Folder of the run.
@@ -158,6 +169,7 @@ def run_stage(
 
     Raises:
         UserError: The folder belongs to other settings, or cannot be written.
+        DamagedFile: A file of the finished stage is missing or another one.
     """
     folder = out / name
     settings = json.loads(json.dumps(settings))
@@ -170,8 +182,7 @@ def run_stage(
             ) from error
         owner = folder / "settings.json"
         # Settings alone are left by an attempt that failed early, such as one without its --data.
-        begun = {path.name for path in folder.iterdir()} - {"settings.json", "inputs.json"}
-        if owner.exists() and begun:
+        if owner.exists() and is_begun(folder):
             changed = differences(as_now(settings_there(folder)), settings)
             if changed:
                 shown = "\n  ".join(changed[:8])
@@ -181,42 +192,53 @@ def run_stage(
                     f"after it"
                 )
             made_from = folder / "inputs.json"
-            if made_from.exists() and read_json(made_from) != inputs:
+            if made_from.exists() and read_object(made_from) != inputs:
                 log_info(f"{name}: its inputs have changed, so it is made again")
-                remove(out, name)
-                folder.mkdir()
-        manifest = manifest_of(out, name)
+                set_aside(out, [name], until=name)
+                folder.mkdir(exist_ok=True)
+        manifest = _readable_manifest(out, name)
         if manifest is None:
             write_json(owner, settings)
             write_json(folder / "inputs.json", inputs)
-        if manifest is not None:
+        else:
+            check_inventory(folder, manifest.get("files", {}))
             log_info(f"{name}: up to date ({folder})")
             return manifest
         started = time.perf_counter()
         summary = work(folder)
         seconds = round(time.perf_counter() - started, 1)
         manifest = {"stage": name, "summary": summary, "seconds": seconds, "digest": digest(folder)}
-        manifest |= provenance()
+        manifest |= provenance() | {"files": take_inventory(folder, _is_listed)}
         write_json(folder / "manifest.json", manifest)
         log_info(f"{name}: done in {seconds:.0f} s")
         return manifest
+
+
+def _readable_manifest(out: Path, name: str) -> dict[str, Any] | None:
+    """Return the manifest; without a readable one a stage is gone through again, and resumed."""
+    try:
+        return manifest_of(out, name)
+    except DamagedFile as error:
+        log_info(f"{name}: {error.path} is damaged ({error.what}), so the stage is finished again")
+        return None
+
+
+def _is_result(path: Path) -> bool:
+    """Whether a file, by its path in the stage's folder, is part of the result."""
+    # Training states, logs of trackers, and what was left half done are not.
+    return not any(part.startswith(NO_RESULT) for part in path.parts)
+
+
+def _is_listed(path: Path) -> bool:
+    return path.suffix in LISTED and path.name not in NOT_LISTED and _is_result(path)
 
 
 def digest(folder: Path) -> str:
     """Return twelve hex digits of a stage's result: its tables, weights and arrays."""
     whole = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.suffix in MADE):
-        # Training states are not part of the result.
-        if not any(part.startswith("step-") for part in path.parts):
+        if _is_result(path.relative_to(folder)):
             whole.update(str(path.relative_to(folder)).encode())
             with path.open("rb") as file:
                 whole.update(hashlib.file_digest(file, "sha256").digest())
     return whole.hexdigest()[:12]
-
-
-def remove(out: Path, name: str) -> None:
-    """Delete the folder of a stage."""
-    # First the manifest, because the deletion may be interrupted.
-    with writable(out / name):
-        (out / name / "manifest.json").unlink(missing_ok=True)
-    shutil.rmtree(out / name, ignore_errors=True)

@@ -12,7 +12,7 @@ from nano4m.config.presets import preset
 from nano4m.errors import UserError
 from nano4m.model.fourm import FourM
 from nano4m.model.layers import Mlp, SwiGlu
-from nano4m.pipeline.run import Run, settings_of
+from nano4m.pipeline.stages import Run, settings_of
 from nano4m.tokens.table import TokenSpec
 
 # -- precision and memory ----------------------------------------------------------------------

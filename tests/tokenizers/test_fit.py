@@ -10,8 +10,8 @@ from test_tokenizers import IMAGE, MEDIA, MEL, RATE, pictures
 from nano4m.config.run import Config
 from nano4m.config.tokenizers import Bpe
 from nano4m.errors import UserError
-from nano4m.json_files import read_json
 from nano4m.media.picture import psnr, ssim
+from nano4m.storage.json_files import read_json
 from nano4m.tokenizers import load_tokenizer
 from nano4m.tokenizers.fit import fit_tokenizers
 from nano4m.tokenizers.quality import code_use

@@ -15,8 +15,8 @@ from nano4m.model.attention import has_varlen_kernel
 from nano4m.model.fourm import FourM
 from nano4m.pipeline.forecast import forecast
 from nano4m.pipeline.info import layouts
-from nano4m.pipeline.run import Run, settings_of
 from nano4m.pipeline.settings import with_defaults
+from nano4m.pipeline.stages import Run, settings_of
 from nano4m.training import engine
 from nano4m.training.accounting import memory_needed
 from nano4m.training.checks import too_large

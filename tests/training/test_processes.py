@@ -17,7 +17,8 @@ from nano4m.cli import main
 from nano4m.compute.distributed import DistributedContext
 from nano4m.config.presets import FARM
 from nano4m.errors import UserError
-from nano4m.pipeline.run import Run, run_one_stage, run_pipeline
+from nano4m.pipeline.run import run_one_stage, run_pipeline
+from nano4m.pipeline.stages import Run
 from nano4m.training import lanes
 from nano4m.training.loss import token_cross_entropy
 from nano4m.training.trainer import Trainer, train_model

@@ -9,7 +9,6 @@ was trained with (see ``Positions``). Here it is only compared with the formula,
 with other positions.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from nano4m.errors import UserError
 from nano4m.model.fourm import FourM
 from nano4m.model.positions import sincos1d
 from nano4m.stage import writable
+from nano4m.storage.files import whole_file
 from nano4m.tokens.table import TokenSpec
 
 
@@ -97,9 +97,8 @@ def write_published(model: FourM, path: Path) -> None:
     """
     metadata = published_metadata(model.config, model.modalities)
     tensors = {k: v.detach().cpu().contiguous() for k, v in published_tensors(model).items()}
-    part = path.with_name(f"{path.name}.part")
-    save_file(tensors, part, metadata)
-    os.replace(part, path)
+    with whole_file(path) as part:
+        save_file(tensors, part, metadata)
 
 
 def convert(source: Path, out: Path) -> dict[str, Any]:

@@ -4,14 +4,10 @@
 spec: modalities and tokenizer fingerprints). ``training.state`` writes what resuming needs.
 """
 
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -19,8 +15,11 @@ from nano4m.compute.distributed import DistributedContext
 from nano4m.config.compatibility import read_stored
 from nano4m.config.model import ModelConfig
 from nano4m.errors import UserError
-from nano4m.json_files import read_json, write_json
 from nano4m.model.fourm import FourM
+from nano4m.storage.arrays import read_tensors, read_weights, write_tensors
+from nano4m.storage.damage import reading
+from nano4m.storage.files import whole_folder
+from nano4m.storage.json_files import read_object, write_json
 from nano4m.tokens.batch import MaskedBatch
 from nano4m.tokens.table import TokenSpec
 
@@ -38,15 +37,11 @@ def save_model(
         weights[name] = whole.detach().cpu().contiguous()
     if world is not None and world.rank:
         return
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    save_file(weights, part / "model.safetensors")
-    # Activation checkpointing is not part of the architecture.
-    write_json(part / "config.json", model.config.model_dump(exclude={"checkpointing"}))
-    write_json(part / "modalities.json", token_spec.to_json())
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(part, folder)
+    with whole_folder(folder) as part:
+        write_tensors(part / "model.safetensors", weights)
+        # Activation checkpointing is not part of the architecture.
+        write_json(part / "config.json", model.config.model_dump(exclude={"checkpointing"}))
+        write_json(part / "modalities.json", token_spec.to_json())
 
 
 def different_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
@@ -66,28 +61,30 @@ def load_model(folder: Path) -> tuple[FourM, TokenSpec]:
     Raises:
         UserError: A file is missing or damaged, or the weights have another architecture.
     """
+    architecture, spec, tensors = (
+        folder / name for name in ("config.json", "modalities.json", "model.safetensors")
+    )
     try:
-        config = read_stored(ModelConfig, read_json(folder / "config.json"))
-        token_spec = TokenSpec.from_json(read_json(folder / "modalities.json"))
-        weights = load_file(folder / "model.safetensors")
+        with reading(architecture):
+            config = read_stored(ModelConfig, read_object(architecture))
+        with reading(spec):
+            token_spec = TokenSpec.from_json(read_object(spec))
+        weights = read_weights(tensors)
     except FileNotFoundError as error:
         missing = Path(error.filename or folder).name
         raise UserError(
             f"no checkpoint at {folder}: {missing} is missing; run: nano4m train PRESET --out OUT"
         ) from error
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"the checkpoint at {folder} is damaged ({error!r}); run: nano4m train "
-            f"PRESET --out OUT --overwrite"
-        ) from error
-    model = FourM(config, token_spec.modalities)
+    with reading(architecture):
+        model = FourM(config, token_spec.modalities)
     differ = different_tensors(model.state_dict(), weights)
     if differ:
         raise UserError(
             f"the weights at {folder} are of another architecture: {differ}; its config.json and "
             f"modalities.json say otherwise"
         )
-    model.load_state_dict(weights)
+    with reading(tensors):
+        model.load_state_dict(weights)
     return model.eval(), token_spec
 
 
@@ -114,14 +111,14 @@ def save_reproducer(
         for number, batch in enumerate(batches)
         for name, tensor in batch._asdict().items()
     }
-    save_file(tensors, folder / "batches.safetensors")
+    write_tensors(folder / "batches.safetensors", tensors)
     write_json(folder / "step.json", {"clips": clips, "dtype": str(dtype).removeprefix("torch.")})
 
 
 def load_batches(folder: Path) -> list[MaskedBatch]:
     """Return the batches that ``save_reproducer`` wrote."""
     found: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in load_file(folder / "batches.safetensors").items():
+    for name, tensor in read_tensors(folder / "batches.safetensors").items():
         number, entry = name.split(".")
         found.setdefault(number, {})[entry] = tensor
     return [MaskedBatch(**found[number]) for number in sorted(found)]

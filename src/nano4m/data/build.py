@@ -28,6 +28,7 @@ from nano4m.data.sources import SOURCES, source
 from nano4m.data.sources.base import ClipPlan
 from nano4m.errors import BadMedia, UserError
 from nano4m.progress import bar, log_info
+from nano4m.storage.damage import DamagedFile
 
 SHARD_CLIPS = 256
 """Clips per shard; a stopped build loses at most one shard and the pieces in progress."""
@@ -152,12 +153,34 @@ def check_plans(plans: Sequence[ClipPlan]) -> None:
             )
 
 
+def plan_clips(config: Config, data: Path | None) -> list[ClipPlan]:
+    """Return the checked plan of a run.
+
+    Raises:
+        UserError: As ``check_plans``, or a split that is needed has too few clips.
+    """
+    plans = list(source(config.dataset.name).plan(config.dataset, data, config.seed))
+    check_plans(plans)
+    planned: Counter[str] = Counter(plan.split for plan in plans)
+    few = [split for split, least in _least(config).items() if planned[split] < least]
+    if few:
+        raise UserError(
+            f"too few clips for {', '.join(few)}: the source plans {dict(planned)}; add data, or "
+            f"change the shares under --dataset or --evaluate.split"
+        )
+    return plans
+
+
+def _least(config: Config) -> dict[str, int]:
+    """Return the fewest clips that each split needs."""
+    # A probe needs two clips; fail now rather than after training.
+    needed = sorted({"train", "val", config.evaluate.split})
+    return {split: 1 + (split == config.evaluate.split) for split in needed}
+
+
 def _check_kept(tally: ClipCounts, config: Config, out: Path) -> None:
     by_split = tally.by_split()
-    needed = sorted({"train", "val", config.evaluate.split})
-    # A probe needs two clips; fail now rather than after training.
-    least = {split: 1 + (split == config.evaluate.split) for split in needed}
-    empty = [split for split in needed if by_split.get(split, [0])[0] < least[split]]
+    empty = [s for s, least in _least(config).items() if by_split.get(s, [0])[0] < least]
     if empty:
         listed = "; ".join(f"{count} x {reason}" for reason, count in tally.reasons.most_common())
         planned = {split: count for split, (_, count) in by_split.items()}
@@ -194,7 +217,12 @@ def _to_do(out: Path, count: int, fingerprint: str, preset: str) -> list[int]:
         UserError: An existing shard belongs to other settings.
     """
     for path in sorted(out.glob("clips-*.parquet")):
-        found = read_about(path)["fingerprint"]
+        try:
+            found = read_about(path)["fingerprint"]
+        except DamagedFile as error:
+            log_info(f"clips: {path} is damaged ({error.what}), so it is made again")
+            path.unlink()
+            continue
         if found != fingerprint:
             raise UserError(
                 f"{out} holds clips of other settings or data (fingerprint {found}, this run "
@@ -240,8 +268,7 @@ def build_clips(
         UserError: The data or the folder are invalid, or a required split has too few clips left;
             the reasons are listed.
     """
-    plans = list(source(config.dataset.name).plan(config.dataset, data, config.seed))
-    check_plans(plans)
+    plans = plan_clips(config, data)
     fingerprint = _fingerprint(config, plans, listing)
     count = -(-len(plans) // SHARD_CLIPS)
     todo = _to_do(out, count, fingerprint, config.preset)
@@ -274,8 +301,6 @@ def build_clips(
                 )
         duplicates = _without_duplicates(config, out)
         tally = write_manifest(out)
-        for leftover in out.glob("clips-*.partial"):  # left by a killed build
-            leftover.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(
             f"cannot write clips to {out}: {error.strerror or error}; it must be a folder that you "

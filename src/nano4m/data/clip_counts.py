@@ -5,7 +5,6 @@ Tables are read shard by shard, so memory does not grow with their size.
 
 import csv
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nano4m.data.clip_shards import MANIFEST_COLUMNS, manifest_shards
+from nano4m.storage.files import whole_file
 
 MANIFEST = "manifest.csv"
 
@@ -87,18 +87,16 @@ def write_manifest(out: Path) -> ClipCounts:
         OSError: The folder cannot be written.
     """
     tally = ClipCounts()
-    partial_path = out / f"{MANIFEST}.partial"
-    try:
-        with partial_path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, MANIFEST_COLUMNS)
-            writer.writeheader()
-            for rows in manifest_shards(out):
-                writer.writerows(_for_people(rows))
-                for row in rows:
-                    tally.add(row)
-        os.replace(partial_path, out / MANIFEST)
-    finally:
-        partial_path.unlink(missing_ok=True)
+    with (
+        whole_file(out / MANIFEST) as part,
+        part.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, MANIFEST_COLUMNS)
+        writer.writeheader()
+        for rows in manifest_shards(out):
+            writer.writerows(_for_people(rows))
+            for row in rows:
+                tally.add(row)
     return tally
 
 

@@ -22,7 +22,6 @@ The file metadata holds the number of shards of the table, so that a missing one
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,9 @@ import pyarrow.parquet as pq
 
 from nano4m.errors import UserError
 from nano4m.media import MEDIA
+from nano4m.storage.arrays import read_parquet_schema
+from nano4m.storage.damage import reading
+from nano4m.storage.files import whole_file
 
 FORMAT = 4
 READABLE = {1, 2, 3, FORMAT}
@@ -144,13 +146,9 @@ def write_batches(
     }
     table = table.replace_schema_metadata({KEY: json.dumps(about).encode()})
     path = shard_path(folder, index)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        pq.write_table(table, partial, compression="zstd", row_group_size=GROUP_ROWS)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as part:
+        pq.write_table(table, part, compression="zstd", row_group_size=GROUP_ROWS)
     return path
 
 
@@ -160,15 +158,11 @@ def read_about(path: Path) -> dict[str, Any]:
     Raises:
         UserError: The file is not a complete shard of a readable format.
     """
-    try:
-        metadata = pq.read_schema(path).metadata or {}
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} cannot be read ({error}); delete it and {_MAKE}") from error
-    about = json.loads(metadata.get(KEY, b"{}"))
-    if about.get("format") not in READABLE:
-        raise UserError(
-            f"{path} is not a shard of clips of format {FORMAT}; delete its folder and {_MAKE}"
-        )
+    metadata = read_parquet_schema(path).metadata or {}
+    with reading(path):
+        about = json.loads(metadata.get(KEY, b"{}"))
+        if about.get("format") not in READABLE:
+            raise ValueError(f"it is not a shard of clips of format {FORMAT}")
     return about
 
 
@@ -206,5 +200,5 @@ def manifest_shards(folder: Path) -> Iterator[list[dict[str, Any]]]:
 def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
     """Return columns of a shard."""
     # Takes half the time of pq.read_table, which first searches for the files of a data set.
-    with pq.ParquetFile(path) as file:
+    with reading(path), pq.ParquetFile(path) as file:
         return file.read(columns=list(columns), use_threads=False)

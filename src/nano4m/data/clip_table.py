@@ -17,6 +17,7 @@ from nano4m.data.clip_shards import GROUP_ROWS, TEXTS, find_shards, read_columns
 from nano4m.data.sources.base import Split
 from nano4m.errors import UserError, nearest
 from nano4m.media import MEDIA, media_kind
+from nano4m.storage.damage import reading
 from nano4m.tokens.table_shards import strings
 
 
@@ -222,7 +223,8 @@ def open_clips(folder: Path) -> ClipTable:
 
     @lru_cache(maxsize=16)
     def column(shard: int, group: int, name: str) -> pa.ChunkedArray:
-        with pq.ParquetFile(shards[shard][0]) as file:
+        path = shards[shard][0]
+        with reading(path), pq.ParquetFile(path) as file:
             return file.read_row_group(group, columns=[name]).column(name)
 
     def whole_column(name: str) -> pa.ChunkedArray | None:

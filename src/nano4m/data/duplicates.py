@@ -5,7 +5,6 @@ across splits would inflate the scores.
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 
 from nano4m.data.clip_shards import GROUP_ROWS, KEY, find_shards
 from nano4m.data.fingerprints import same_pictures, same_sounds
+from nano4m.storage.files import whole_file
 
 DUPLICATE = "duplicate"
 """Beginning of the reason of an excluded clip."""
@@ -141,10 +141,6 @@ def _rewrite(path: Path, reasons: dict[int, str]) -> None:
         table = table.set_column(
             index, table.schema.field(name), pa.array(values, table[name].type)
         )
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        table = table.replace_schema_metadata({KEY: json.dumps(about).encode()})
-        pq.write_table(table, partial, compression="zstd", row_group_size=GROUP_ROWS)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    table = table.replace_schema_metadata({KEY: json.dumps(about).encode()})
+    with whole_file(path) as part:
+        pq.write_table(table, part, compression="zstd", row_group_size=GROUP_ROWS)

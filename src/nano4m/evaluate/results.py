@@ -4,19 +4,18 @@ Every score has chance and majority baseline, controls, accuracy on tokenizer ro
 number of clips and of clusters of clips, and an interval over the clusters (``intervals``).
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from nano4m.errors import UserError
 from nano4m.evaluate.likelihood_results import Baseline, Continuation, CrossEntropy
 from nano4m.evaluate.probe_results import Control, LeftOut, Probe, Score
 from nano4m.evaluate.results_part import CLUSTERS, EFFECTIVE, Part
 from nano4m.evaluate.sample_results import ClosestPair, Diversity, Memorization, Spread
-from nano4m.json_files import FORMAT, read_json
+from nano4m.storage.damage import reading
+from nano4m.storage.json_files import FORMAT, read_object
 
 
 class Direction(Part):
@@ -110,22 +109,11 @@ def read_results(path: Path) -> Results:
     """Return the content of ``results.json``.
 
     Raises:
-        UserError: It is damaged, or of an incompatible version.
+        DamagedFile: It is damaged, or of an incompatible version.
+        UserError: It has a newer format.
     """
-    try:
-        return Results.model_validate(read_json(path))
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path} is damaged ({error}); measure the run again: nano4m evaluate PRESET --out OUT "
-            "--overwrite"
-        ) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise UserError(
-            f"{path} is damaged or of another version ({place}{': ' * bool(place)}{first['msg']}); "
-            "measure the run again: nano4m evaluate PRESET --out OUT --overwrite"
-        ) from error
+    with reading(path):
+        return Results.model_validate(read_object(path))
 
 
 def schema_markdown() -> str:

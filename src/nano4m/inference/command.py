@@ -22,6 +22,7 @@ from nano4m.inference.options import Options, names_of
 from nano4m.inference.outputs import (
     Made,
     decode,
+    made_aside,
     prepare_folder,
     write_ids,
     write_media,
@@ -33,6 +34,7 @@ from nano4m.media.base import Item
 from nano4m.modalities import TEXT_END
 from nano4m.progress import bar, log_info
 from nano4m.stage import provenance, writable
+from nano4m.storage.lock import owned
 
 
 def read_inputs(options: Options, run: LoadedRun) -> list[GenerationInput]:
@@ -233,41 +235,54 @@ def run_command(options: Options, chosen: Mapping[str, Any]) -> Path:
         )
     plan = make_plan(options, chosen, inputs_names(inputs, run), run)
     prepare_folder(options.dir, options.overwrite)
+    with writable(options.dir), owned(options.dir), made_aside(options.dir) as folder:
+        count_files = _make(options, run, plan, inputs, folder, started)
+    log_info(f"generate: {count_files} files in {options.dir}")
+    return options.dir
+
+
+def _make(
+    options: Options,
+    run: LoadedRun,
+    plan: Plan,
+    inputs: Sequence[GenerationInput],
+    folder: Path,
+    started: float,
+) -> int:
+    """Generate, write everything into ``folder``, and return how many files that were."""
     made, seeds = generate_media(run, plan, inputs, options.n, options.seed)
     digits = max(2, len(str(options.n - 1)))
     names = [f"{one.name}-{k:0{digits}}" for one in inputs for k in range(options.n)]
     rate, measured, files = run.config.clips.sample_rate, {}, []
-    with writable(options.dir):
-        for output in made:
-            files += write_media(options.dir, names, output, rate)
-            if count > 1:
-                classes = [one.name for one in inputs for _ in range(options.n)]
-                found = measure(run, output, classes)
-                measured[output.modality.name] = found.model_dump(mode="json")
-                log_info(_line(output.modality.name, found))
-        files.append(write_ids(options.dir, names, made))
-        if options.sheet:
-            rows = sheet_rows(run, inputs, made, options.n, rate)
-            for name, part in (("sheet.png", rows), ("sounds.png", only(rows, "sound"))):
-                written = write_sheet(options.dir / name, part)
-                files += [written] if written else []
-        record = {
-            "run": str(options.run),
-            "fingerprints": run.fingerprints,
-            "preset": run.config.preset,
-            "masking": run.config.masking.model_dump(mode="json"),
-            "inputs": [{"name": one.name} | one.about for one in inputs],
-            "keep": {name: list(part) for name, part in plan.keep.items()},
-            "chains": [[_about(step) for step in chain] for chain in plan.chains],
-            "batch_size": plan.config.batch_size,
-            "n": options.n,
-            "seed": options.seed,
-            "samples": names,
-            "seeds": seeds,
-            "diversity": measured,
-            "seconds": round(time.perf_counter() - started, 2),
-            "provenance": provenance(),
-        }
-        write_record(options.dir, record, files)
-    log_info(f"generate: {len(files)} files in {options.dir}")
-    return options.dir
+    for output in made:
+        files += write_media(folder, names, output, rate)
+        if len(names) > 1:
+            classes = [one.name for one in inputs for _ in range(options.n)]
+            found = measure(run, output, classes)
+            measured[output.modality.name] = found.model_dump(mode="json")
+            log_info(_line(output.modality.name, found))
+    files.append(write_ids(folder, names, made))
+    if options.sheet:
+        rows = sheet_rows(run, inputs, made, options.n, rate)
+        for name, part in (("sheet.png", rows), ("sounds.png", only(rows, "sound"))):
+            written = write_sheet(folder / name, part)
+            files += [written] if written else []
+    record = {
+        "run": str(options.run),
+        "fingerprints": run.fingerprints,
+        "preset": run.config.preset,
+        "masking": run.config.masking.model_dump(mode="json"),
+        "inputs": [{"name": one.name} | one.about for one in inputs],
+        "keep": {name: list(part) for name, part in plan.keep.items()},
+        "chains": [[_about(step) for step in chain] for chain in plan.chains],
+        "batch_size": plan.config.batch_size,
+        "n": options.n,
+        "seed": options.seed,
+        "samples": names,
+        "seeds": seeds,
+        "diversity": measured,
+        "seconds": round(time.perf_counter() - started, 2),
+        "provenance": provenance(),
+    }
+    write_record(folder, record, files)
+    return len(files)

@@ -1,24 +1,23 @@
 """A finished run, opened: configuration, model, tokenizers and token table that belong together."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 
 from nano4m.checkpoints.folder import load_model
 from nano4m.compute.precision import resolve_device
 from nano4m.config.compatibility import read_stored, with_new_names
 from nano4m.config.run import Config
 from nano4m.errors import UserError
-from nano4m.json_files import read_json
 from nano4m.masking import draw_masks
 from nano4m.masking.conditions import NOTHING, Condition, Kind, classify, levels_of
 from nano4m.modalities import Modality
 from nano4m.model.fourm import FourM
 from nano4m.stage import manifest_of
+from nano4m.storage.damage import reading
+from nano4m.storage.json_files import read_object
 from nano4m.tokenizers import load_tokenizer
 from nano4m.tokenizers.base import Tokenizer
 from nano4m.tokens.batch import TokenSequence
@@ -71,13 +70,8 @@ def _read_config(folder: Path) -> Config:
             f"{folder} is no folder of a run (config.json is missing); make one with: "
             f"nano4m run PRESET --out {folder}"
         )
-    try:
-        return read_stored(Config, with_new_names(read_json(path)))
-    except (ValidationError, json.JSONDecodeError) as error:
-        raise UserError(
-            f"{path} is damaged or of another version ({str(error).splitlines()[0]}); make the run "
-            f"again with: nano4m run PRESET --out {folder} --overwrite"
-        ) from error
+    with reading(path):
+        return read_stored(Config, with_new_names(read_object(path)))
 
 
 def open_run(folder: Path, device: str) -> LoadedRun:

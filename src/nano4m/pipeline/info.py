@@ -134,7 +134,7 @@ def describe_preset(config: Config) -> dict[str, Any]:
 
 def describe_run(out: Path) -> dict[str, Any]:
     """Return the finished stages of a run and, if it was evaluated, its results."""
-    from nano4m.pipeline.run import STAGES
+    from nano4m.pipeline.stages import STAGES
     from nano4m.stage import manifest_of
 
     stages = {n: manifest_of(out, n) for n in STAGES}
@@ -146,18 +146,19 @@ def describe_run(out: Path) -> dict[str, Any]:
     results = out / "results.json"
     # Results of an earlier configuration may stay there until this one is evaluated.
     if stages["evaluate"] and results.exists():
-        found = json.loads(results.read_text())
-        summary["probes"] = {p["name"]: p["score"]["value"] for p in found["probes"]}
+        from nano4m.evaluate.results import read_results
+
+        found = read_results(results)
+        summary["probes"] = {p.name: p.score.value for p in found.probes}
         summary["class_consistency"] = {
-            f"{d['source']} -> {d['target']}": d["class_consistency"]["value"]
-            for d in found["matrix"]
-            if d["class_consistency"]
+            f"{source} -> {target}": score.value
+            for (source, target), score in found.consistencies.items()
         }
         # Texts that come from few templates are equal to train texts anyway.
         summary["nearer_to_train_than_real"] = {
-            f"{m['source'] or 'all'} -> {m['target']}": m["value"]
-            for m in found.get("memorization", [])
-            if not m["is_text"]
+            f"{m.source or 'all'} -> {m.target}": m.value
+            for m in found.memorization
+            if not m.is_text
         }
     return summary
 

@@ -1,233 +1,35 @@
-"""The stages of a run in order, what each depends on and what it calls."""
+"""Running stages: all of a run, or one on the finished results of those before it."""
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nano4m.compute.launch import size_of_world
-from nano4m.config.run import Config
 from nano4m.errors import UserError
-from nano4m.json_files import write_json
-from nano4m.pipeline.settings import NOT_SETTINGS, with_defaults, without_usual
-from nano4m.progress import log_info
-from nano4m.stage import (
-    differences,
-    manifest_of,
-    provenance,
-    remove,
-    run_stage,
-    settings_there,
+from nano4m.pipeline.checks import check_before
+from nano4m.pipeline.overwrite import finish, first_to_replace, replacing, take_back
+from nano4m.pipeline.settings import with_defaults
+from nano4m.pipeline.stages import (
+    STAGES,
+    Run,
+    inputs_of,
+    is_said,
+    settings_of,
+    write_config,
 )
-
-if TYPE_CHECKING:
-    from nano4m.compute.distributed import DistributedContext
-    from nano4m.evaluate.context import RunArtifacts
-    from nano4m.tokenizers.base import Tokenizer
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run: configuration, data folder, output folder, and the processes that train it."""
-
-    config: Config
-    out: Path
-    data: Path | None = None
-    world: "DistributedContext | None" = None
-
-    @cached_property
-    def listing(self) -> dict[str, Any] | None:
-        """Listing of ``data``; if it is gone, its listing from when the clips were cut."""
-        from nano4m.data.sources.listing import list_files
-
-        if self.data is None:
-            return None
-        if self.data.is_dir():
-            return dict(list_files(self.data, self.out))
-        owner = self.out / "clips" / "settings.json"
-        return settings_there(owner.parent).get("data_files") if owner.exists() else None
-
-
-def _tokenizers(run: Run) -> "dict[str, Tokenizer]":
-    from nano4m.compute.precision import resolve_device
-    from nano4m.tokenizers import load_tokenizer
-
-    device = resolve_device(run.config.device)
-    return {n: load_tokenizer(run.out / "tokenizers" / n, device) for n in run.config.tokenizers}
-
-
-def _clips(run: Run, folder: Path) -> dict[str, Any]:
-    from nano4m.data.build import build_clips
-
-    return build_clips(run.config, run.data, folder, run.listing)
-
-
-def _fit(run: Run, folder: Path) -> dict[str, Any]:
-    from nano4m.data.clip_table import open_clips
-    from nano4m.tokenizers.fit import fit_tokenizers
-
-    return fit_tokenizers(run.config, open_clips(run.out / "clips"), folder)
-
-
-def _table(run: Run, folder: Path) -> dict[str, Any]:
-    from nano4m.data.clip_table import open_clips
-    from nano4m.tokenizers.apply import build_table
-
-    return build_table(run.config, open_clips(run.out / "clips"), _tokenizers(run), folder)
-
-
-def _train(run: Run, folder: Path) -> dict[str, Any]:
-    from nano4m.tokens.table import open_table
-    from nano4m.training.trainer import train_model
-
-    table = run.out / "table"
-    return train_model(
-        run.config, open_table(table), folder, world=run.world, table_folder=table.resolve()
-    )
-
-
-@dataclass(frozen=True)
-class TrainedRun:
-    """Function that loads a run for evaluation; small, to be sent to another process.
-
-    ``device``, as ``Config.device``, is that of the tokenizers; the caller moves the model.
-    """
-
-    out: Path
-    modalities: tuple[str, ...]
-    device: str = "cpu"
-
-    def __call__(self) -> "RunArtifacts":
-        """Return the loaded run.
-
-        Raises:
-            UserError: A part is missing, or parts do not match.
-        """
-        from nano4m.checkpoints.folder import load_model
-        from nano4m.compute.precision import resolve_device
-        from nano4m.data.clip_table import open_clips
-        from nano4m.evaluate.context import RunArtifacts
-        from nano4m.tokenizers import load_tokenizer
-        from nano4m.tokens.table import open_table
-
-        table = open_table(self.out / "table")
-        model, token_spec = load_model(self.out / "train" / "checkpoint")
-        token_spec.require_same(table.token_spec, "the checkpoint", "the token table")
-        device, folder = resolve_device(self.device), self.out / "tokenizers"
-        tokenizers = {n: load_tokenizer(folder / n, device) for n in self.modalities}
-        return RunArtifacts(open_clips(self.out / "clips"), tokenizers, table, model)
-
-
-def _evaluate(run: Run, folder: Path) -> dict[str, Any]:
-    from nano4m.evaluate.run import evaluate_run
-
-    manifests = {
-        n: manifest_of(run.out, n) or {} for n in STAGES if n not in ("evaluate", "report")
-    }
-    context = {
-        "preset": run.config.preset,
-        "provenance": provenance(),
-        "clips": manifests["clips"]["summary"],
-        "tokenizers": manifests["tokenizers"]["summary"],
-        "training": manifests["train"]["summary"],
-        "seconds": {n: m["seconds"] for n, m in manifests.items()},
-    }
-    modalities = tuple(run.config.tokenizers)
-    load_run = TrainedRun(run.out.resolve(), modalities, run.config.device)
-    results = evaluate_run(run.config, load_run, folder, context)
-    write_json(run.out / "results.json", json.loads(results.model_dump_json()))
-    return {"directions": len(results.matrix), "probes": len(results.probes)}
-
-
-def _report(run: Run, folder: Path) -> dict[str, Any]:
-    import numpy as np
-
-    from nano4m.data.clip_table import open_clips
-    from nano4m.evaluate.results import read_results
-    from nano4m.report.overview import overview_png
-    from nano4m.report.page import write_report
-    from nano4m.tokens.table import open_table
-
-    results = read_results(run.out / "evaluate" / "results.json")
-    with np.load(run.out / "evaluate" / "generated.npz") as archive:
-        generated = dict(archive)
-    clips, table = open_clips(run.out / "clips"), open_table(run.out / "table")
-    shown = (clips, _tokenizers(run), table, generated)
-    page = write_report(results, run.out / "train" / "log.jsonl", *shown, run.config, folder)
-    picture = overview_png(results, *shown, folder / "overview.png")
-    return {"page": str(page), "picture": str(picture)}
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stage: a one-line description, the sections that it adds to its dependencies, its work."""
-
-    summary: str
-    sections: tuple[str, ...]
-    work: Callable[[Run, Path], dict[str, Any]]
-
-
-STAGES: dict[str, Stage] = {
-    "clips": Stage(
-        "cut sounds and pictures of a source into a table of clips",
-        ("seed", "dataset", "clips"),
-        _clips,
-    ),
-    "tokenizers": Stage(
-        "fit a tokenizer for each modality on the train split", ("tokenizers",), _fit
-    ),
-    "table": Stage("turn all clips into the token table", (), _table),
-    "train": Stage("train the transformer", ("masking", "model", "train"), _train),
-    "evaluate": Stage(
-        "evaluate it: probes, classifiers, any-to-any matrix", ("generate", "evaluate"), _evaluate
-    ),
-    "report": Stage("write the page to look at and listen to", ("report",), _report),
-}
-
-
-def settings_of(run: Run, name: str) -> dict[str, Any]:
-    """Return the JSON of everything that stage ``name`` depends on."""
-    settings: dict[str, Any] = {
-        "data": str(run.data.resolve()) if run.data else None,
-        "data_files": run.listing,
-    }
-    for stage_name, stage in STAGES.items():
-        for section in stage.sections:
-            value = run.config.model_dump(mode="json", include={section})[section]
-            if isinstance(value, dict):
-                value = {k: v for k, v in value.items() if k not in NOT_SETTINGS.get(section, ())}
-            settings[section] = value
-        if "masking" in stage.sections:
-            # Masks follow generation: a run that was trained for another is another run.
-            settings["masking"] = without_usual(run.config.masks.model_dump(mode="json"))
-        if stage_name == name:
-            break
-    return settings
-
-
-def remembered_data(out: Path) -> Path | None:
-    """Return the ``--data`` that the clips of a run were made from, if any."""
-    if not (out / "clips" / "settings.json").exists():
-        return None
-    found = settings_there(out / "clips").get("data")
-    return Path(found) if found else None
-
-
-def _belongs(run: Run, name: str) -> bool:
-    """Whether the folder of a stage is empty or of these settings."""
-    owner = run.out / name / "settings.json"
-    return not owner.exists() or not differences(
-        with_defaults(settings_there(owner.parent)), settings_of(run, name)
-    )
+from nano4m.progress import log_info
+from nano4m.stage import manifest_of, run_stage, writable
+from nano4m.storage.damage import DamagedFile
+from nano4m.storage.files import write_bytes
+from nano4m.storage.json_files import read_json
 
 
 def run_pipeline(run: Run, overwrite: bool = False) -> dict[str, dict[str, Any]]:
     """Run all stages that are not up to date; return their manifests.
 
     With ``overwrite``, the first stage that belongs to another configuration and all that follow
-    from it are replaced.
+    from it are set aside, and removed when the last new one is done.
 
     Raises:
         UserError: Several processes of torchrun: only ``train`` takes them.
@@ -241,11 +43,13 @@ def run_pipeline(run: Run, overwrite: bool = False) -> dict[str, dict[str, Any]]
         )
     _warn_untrained(run)
     names = list(STAGES)
-    if overwrite:
-        changed = next((i for i, n in enumerate(names) if not _belongs(run, n)), len(names))
-        for name in reversed(names[changed:]):
-            remove(run.out, name)
-    return {name: _one(run, name) for name in names}
+    changed = names[first_to_replace(run) :] if overwrite else []
+    check_before(run, [n for n in names if n in changed or not _is_done(run, n)], changed)
+    with replacing(run, changed, until=names[-1]):
+        manifests = {name: _one(run, name) for name in names}
+    if not is_said(run):
+        write_config(run)
+    return manifests
 
 
 def run_one_stage(run: Run, name: str, overwrite: bool = False) -> dict[str, Any]:
@@ -303,10 +107,18 @@ def _alone(
     if names.index(name):
         # An up-to-date earlier stage returns at once; one of other settings is refused.
         _one(run, names[names.index(name) - 1])
-    if overwrite:
-        for later in reversed(names[names.index(name) :]):
-            remove(run.out, later)
-    return _one(run, name, begin)
+    changed = names[names.index(name) :] if overwrite else []
+    if overwrite or not _is_done(run, name):
+        check_before(run, [name], changed)
+    with replacing(run, changed, until=name, fresh=[name]):
+        return _one(run, name, begin)
+
+
+def _is_done(run: Run, name: str) -> bool:
+    try:
+        return manifest_of(run.out, name) is not None
+    except DamagedFile:
+        return False
 
 
 def _one(run: Run, name: str, begin: Callable[[], None] = lambda: None) -> dict[str, Any]:
@@ -316,17 +128,25 @@ def _one(run: Run, name: str, begin: Callable[[], None] = lambda: None) -> dict[
         write_config(run)
         return STAGES[name].work(run, folder)
 
-    inputs = {}
-    for earlier in list(STAGES)[: list(STAGES).index(name)]:
-        manifest = manifest_of(run.out, earlier)
-        inputs[earlier] = manifest.get("digest", "") if manifest else ""
-    return run_stage(run.out, name, settings_of(run, name), inputs, work, with_defaults)
+    inputs = inputs_of(run, name)
+    take_back(run, name, inputs)
+    manifest = run_stage(run.out, name, settings_of(run, name), inputs, work, with_defaults)
+    if name == "evaluate":
+        _copy_results(run)
+    finish(run, name)
+    return manifest
 
 
-def write_config(run: Run) -> None:
-    """Write the resolved configuration beside the results."""
-    from nano4m.stage import writable
+def _copy_results(run: Run) -> None:
+    """Have the results beside the folders of the stages too, where people look for them."""
+    made, copy = (folder / "results.json" for folder in (run.out / "evaluate", run.out))
+    if not copy.is_file() or _content(copy) != _content(made):
+        with writable(run.out):
+            write_bytes(copy, made.read_bytes())
 
-    with writable(run.out):
-        run.out.mkdir(parents=True, exist_ok=True)
-        write_json(run.out / "config.json", run.config.model_dump(mode="json"))
+
+def _content(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except DamagedFile:
+        return None

@@ -1,6 +1,5 @@
 """One picture of a run for a README: what is made from each modality alone, and the matrix."""
 
-import os
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from nano4m.modalities import Modality
 from nano4m.report.charts import PAPER, draw_matrix
 from nano4m.report.color_scale import ColorScale, has_pixels, pixels_of, shared_color_scale
 from nano4m.report.samples import Sample, collect
+from nano4m.storage.files import whole_file
 from nano4m.tokenizers.base import Tokenizer
 from nano4m.tokens.table import TokenTable
 
@@ -112,9 +112,8 @@ def overview_png(
         axes = figure.add_axes(place(x, 52, WIDTH - x - 10, height - 80))
         draw_matrix(axes, results, {m.name: m.title for m in modalities}, PAPER, zoom=1.2)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    figure.savefig(part, format="png", metadata={"Software": None})
-    os.replace(part, path)
+    with whole_file(path) as part:
+        figure.savefig(part, format="png", metadata={"Software": None})
     return path
 
 

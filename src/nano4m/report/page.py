@@ -1,12 +1,9 @@
 """The report: one self-contained HTML file of results, clips and generated ids."""
 
-import json
-import os
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from string import Template
-from typing import Any
 
 import numpy as np
 
@@ -23,8 +20,10 @@ from nano4m.report.memorization import memorization_section
 from nano4m.report.probes import probes_section
 from nano4m.report.render import render
 from nano4m.report.samples import Sample, collect
+from nano4m.storage.files import write_text
 from nano4m.tokenizers.base import Tokenizer
 from nano4m.tokens.table import TokenTable
+from nano4m.training.tracking import read_log
 
 OPEN_CLIPS = 3
 """Clips that are unfolded at first."""
@@ -135,11 +134,6 @@ def pictures_section(samples: list[Sample], modalities: tuple[Modality, ...]) ->
     return section("any-to-any", "Anything from anything, seen and heard", how, *clips)
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a training log; none if there is no log."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def write_report(
     results: Results,
     train_log: Path,
@@ -202,7 +196,6 @@ def write_report(
         footer=html(f"nano4M-Audio, commit {results.provenance.get('commit', 'unknown')}"),
     )
     folder.mkdir(parents=True, exist_ok=True)
-    path, part = folder / "index.html", folder / "index.html.part"
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    path = folder / "index.html"
+    write_text(path, text)
     return path

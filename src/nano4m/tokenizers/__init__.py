@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nano4m.errors import UserError, nearest
-from nano4m.json_files import read_json
+from nano4m.storage.arrays import read_weights
+from nano4m.storage.damage import DamagedFile, reading
+from nano4m.storage.json_files import read_object
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +63,8 @@ def load_tokenizer(folder: Path, device: "torch.device | str" = "cpu") -> "Token
     """Return the tokenizer that ``Tokenizer.save`` wrote, on a device.
 
     Raises:
-        UserError: No tokenizer there, one of an unknown key, or changed weights.
+        UserError: No tokenizer there, or one of an unknown key.
+        DamagedFile: A file cannot be read, or has other content than was written.
     """
     head, weights = folder / "tokenizer.json", folder / "tokenizer.safetensors"
     for file in (head, weights):
@@ -70,21 +73,22 @@ def load_tokenizer(folder: Path, device: "torch.device | str" = "cpu") -> "Token
                 f"no tokenizer in {folder}: {file.name} is missing; "
                 f"run: nano4m tokenizers PRESET --out OUT"
             )
-    from safetensors.torch import load_file
-
     from nano4m.tokenizers.base import fingerprint_of
 
-    entry = read_json(head)
-    if entry["key"] not in TOKENIZERS:
-        raise UserError(f"{head}: tokenizer {entry['key']!r}; {nearest(entry['key'], TOKENIZERS)}")
-    tensors = load_file(weights)
+    entry = read_object(head)
+    with reading(head):
+        key, settings, expected = entry["key"], dict(entry["settings"]), entry["fingerprint"]
+    if key not in TOKENIZERS:
+        raise UserError(f"{head}: tokenizer {key!r}; {nearest(str(key), TOKENIZERS)}")
+    tensors = read_weights(weights)
     # Hash of the stored settings: one that was renamed or added since changes no fingerprint.
-    found = fingerprint_of(entry["key"], entry["settings"], tensors)
-    if found != entry["fingerprint"]:
-        raise UserError(
-            f"the tokenizer in {folder} has fingerprint {found}, but its "
-            f"tokenizer.json says {entry['fingerprint']}: it was changed; fit it again"
-        )
-    tokenizer = TOKENIZERS[entry["key"]].load().from_state(entry["settings"], tensors)
+    found = fingerprint_of(key, settings, tensors)
+    if found != expected:
+        raise DamagedFile(
+            weights, f"its fingerprint is {found} with the settings of {head.name}, which says "
+            f"{expected}"
+        )  # fmt: skip
+    with reading(head):
+        tokenizer = TOKENIZERS[key].load().from_state(settings, tensors)
     tokenizer.fingerprint = found
     return tokenizer.to(device)

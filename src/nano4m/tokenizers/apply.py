@@ -117,6 +117,19 @@ def _together(chunks: list[Any]) -> Any:
     return chunks[0] if len(chunks) == 1 else torch.cat(chunks)
 
 
+def check_vocabulary(name: str, ids: int) -> None:
+    """Refuse a vocabulary that the table cannot hold.
+
+    Raises:
+        UserError: Names the modality and the most ids.
+    """
+    if ids > MOST_IDS:
+        raise UserError(
+            f"the {name} tokenizer has {ids} ids, the token table holds {MOST_IDS}; lower "
+            f"--tokenizers.{name}.vocab or its codebooks and fit it again"
+        )
+
+
 @float32_math(fast=False)
 def build_table(
     config: Config, clips: ClipTable, tokenizers: Mapping[str, Tokenizer], folder: Path
@@ -133,11 +146,7 @@ def build_table(
             clip has none at all.
     """
     for name, tokenizer in tokenizers.items():
-        if tokenizer.vocab_size > MOST_IDS:
-            raise UserError(
-                f"the {name} tokenizer has {tokenizer.vocab_size} ids, the token table holds "
-                f"{MOST_IDS}; lower --tokenizers.{name}.vocab or its codebooks and fit it again"
-            )
+        check_vocabulary(name, tokenizer.vocab_size)
     entries = tuple(modality(n).with_tokens(t.shape, t.vocab_size) for n, t in tokenizers.items())
     rows_of = {e.name: np.flatnonzero(clips.present(e.media)) for e in entries}
     is_train = np.asarray(clips.splits) == "train"

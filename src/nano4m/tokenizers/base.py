@@ -10,7 +10,9 @@ from typing import Any, ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from nano4m.json_files import write_json
+from nano4m.config.clips import ClipsConfig
+from nano4m.storage.arrays import write_tensors
+from nano4m.storage.json_files import write_json
 
 
 class Material(NamedTuple):
@@ -87,6 +89,20 @@ class Tokenizer(ABC):
             UserError: The settings do not suit the media.
         """
 
+    @classmethod
+    def check(cls, section: Any, kind: str, clips: ClipsConfig) -> None:
+        """Refuse settings that ``prepare`` would refuse, from the configuration alone.
+
+        Args:
+            section: Its settings.
+            kind: Kind of media.
+            clips: How the clips are cut.
+
+        Raises:
+            UserError: The settings do not suit each other.
+        """
+        del section, kind, clips
+
     @abstractmethod
     def to(self, device: torch.device | str) -> Self:
         """Move weights and constants to a device and return this tokenizer."""
@@ -141,10 +157,8 @@ class Tokenizer(ABC):
 
     def save(self, folder: Path) -> None:
         """Write ``tokenizer.json`` and ``tokenizer.safetensors``; never a pickle."""
-        from safetensors.torch import save_file
-
         folder.mkdir(parents=True, exist_ok=True)
         settings, tensors = self.state()
-        save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "tokenizer.safetensors")
+        write_tensors(folder / "tokenizer.safetensors", tensors)
         entry = {"key": self.key, "licence": self.licence, "fingerprint": self.fingerprint}
         write_json(folder / "tokenizer.json", entry | {"settings": settings})

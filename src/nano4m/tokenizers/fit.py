@@ -5,8 +5,6 @@ weights; an existing one of the same settings and clips is kept.
 """
 
 import json
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import as_completed
@@ -25,11 +23,13 @@ from nano4m.config.compatibility import read_section
 from nano4m.config.run import Config
 from nano4m.config.tokenizers import TokenizerConfig
 from nano4m.errors import UserError
-from nano4m.json_files import read_json, write_json
 from nano4m.media import media_kind
 from nano4m.modalities import modality
 from nano4m.progress import bar, log_info
-from nano4m.tokenizers import TOKENIZERS
+from nano4m.storage.damage import DamagedFile, reading
+from nano4m.storage.files import recover, whole_folder
+from nano4m.storage.json_files import read_object, write_json
+from nano4m.tokenizers import TOKENIZERS, load_tokenizer
 from nano4m.tokenizers.base import Material, Tokenizer
 from nano4m.tokenizers.quality import measure
 
@@ -156,15 +156,23 @@ def _fit_in_worker(folder: Path, job: Job, device: str) -> dict[str, Any]:
 def _finished(
     folder: Path, section: TokenizerConfig, settings: dict[str, Any]
 ) -> dict[str, Any] | None:
+    recover(folder)
     # fit.json is in the folder that is renamed into place: if it exists, all files do.
     if not (folder / "fit.json").is_file():
         return None
-    fit = read_json(folder / "fit.json")
-    before, now = fit["settings"], json.loads(json.dumps(settings))
-    with suppress(ValidationError):
-        # The settings of another kind do not validate, so they stay different.
-        before["section"] = read_section(type(section), before["section"]).model_dump(mode="json")
-    return fit["quality"] if before == now else None
+    try:
+        fit = read_object(folder / "fit.json")
+        with reading(folder / "fit.json"):
+            before, quality = dict(fit["settings"]), dict(fit["quality"])
+            with suppress(ValidationError):
+                # The settings of another kind do not validate, so they stay different.
+                own = read_section(type(section), before["section"])
+                before["section"] = own.model_dump(mode="json")
+        load_tokenizer(folder)
+    except DamagedFile as error:
+        log_info(f"tokenizers: {error.path} is damaged ({error.what}), so it is fitted again")
+        return None
+    return quality if before == json.loads(json.dumps(settings)) else None
 
 
 def _read(clips: "ClipTable", job: Job, threads: int) -> Material:
@@ -192,12 +200,9 @@ def _fit_one(job: Job, material: Material, device: torch.device) -> dict[str, An
         "fit_seconds": seconds,
         "fingerprint": fingerprint,
     }
-    partial = job.folder.with_name(f".{job.folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    tokenizer.save(partial)
-    write_json(partial / "fit.json", {"settings": job.settings, "quality": quality})
-    shutil.rmtree(job.folder, ignore_errors=True)
-    os.replace(partial, job.folder)
+    with whole_folder(job.folder) as part:
+        tokenizer.save(part)
+        write_json(part / "fit.json", {"settings": job.settings, "quality": quality})
     return quality
 
 

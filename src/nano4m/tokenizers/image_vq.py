@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nano4m.compute.on_device import CPU, hold, repeatable, seeded, take
+from nano4m.config.clips import ClipsConfig
 from nano4m.config.compatibility import read_section
 from nano4m.config.tokenizers import ImageVQ
 from nano4m.errors import UserError
@@ -94,6 +95,12 @@ class ImageVQTokenizer(Tokenizer):
         self.net = build(
             self.kind.channels, factor, section.width, section.code_dim, quantizer
         ).eval()
+
+    @classmethod
+    def check(cls, section: ImageVQ, kind: str, clips: ClipsConfig) -> None:
+        """See ``Tokenizer.check``."""
+        with torch.device("meta"):
+            cls(kind, clips.picture_size, section)
 
     @classmethod
     def prepare(

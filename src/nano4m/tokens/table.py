@@ -12,7 +12,6 @@ Shapes: n clips of the table, B rows, C modalities, L all token slots.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field
 from functools import cached_property
@@ -21,16 +20,19 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from nano4m.errors import UserError
-from nano4m.json_files import FORMAT, without_format
 from nano4m.modalities import Modality
+from nano4m.storage.arrays import map_arrow
+from nano4m.storage.damage import DamagedFile, reading
+from nano4m.storage.files import whole_file
+from nano4m.storage.json_files import FORMAT, without_format
 from nano4m.tokens.spec import TokenSpec as TokenSpec
 from nano4m.tokens.table_checks import check_ids, check_lengths
 from nano4m.tokens.table_shards import (
     INDEX,
+    MAKE_AGAIN,
     SHARD_BYTES,
     Sharded,
     finish,
@@ -40,8 +42,8 @@ from nano4m.tokens.table_shards import (
     write_shard,
 )
 
+CODES = "codes.safetensors"
 _META = b"nano4m"
-_MAKE_AGAIN = "run: nano4m table PRESET --out OUT --overwrite"
 
 
 FREE = -1
@@ -208,10 +210,8 @@ def write_table(table: TokenTable, folder: Path, shard_rows: int | None = None) 
         own = slice(start, min(start + step, count))
         write_shard(folder, number, _columns(table, own), meta)
         shards.append({"name": shard_name(number), "rows": own.stop - own.start})
-    save_file(
-        {n: np.ascontiguousarray(c) for n, c in table.codebooks.items()}, folder / "codes.part"
-    )
-    os.replace(folder / "codes.part", folder / "codes.safetensors")
+    with whole_file(folder / CODES) as part:
+        save_file({n: np.ascontiguousarray(c) for n, c in table.codebooks.items()}, part)
     highest = {name: int(ids.max()) if ids.size else 0 for name, ids in table.ids.items()}
     finish(folder, {"rows": count, "shards": shards, "highest": highest})
 
@@ -252,9 +252,16 @@ def open_table(folder: Path) -> TokenTable:
     index = _index(folder)
     mapped = [_map_shard(folder / f"{shard['name']}.arrow", shard) for shard in index["shards"]]
     if any(shard.schema.metadata[_META] != mapped[0].schema.metadata[_META] for shard in mapped):
-        raise UserError(f"the shards in {folder} are not of one token table; {_MAKE_AGAIN}")
-    meta = without_format(json.loads(mapped[0].schema.metadata[_META]), folder)
-    token_spec = TokenSpec.from_json(meta)
+        raise UserError(f"the shards in {folder} are not of one token table; {MAKE_AGAIN}")
+    first = folder / f"{index['shards'][0]['name']}.arrow"
+    with reading(first, MAKE_AGAIN):
+        meta = without_format(json.loads(mapped[0].schema.metadata[_META]), folder)
+        token_spec = TokenSpec.from_json(meta)
+        lacking = {"clip_id", "label", "split", *(m.name for m in token_spec.modalities)} - set(
+            mapped[0].schema.names
+        )
+        if lacking:
+            raise ValueError(f"it has no column {sorted(lacking)[0]}")
 
     def column(name: str, *shape: int) -> np.ndarray:
         parts = [
@@ -281,22 +288,24 @@ def open_table(folder: Path) -> TokenTable:
         for name in ("clip_id", "label", "split")
     ]  # fmt: skip
     try:
-        codes = load_file(folder / "codes.safetensors")
-    except (FileNotFoundError, SafetensorError) as error:
-        raise UserError(
-            f"{folder / 'codes.safetensors'} is missing or damaged ({error}); {_MAKE_AGAIN}"
-        ) from error
+        with reading(folder / CODES, MAKE_AGAIN):
+            codes = load_file(folder / CODES)
+    except FileNotFoundError as error:
+        raise DamagedFile(folder / CODES, "it is missing", MAKE_AGAIN) from error
     return TokenTable(
         token_spec, texts[0], texts[1], texts[2], ids, lengths, codes, index["highest"]
     )
 
 
 def _index(folder: Path) -> dict[str, Any]:
-    try:
-        index = read_index(folder)
-        assert index["shards"] and "highest" in index
-    except (ValueError, KeyError, AssertionError) as error:
-        raise UserError(f"{folder / INDEX} is damaged ({error!r}); {_MAKE_AGAIN}") from error
+    index = read_index(folder)
+    with reading(folder / INDEX, MAKE_AGAIN):
+        if not [(shard["name"], shard["rows"]) for shard in index["shards"]]:
+            raise ValueError("it lists no shard")
+        if index["highest"] is not None and not all(
+            isinstance(highest, int) for highest in index["highest"].values()
+        ):
+            raise ValueError("highest ids that are no numbers")
     return index
 
 
@@ -305,14 +314,11 @@ def _map_shard(path: Path, shard: Mapping[str, Any]) -> pa.Table:
         raise UserError(
             f"no token table at {path.parent} ({path.name}); run: nano4m table PRESET --out OUT"
         )
-    try:
-        arrow = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{path} is not a whole Arrow file ({error}); {_MAKE_AGAIN}") from error
+    arrow = map_arrow(path, MAKE_AGAIN)
     if _META not in (arrow.schema.metadata or {}):
-        raise UserError(f"{path} is an Arrow file, but no token table of nano4m")
+        raise DamagedFile(path, "it is an Arrow file, but no token table of nano4m", MAKE_AGAIN)
     if shard["rows"] not in (None, arrow.num_rows):
-        raise UserError(
-            f"{path} has {arrow.num_rows} clips, its index says {shard['rows']}; {_MAKE_AGAIN}"
+        raise DamagedFile(
+            path, f"it has {arrow.num_rows} clips, its index says {shard['rows']}", MAKE_AGAIN
         )
     return arrow

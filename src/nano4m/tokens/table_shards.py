@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nano4m.json_files import read_json, write_json
+from nano4m.storage.json_files import read_object, write_json
 
 INDEX = "tokens.json"
+MAKE_AGAIN = "run: nano4m table PRESET --out OUT --overwrite"
 SHARD_BYTES = 256 * 2**20
 """Bytes of ids of a shard; writing holds one shard in memory besides the table."""
 GROUP_ROWS = 16384
@@ -126,6 +127,6 @@ def finish(folder: Path, index: Mapping[str, Any]) -> None:
 def read_index(folder: Path) -> dict[str, Any]:
     """Return the index; for an older table without one, its single shard and no highest ids."""
     try:
-        return read_json(folder / INDEX)
+        return read_object(folder / INDEX, MAKE_AGAIN)
     except FileNotFoundError:
         return {"shards": [{"name": shard_name(0), "rows": None}], "highest": None}

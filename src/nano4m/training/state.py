@@ -7,21 +7,25 @@ torch.distributed.checkpoint and can be loaded by any number of processes.
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nano4m.compute.distributed import DistributedContext
 from nano4m.errors import UserError
-from nano4m.json_files import read_json, write_json
 from nano4m.model.fourm import FourM
 from nano4m.progress import log_info
+from nano4m.storage.arrays import read_weights, write_tensors
+from nano4m.storage.damage import DamagedFile, reading
+from nano4m.storage.files import sync
+from nano4m.storage.json_files import read_object, write_json
 from nano4m.training.optim import WeightAverage
+
+NOTHING: Mapping[str, Any] = {}
 
 KEPT = 2
 """States of a run that are kept: the newest, and the previous one in case it is damaged."""
@@ -34,8 +38,10 @@ def _folders(folder: Path) -> list[Path]:
 
 def _commit(part: Path, target: Path) -> None:
     """Rename a finished state to its final name, and delete obsolete ones."""
+    sync(part)
     shutil.rmtree(target, ignore_errors=True)
     os.replace(part, target)
+    sync(target.parent)
     states = _folders(target.parent)
     newest = states.index(target) + 1
     # Later states are unreadable (else this run would have resumed them), parts unfinished.
@@ -57,33 +63,64 @@ def save_state(
 ) -> None:
     """Write the training state after ``step`` steps, and delete old ones."""
     part, target = _begin(folder, step)
-    save_file(
-        {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part / "state.safetensors"
-    )
-    write_json(part / "state.json", {"step": step} | progress_state)
+    write_tensors(part / "state.safetensors", tensors)
+    listed = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    write_json(part / "state.json", {"step": step} | progress_state | {"tensors": listed})
     _commit(part, target)
 
 
-def newest_state(folder: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
-    """Return the newest readable state as (step, tensors, progress_state), or None."""
+def newest_state(
+    folder: Path, expected: Mapping[str, Any] = NOTHING
+) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
+    """Return the newest whole state as (step, tensors, progress_state), or None.
+
+    Args:
+        folder: Of the states.
+        expected: Values of the form that those of the progress state must have.
+    """
     for candidate in reversed(_folders(folder)):
         try:
-            progress_state = read_json(candidate / "state.json")
-            return (
-                int(progress_state["step"]),
-                load_file(candidate / "state.safetensors"),
-                progress_state,
-            )
-        except (OSError, SafetensorError, ValueError, KeyError) as error:
+            progress_state = read_progress(candidate, expected)
+            tensors = read_weights(candidate / "state.safetensors")
+            listed = progress_state.pop("tensors", None)
+            found = {name: list(tensor.shape) for name, tensor in tensors.items()}
+            if listed is not None and listed != found:
+                raise DamagedFile(
+                    candidate / "state.safetensors", "its tensors are not those of the state"
+                )
+            return progress_state["step"], tensors, progress_state
+        except (OSError, DamagedFile) as error:
             _warn_unreadable(candidate, error)
     if _folders(folder):
         log_info(f"train: no state in {folder} can be read; training starts again")
     return None
 
 
+def read_progress(candidate: Path, expected: Mapping[str, Any] = NOTHING) -> dict[str, Any]:
+    """Return the progress state of a saved state.
+
+    Raises:
+        DamagedFile: It lacks the step, or a value has another form than the one ``expected``.
+        OSError: It cannot be read.
+    """
+    path = candidate / "state.json"
+    found = read_object(path)
+    with reading(path):
+        if int(candidate.name.removeprefix("step-")) != found["step"]:
+            raise ValueError(f"it is of step {found['step']}")
+        for key, value in expected.items():
+            there = found.get(key, value)
+            if isinstance(there, str) != isinstance(value, str):
+                raise ValueError(f"{key} is {there!r}")
+            # Numbers, and lists of as many.
+            if not isinstance(value, str) and np.shape(np.asarray(there, float)) != np.shape(value):
+                raise ValueError(f"{key} is {there!r}")
+    return found
+
+
 def _warn_unreadable(candidate: Path, error: BaseException) -> None:
-    reason = str(error).strip().splitlines()[:1]
-    log_info(f"train: {candidate} cannot be read ({''.join(reason)}); an earlier state is tried")
+    reason = f"{error.path.name}: {error.what}" if isinstance(error, DamagedFile) else error
+    log_info(f"train: {candidate} cannot be read ({reason}); an earlier state is tried")
 
 
 def pack_optimizers(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
@@ -161,7 +198,7 @@ class TrainingState:
             )
         if self.world.sharded:
             return self._resume_shards(progress_state)
-        found = newest_state(self.folder)
+        found = newest_state(self.folder, progress_state)
         if found is None:
             return 0
         step, tensors, saved = found
@@ -170,7 +207,7 @@ class TrainingState:
         self.model.load_state_dict(weights)
         unpack_optimizers(self.optimizers, tensors)
         # On a GPU skipped steps update the average too; in older states they did not.
-        self.average.updates = int(saved.get("updates", step - int(saved["skipped"])))
+        self.average.updates = int(saved.get("updates", step - int(saved.get("skipped", 0))))
         for name, weight in self._averages().items():
             weight.copy_(tensors[name])
         return step
@@ -221,7 +258,7 @@ class TrainingState:
         for candidate in reversed(there):
             failed = True
             try:
-                saved = read_json(candidate / "state.json")
+                saved = read_progress(candidate, progress_state)
                 load(tensors, checkpoint_id=candidate)
                 failed = False
             except (OSError, ValueError, CheckpointException) as error:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import uuid
 from contextlib import suppress
 from importlib.util import find_spec
@@ -10,21 +9,45 @@ from pathlib import Path
 from typing import Any
 
 from nano4m.errors import UserError
+from nano4m.storage.files import write_text
+
+PACKAGES = {"tensorboard": "scale", "wandb": "wandb"}
+"""Tracker -> the extra of this package that installs it."""
+
+
+def check_tracker(kind: str) -> None:
+    """Refuse a tracker that is not installed.
+
+    Raises:
+        UserError: With what installs it.
+    """
+    if kind in PACKAGES and not find_spec(kind):
+        raise UserError(
+            f"--train.tracker {kind}: it is not installed; "
+            f"run: pip install 'nano4m-audio[{PACKAGES[kind]}]'"
+        )
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of ``log.jsonl``; none if there is no log, and none that is damaged.
+
+    A killed process may leave half a line. The log is for people and their curves; no result
+    depends on it.
+    """
+    lines = []
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        with suppress(ValueError, RecursionError):
+            entry = json.loads(line)
+            if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+                lines.append(entry)
+    return lines
 
 
 def trim(path: Path, step: int) -> None:
     """Delete log lines after ``step``, so that a resumed run logs them once."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        # A killed process may have left half a line at the end.
-        with suppress(json.JSONDecodeError):
-            if json.loads(line)["step"] <= step:
-                kept.append(f"{line}\n")
-    part = path.with_name(path.name + ".part")
-    part.write_text("".join(kept))
-    os.replace(part, path)
+    if path.exists():
+        kept = [json.dumps(line) for line in read_log(path) if line["step"] <= step]
+        write_text(path, "".join(f"{line}\n" for line in kept))
 
 
 def _flat(entry: dict[str, Any], prefix: str = "") -> dict[str, float]:
@@ -64,21 +87,12 @@ class Tracker:
         self._run: Any = None
         if kind == "auto":
             kind = "tensorboard" if find_spec("tensorboard") else "none"
+        check_tracker(kind)
         if kind == "tensorboard":
-            if not find_spec("tensorboard"):
-                raise UserError(
-                    "--train.tracker tensorboard: it is not installed; "
-                    "run: pip install 'nano4m-audio[scale]'"
-                )
             from torch.utils.tensorboard import SummaryWriter
 
             self._board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
         elif kind == "wandb":
-            if not find_spec("wandb"):
-                raise UserError(
-                    "--train.tracker wandb: it is not installed; "
-                    "run: pip install 'nano4m-audio[wandb]'"
-                )
             import wandb
 
             name = folder / "wandb-run"

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from nano4m.errors import UserError
-from nano4m.json_files import FORMAT, read_json, without_format, write_json
+from nano4m.storage.json_files import FORMAT, read_json, without_format, write_json
 
 
 def test_an_object_has_a_format_that_readers_do_not_see(tmp_path):
