@@ -5,11 +5,13 @@ calls the command line as a user's processes do. Each process tells what it saw 
 """
 
 import contextlib
+import itertools
 import json
 import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -20,6 +22,7 @@ from nano4m.compute.distributed import LARGE, open_training
 from nano4m.compute.launch import rank_of_process
 from nano4m.config.run import Config
 from nano4m.errors import UserError
+from nano4m.training.schedule import SaveClock
 from nano4m.training.trainer import Trainer, train_model
 
 # Four groups a step: two for each of two processes.
@@ -33,6 +36,8 @@ SCENARIOS = {
     "fsdp-bf16": {"strategy": "fsdp", "optimizer": "adamw", "precision": "bf16"},
     "fsdp-fp16": {"strategy": "fsdp", "optimizer": "adamw", "precision": "fp16"},
 }
+SAVED_BY_TIME = {"ddp-bf16": 4, "fsdp-bf16": 5}
+"""Step after which the clock of the first process asks for a state; the others' ask always."""
 STOPPED = {"ddp-muon": 4, "fsdp-adamw": 5, "fsdp-muon": 2}
 
 
@@ -57,7 +62,8 @@ def run_engine(folder: Path) -> dict:
                     stop=lambda step, at=STOPPED[name]: rank_of_process() == 1 and step == at,
                 )
                 told["refused"][name] = "was not stopped"
-        train_model(scenario(name), tiny_table(96), here)
+        with _clocks(SAVED_BY_TIME.get(name)):
+            train_model(scenario(name), tiny_table(96), here)
     told["peers"], told["sums"] = _same_weights(folder), _sums()
     damaged = folder / "fsdp-adamw" / "step-000006" / ".metadata"
     if not rank_of_process():
@@ -78,6 +84,18 @@ def run_engine(folder: Path) -> dict:
         except UserError as error:
             told["refused"][title] = str(error)
     return told
+
+
+@contextlib.contextmanager
+def _clocks(due: int | None) -> Iterator[None]:
+    """Make a state due by time after step ``due`` in the first process, always in the others."""
+    real, calls = SaveClock.is_due, itertools.count(1)
+    is_due = property(lambda _: rank_of_process() > 0 or next(calls) == due)
+    SaveClock.is_due = is_due  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        SaveClock.is_due = real  # type: ignore[method-assign]
 
 
 def _sums() -> list[float]:

@@ -22,7 +22,7 @@ from nano4m.pipeline.stages import Run
 from nano4m.training import lanes
 from nano4m.training.loss import token_cross_entropy
 from nano4m.training.trainer import Trainer, train_model
-from process_driver import SCENARIOS, STOPPED, scenario
+from process_driver import SAVED_BY_TIME, SCENARIOS, STOPPED, scenario
 from tiny_run import TINY
 
 pytest.importorskip("lightning_fabric", reason="several processes need Lightning Fabric")
@@ -113,6 +113,14 @@ def test_tensors_of_any_size_and_layout_are_added_up(engine):
 
 def test_they_stop_and_go_on_together(engine):
     assert not {*STOPPED} & {*engine[1][0]["refused"]}
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_the_clock_of_the_first_process_alone_saves_by_time(engine, name):
+    by_time = {SAVED_BY_TIME[name]} if name in SAVED_BY_TIME else set()
+    wanted = sorted({3, 6} | by_time | {STOPPED.get(name, 3)})[-2:]
+    found = sorted(int(p.name[5:]) for p in (engine[0] / name).glob("step-*"))
+    assert found == wanted
 
 
 def test_a_sharded_run_falls_back_to_an_earlier_state(engine):

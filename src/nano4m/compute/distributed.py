@@ -64,17 +64,15 @@ class DistributedContext:
 
     def any_rank(self, flag: bool) -> bool:
         """Return whether ``flag`` is true in any process."""
-        if self.size == 1:
-            return flag
-        total = self._fabric.all_reduce(torch.tensor(float(flag)).to(self.device), reduce_op="sum")
-        return bool(total > 0)
+        return bool(self.all_max(int(flag)))
 
     def all_max(self, number: int) -> int:
         """Return the maximum of ``number`` over all processes."""
         if self.size == 1:
             return number
-        found = self._fabric.all_gather(torch.tensor(number, device=self.device))
-        return int(found.max())
+        found = torch.tensor(number, device=self.device)
+        torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX)
+        return int(found)
 
     def barrier(self) -> None:
         """Wait until all processes have reached this call."""

@@ -88,3 +88,7 @@ class TrainConfig(Section):
     val_every: Positive = Field(200, description="Steps between validations.")
     val_samples: Positive = Field(256, description="Fixed masked samples of the validation loss.")
     save_every: Positive = Field(200, description="Steps between checkpoints to resume from.")
+    save_minutes: Annotated[float, Field(gt=0)] = Field(
+        5.0,
+        description="Minutes after which one is saved between them, so that a kill loses no more.",
+    )

@@ -18,6 +18,7 @@ NOT_SETTINGS = {
         "compile",
         "tracker",
         "save_every",
+        "save_minutes",
         "packed",
         "graphs",
         "quantum",

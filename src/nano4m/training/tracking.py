@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import uuid
 from contextlib import suppress
 from importlib.util import find_spec
@@ -120,6 +121,10 @@ class Tracker:
         if self._run is not None:
             self._run.log(_flat(line), step=line["step"])
 
+    def sync(self) -> None:
+        """Return when the lines of the log are on the disk."""
+        os.fsync(self._log.fileno())
+
     def __enter__(self) -> "Tracker":
         return self
 
@@ -138,6 +143,9 @@ class NullTracker:
         pass
 
     def write(self, line: dict[str, Any]) -> None:
+        """Do nothing."""
+
+    def sync(self) -> None:
         """Do nothing."""
 
     def __enter__(self) -> "NullTracker":

@@ -4,9 +4,8 @@ All random numbers of a step (order of samples, views, masks, dropout) depend on
 step number only, so the saved state is weights, optimizers, average and running sums.
 """
 
-import time
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from nano4m.model.fourm import FourM
 from nano4m.progress import bar, log_info
 from nano4m.tokens.batch import MaskedBatch, TokenSequence
 from nano4m.tokens.table import Samples, TokenTable
-from nano4m.training.accounting import Operations, count_tokens, peak_memory
+from nano4m.training.accounting import Operations, count_tokens
 from nano4m.training.batch_sampler import (
     DROPOUT,
     WEIGHTS,
@@ -42,6 +41,8 @@ from nano4m.training.loss import count_targets
 from nano4m.training.mixed_precision import MixedPrecisionModule
 from nano4m.training.optim import WeightAverage, build_optimizers
 from nano4m.training.packed_batch import PackedBatch, packer
+from nano4m.training.schedule import Request, SaveClock, Schedule
+from nano4m.training.speed import SpeedMeter
 from nano4m.training.state import TrainingState
 from nano4m.training.tracking import NullTracker, Tracker
 from nano4m.training.validation import validation_batches, validation_rows
@@ -232,10 +233,19 @@ class Trainer:
             folder = self.table_folder
             yield from self.maker.ahead(self.table, folder, steps, workers, settings.ahead)
 
+    def _request(self, stops: bool, clock: SaveClock) -> Request:
+        """Return what all processes do after a step: one exchange, and one clock for all of them.
+
+        States by time change no result, so the clocks of two runs may differ.
+        """
+        is_due = not self.world.rank and clock.is_due
+        own = Request.STOP if stops else Request.SAVE if is_due else Request.NOTHING
+        return Request(self.world.all_max(own))
+
     def run(self, stop: Callable[[int], bool]) -> dict[str, Any]:
         """Run the remaining steps; see ``train_model``."""
         settings = self.config.train
-        every = max(1, min(20, settings.steps // 50))
+        schedule, clock = Schedule(settings), SaveClock(settings.save_minutes)
         val: dict[str, float] = {}
         totals = self.progress_state
         tracker = Tracker if not self.world.rank else NullTracker
@@ -246,41 +256,31 @@ class Trainer:
                 self.folder, settings.tracker, self.first, self.config.model_dump(mode="json")
             ) as log,
         ):
-            started = time.perf_counter()
-            logged = (started, totals["tokens"], totals["operations"])
+            speed = SpeedMeter(totals, self.peak, self.world)
             for number, picked, packed in self._steps():
                 with fitting(self.config, self.model, self.dtype, self.fast.packed):
                     line: dict[str, Any] = {"step": number + 1} | self.step(number, picked, packed)
-                done, last = number + 1, number + 1 == settings.steps
-                is_logged = done % every == 0 or last
-                wanted = self.world.any_rank(interrupt.requested or stop(done))
-                is_saved = done % settings.save_every == 0 or wanted or last
+                done = number + 1
+                is_logged = schedule.is_logged(done)
+                request = self._request(interrupt.requested or stop(done), clock)
+                is_saved = schedule.is_saved(done, request)
                 if is_logged or is_saved:
                     self.settle(done)
                 if is_logged:
-                    now = time.perf_counter()
-                    line["grad_norm"] = self.norm
-                    line["loss"] = self.losses()
-                    passed = now - logged[0]
-                    line["tokens_per_second"] = round((totals["tokens"] - logged[1]) / passed)
-                    speed = (totals["operations"] - logged[2]) / passed / self.world.size
-                    line["mfu"] = round(speed / self.peak, 4)
-                    line["memory_gb"] = round(peak_memory(self.world.device) / 1e9, 3)
-                    if done % settings.val_every < every or last:
+                    line |= {"grad_norm": self.norm, "loss": self.losses()} | speed.line()
+                    if schedule.is_validated(done):
                         line["val"] = val = self.validate()
-                    logged = (time.perf_counter(), totals["tokens"], totals["operations"])
+                    speed.restart()
                     log.write(line)
                     shown = " ".join(f"{k} {v:.2f}" for k, v in line["loss"].items())
                     progress.advance(0, note=f"{line['tokens_per_second']:,} tokens/s {shown}")
                 progress.advance()
                 if is_saved:
-                    now = time.perf_counter()
-                    totals["seconds"], started = (
-                        totals["seconds"] + now - started,
-                        now,
-                    )
-                    self.state.save(done, totals)
-                if wanted and not last:
+                    speed.count_seconds()
+                    # A state without its lines of the log could not be resumed to the same log.
+                    log.sync()
+                    clock.saving(partial(self.state.save, done, totals))
+                if request == Request.STOP and not schedule.is_last(done):
                     raise KeyboardInterrupt
         if not val:  # all steps were done, only the checkpoint was missing
             val = self.validate()
@@ -288,19 +288,13 @@ class Trainer:
         save_model(self.model.eval(), self.table.token_spec, self.folder / "checkpoint", self.world)
         if self.world.any_rank(interrupt.requested):
             raise KeyboardInterrupt
-        seconds = max(totals["seconds"], 1e-9)
         return {
             "steps": settings.steps,
             "parameters": self.model.num_parameters,
             "device": str(self.world.device),
             "processes": self.world.size,
             "precision": str(self.dtype).removeprefix("torch."),
-            "train_seconds": round(totals["seconds"], 1),
-            "tokens": int(totals["tokens"]),
-            "tokens_per_second": round(totals["tokens"] / seconds),
-            "mfu": round(totals["operations"] / seconds / self.world.size / self.peak, 4),
-            "peak_gflops": round(self.peak / 1e9),
-            "memory_gb": round(peak_memory(self.world.device) / 1e9, 3),
+            **speed.summary(),
             "skipped_steps": totals["skipped"],
             "engine": f"{self.fast}{self.on_device.warming if self.on_device else ''}",
             "epochs": round(self.epochs, 1),
