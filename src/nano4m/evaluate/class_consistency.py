@@ -26,6 +26,7 @@ from nano4m.evaluate.likelihood_evaluator import (
 from nano4m.evaluate.probe_results import Score
 from nano4m.evaluate.results import AllSources, Direction
 from nano4m.evaluate.stats import derangement, difference, score
+from nano4m.evaluate.task_results import Recall, compute
 from nano4m.generation.sampler import generate
 from nano4m.modalities import TEXT_END, Modality
 from nano4m.tokenizers.base import Tokenizer
@@ -99,6 +100,7 @@ def directions_into(
     tokenizers: Mapping[str, Tokenizer],
     classifier: Classifier | None,
     round_trip: float | None,
+    recall: Recall = compute,
 ) -> tuple[list[Direction], AllSources | None, dict[str, np.ndarray]]:
     """Return one column of the matrix: one target from each source, and from all of them.
 
@@ -109,6 +111,7 @@ def directions_into(
         tokenizers: By modality.
         classifier: Of the target; None (a run of one class): cells have diversity alone.
         round_trip: Accuracy of the classifier on tokenizer round trips of real media.
+        recall: Returns ids and classes of a direction, stored by an earlier attempt or made now.
 
     Returns:
         The cells, the result of all sources together (with two or more), and "<source>-><target>"
@@ -120,10 +123,13 @@ def directions_into(
     sources = [i for i in range(len(evaluator.names)) if i != target]
 
     def classified(
-        part: LikelihoodEvaluator, inputs: Sequence[int], ids: Tensor
+        part: LikelihoodEvaluator, inputs: Sequence[int], title: str, ids: Tensor
     ) -> tuple[np.ndarray, Score]:
         assert classifier is not None
-        found = predict(classifier, decode(tokenizers[name], modality, ids))
+        found = recall(
+            f"classified-{title}-{name}",
+            lambda: predict(classifier, decode(tokenizers[name], modality, ids)),
+        )
         others = derangement(len(part), part.rng(SHUFFLE, GENERATE, *inputs, target))
         clusters = part.clusters([*inputs, target])
         shuffled = shuffled_classes(found, part.labels, others, clusters)
@@ -136,9 +142,12 @@ def directions_into(
             controls={"shuffled": shuffled},
         )
 
-    def drawn(part: LikelihoodEvaluator, inputs: Sequence[int]) -> Tensor:
-        with sampling_precision(evaluator.model.device):
-            return generate_from(part, inputs, target, config)
+    def drawn(part: LikelihoodEvaluator, inputs: Sequence[int], title: str) -> Tensor:
+        def make() -> np.ndarray:
+            with sampling_precision(evaluator.model.device):
+                return generate_from(part, inputs, target, config).numpy().astype(np.uint16)
+
+        return torch.from_numpy(recall(f"generated-{title}-{name}", make).astype(np.int64))
 
     for source in sources:
         clips, part = evaluator.clips_with(source, target), evaluator.of(source, target)
@@ -146,11 +155,12 @@ def directions_into(
         made[f"{evaluator.names[source]}->{name}"] = whole
         if len(part) < LEAST_CLIPS:
             continue
-        ids = drawn(part, [source])
+        title = evaluator.names[source]
+        ids = drawn(part, [source], title)
         whole[clips] = ids.numpy()
         cell = None
         if classifier is not None:
-            alone[source], cell = classified(part, [source], ids)
+            alone[source], cell = classified(part, [source], title, ids)
         labels, real = part.labels.tolist(), real_ids(part, target)
         varied = diversity(ids.numpy(), labels, real, labels, modality)
         cells.append(
@@ -165,7 +175,7 @@ def directions_into(
     if classifier is None or len(sources) < 2 or len(clips) < LEAST_CLIPS:
         return cells, None, made
     part = evaluator.take(clips)
-    hits, cell = classified(part, sources, drawn(part, sources))
+    hits, cell = classified(part, sources, "all", drawn(part, sources, "all"))
     clusters = part.clusters([*sources, target])
     gain_over = {}
     for source, fewer in alone.items():  # on the clips that have this source too

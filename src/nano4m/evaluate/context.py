@@ -14,6 +14,7 @@ from nano4m.errors import UserError
 from nano4m.evaluate.caption_classification import CaptionCandidates, candidates
 from nano4m.evaluate.clusters import ClipOrigins
 from nano4m.evaluate.likelihood_evaluator import CLIPS, LikelihoodEvaluator
+from nano4m.evaluate.task_results import Recall, compute
 from nano4m.model.fourm import FourM
 from nano4m.tokenizers.base import Tokenizer
 from nano4m.tokens.batch import TokenSequence
@@ -141,13 +142,17 @@ def build_evaluator(
 
 @dataclass(frozen=True)
 class EvalContext:
-    """Everything that the tasks of an evaluation need; every process loads the same one."""
+    """Everything that the tasks of an evaluation need; every process loads the same one.
+
+    ``recall`` returns what an earlier attempt has stored, or makes and stores it.
+    """
 
     config: Config
     clips: ClipTable
     tokenizers: Mapping[str, Tokenizer]
     table: TokenTable
     evaluator: LikelihoodEvaluator
+    recall: Recall = compute
 
     @cached_property
     def train_rows(self) -> np.ndarray:
@@ -174,8 +179,8 @@ class EvalContext:
         return CaptionCandidates(self.evaluator, self.text, texts, most)
 
 
-def open_context(config: Config, load_run: RunLoader) -> EvalContext:
-    """Return the context of a run with its chosen clips.
+def open_context(config: Config, load_run: RunLoader, recall: Recall = compute) -> EvalContext:
+    """Return the context of a run with its chosen clips; see ``EvalContext``.
 
     Raises:
         UserError: Too few clips, or tables that do not match.
@@ -183,4 +188,6 @@ def open_context(config: Config, load_run: RunLoader) -> EvalContext:
     artifacts = load_run()
     model = artifacts.model.to(resolve_device(config.device)).eval()
     evaluator = build_evaluator(config, artifacts.clips, artifacts.table, model)
-    return EvalContext(config, artifacts.clips, artifacts.tokenizers, artifacts.table, evaluator)
+    return EvalContext(
+        config, artifacts.clips, artifacts.tokenizers, artifacts.table, evaluator, recall
+    )

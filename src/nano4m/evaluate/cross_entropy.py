@@ -17,6 +17,7 @@ from nano4m.evaluate.likelihood_evaluator import HALF, LEAST_CLIPS, SHUFFLE, Lik
 from nano4m.evaluate.likelihood_results import Baseline, CrossEntropy
 from nano4m.evaluate.ngram import BaselineName, NgramModel, Sequences
 from nano4m.evaluate.stats import derangement
+from nano4m.evaluate.task_results import Recall, compute
 from nano4m.modalities import Layout, Modality
 
 OWN_HALF = "half of itself"
@@ -143,18 +144,33 @@ def _from_sources(
     return _Condition(float(-log_p.sum()), tokens, len(part))
 
 
-def _conditions(evaluator: LikelihoodEvaluator, target: int) -> dict[str, _Condition]:
+def _conditions(
+    evaluator: LikelihoodEvaluator, target: int, recall: Recall
+) -> dict[str, _Condition]:
     """Return the figure of each condition by name, but of those with too few clips."""
     others = [i for i in range(len(evaluator.names)) if i != target]
-    found = {"nothing": _from_sources(evaluator, target, [])}
-    found |= {evaluator.names[i]: _from_sources(evaluator, target, [i]) for i in others}
-    found["all others"] = _from_sources(evaluator, target, others)
-    found["shuffled others"] = _from_sources(evaluator, target, others, is_shuffled=True)
+
+    def figure(title: str, sources: list[int], is_shuffled: bool = False) -> _Condition | None:
+        def make() -> np.ndarray:
+            own = _from_sources(evaluator, target, sources, is_shuffled)
+            return np.array([] if own is None else own, dtype=np.float64)
+
+        found = recall(f"entropy-{title}-{evaluator.names[target]}", make)
+        return _Condition(float(found[0]), *map(int, found[1:])) if len(found) else None
+
+    found = {"nothing": figure("nothing", [])}
+    found |= {evaluator.names[i]: figure(evaluator.names[i], [i]) for i in others}
+    found["all others"] = figure("all", others)
+    found["shuffled others"] = figure("shuffled", others, is_shuffled=True)
     return {name: own for name, own in found.items() if own is not None}
 
 
 def cross_entropy(
-    evaluator: LikelihoodEvaluator, counts: NgramModel, target: int, window_seconds: float
+    evaluator: LikelihoodEvaluator,
+    counts: NgramModel,
+    target: int,
+    window_seconds: float,
+    recall: Recall = compute,
 ) -> CrossEntropy:
     """Return the cross-entropy of one modality on the clips of ``evaluator``.
 
@@ -163,6 +179,7 @@ def cross_entropy(
         counts: N-gram baseline of the modality, from the train split.
         target: Index of the modality.
         window_seconds: Length of a sound.
+        recall: Returns the figure of a condition, stored by an earlier attempt or made now.
     """
     modality, span = evaluator.tokens.modalities[target], evaluator.tokens.slices[target]
     valid = evaluator.valid_BL[:, span].numpy()
@@ -171,7 +188,7 @@ def cross_entropy(
     per_token = {"uniform": math.log(counts.choices)}
     for name in ("unigram", "bigram"):
         per_token[name] = baseline(name, log_probs[name], valid, counts.choices).value
-    measured = _conditions(evaluator, target)
+    measured = _conditions(evaluator, target, recall)
     units = units_of(modality, len(evaluator), window_seconds)
     half, half_count = half_of_itself(evaluator, target)
     conditions = {name: own.nats / own.tokens for name, own in measured.items()}

@@ -1,19 +1,17 @@
 """Evaluation of a run: all probes on the same clips, into ``results.json``, ``generated.npz``."""
 
-import os
 import time
 from collections.abc import Mapping
 from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nano4m.config.run import Config
 from nano4m.evaluate.context import RunLoader, open_context
 from nano4m.evaluate.likelihood_evaluator import LEAST_CLIPS, LikelihoodEvaluator
 from nano4m.evaluate.probe_results import LeftOut
 from nano4m.evaluate.results import Direction, Results
+from nano4m.evaluate.task_results import TaskFiles
 from nano4m.evaluate.tasks import (
     classify_by_caption,
     generate_and_classify,
@@ -22,6 +20,8 @@ from nano4m.evaluate.tasks import (
     tasks_of,
 )
 from nano4m.progress import log_info
+from nano4m.storage.arrays import write_arrays
+from nano4m.storage.files import write_text
 
 
 def too_few(evaluator: LikelihoodEvaluator) -> list[LeftOut]:
@@ -45,6 +45,8 @@ def evaluate_run(
 ) -> Results:
     """Run every probe and write ``folder/results.json`` and ``folder/generated.npz``.
 
+    Tasks that an attempt has finished before it was stopped are read, see ``task_results``.
+
     Args:
         config: Configuration of the run.
         load_run: Loads the run; every process of ``evaluate.workers`` calls it.
@@ -61,14 +63,17 @@ def evaluate_run(
         UserError: Too few clips, or tables that do not match.
     """
     started = time.perf_counter()
-    context = open_context(config, load_run)
+    files = TaskFiles(folder, config)
+    context = open_context(config, load_run, files.recall)
     evaluator = context.evaluator
     if len(evaluator.classes) < 2:
         log_info("evaluate: one class only, nothing to classify")
     tasks = tasks_of(context)
     found = {
         (task.work.__name__, task.argument): result
-        for task, result in zip(tasks, run_tasks(context, load_run, tasks), strict=True)
+        for task, result in zip(
+            tasks, run_tasks(context, load_run, tasks, files, started), strict=True
+        )
     }
     targets = range(len(evaluator.names))
     made = [found[generate_and_classify.__name__, target] for target in targets]
@@ -79,11 +84,9 @@ def evaluate_run(
     }
     pairs = [(s, t) for s in evaluator.names for t in evaluator.names if s != t]
     ids = {name: own for column in made for name, own in column.ids.items()}
-    np.savez_compressed(
-        folder / "generated.npz", allow_pickle=False,
-        **{f"{s}->{t}": ids[f"{s}->{t}"] for s, t in pairs},
-        clip_ids=context.table.clip_ids[evaluator.rows],
-    )  # fmt: skip
+    arrays = {f"{s}->{t}": ids[f"{s}->{t}"] for s, t in pairs}
+    clip_ids = context.table.clip_ids[evaluator.rows]
+    write_arrays(folder / "generated.npz", arrays | {"clip_ids": clip_ids})
     results = Results(
         preset=about.get("preset", config.preset),
         config=config.model_dump(mode="json"),
@@ -104,9 +107,9 @@ def evaluate_run(
         matrix=[cells[pair] for pair in pairs if pair in cells],
         all_sources=[own.all_sources for own in made if own.all_sources],
         memorization=[figure for own in made for figure in own.memorization],
-        seconds=dict(about["seconds"]) | {"evaluate": round(time.perf_counter() - started, 1)},
+        seconds=dict(about["seconds"])
+        | {"evaluate": round(files.seconds + time.perf_counter() - started, 1)},
     )
-    part = folder / "results.json.part"
-    part.write_text(results.model_dump_json(indent=1) + "\n")
-    os.replace(part, folder / "results.json")
+    write_text(folder / "results.json", results.model_dump_json(indent=1) + "\n")
+    files.remove()
     return results
