@@ -72,6 +72,11 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def versions() -> dict[str, Any]:
+    """Return commit and package versions: parts that others have made are not mixed with ours."""
+    return {key: provenance()[key] for key in ("commit", "versions")}
+
+
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

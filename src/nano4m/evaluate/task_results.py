@@ -20,8 +20,8 @@ from nano4m.evaluate.results import AllSources, ClassifierScore, Direction
 from nano4m.evaluate.results_part import Part
 from nano4m.evaluate.sample_results import Memorization
 from nano4m.progress import log_info
-from nano4m.stage import provenance
-from nano4m.storage.finished_units import FinishedUnits, digest_of
+from nano4m.stage import versions
+from nano4m.storage.finished_units import FinishedUnits, made_from
 
 FOLDER = "tasks"
 """Folder of finished tasks in that of the stage."""
@@ -87,13 +87,8 @@ class TaskFiles:
             mode="json", include={"seed": True, "generate": True, "evaluate": True},
             exclude={"evaluate": {"workers"}},
         )  # fmt: skip
-        made = provenance()
-        versions = {"commit": made["commit"], "versions": made["versions"]}
-        parts = [json.dumps(settings | versions, sort_keys=True).encode()]
-        for name in ("settings.json", "inputs.json"):
-            path = folder / name
-            parts.append(path.read_bytes() if path.exists() else b"")
-        self._units = FinishedUnits(folder / FOLDER, digest_of(parts), _tell)
+        origin = made_from(folder, settings, versions())
+        self._units = FinishedUnits(folder / FOLDER, origin, _tell)
         self.seconds = 0.0
         """Wall time of earlier attempts, up to the last task that they finished."""
 

@@ -23,12 +23,20 @@ Arrays = Mapping[str, np.ndarray]
 _T = TypeVar("_T")
 
 
-def digest_of(parts: list[bytes]) -> str:
-    """Return 16 hex digits of what units depend on."""
-    whole = hashlib.sha256()
-    for part in parts:
-        whole.update(len(part).to_bytes(8, "big") + part)
-    return whole.hexdigest()[:16]
+def made_from(stage: Path, *more: Any) -> str:
+    """Return a digest of what the units of a stage depend on.
+
+    Args:
+        stage: Folder of the stage, with its settings and inputs.
+        more: JSON of what is not in these, such as versions of packages.
+    """
+    files = [stage / "settings.json", stage / "inputs.json"]
+    return _digest([*(p.read_text() if p.exists() else "" for p in files), *more])
+
+
+def _digest(content: Any) -> str:
+    """Return 16 hex digits of JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -98,4 +106,4 @@ class FinishedUnits:
 def _check(unit: dict[str, Any]) -> str:
     """Return a digest of a unit, in which one bit may be wrong without the JSON being so."""
     content = {key: unit[key] for key in ("unit", "made_from", "arrays", "value")}
-    return digest_of([json.dumps(content, sort_keys=True).encode()])
+    return _digest(content)

@@ -1,5 +1,6 @@
 """Tokenizing all clips of a run into the token table."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,9 @@ from nano4m.config.tokenizers import MelVQ
 from nano4m.data.clip_table import ClipTable
 from nano4m.errors import UserError
 from nano4m.modalities import TEXT_END, Layout, Modality, modality
-from nano4m.progress import bar
+from nano4m.progress import bar, log_info
+from nano4m.stage import versions
+from nano4m.storage.finished_units import FinishedUnits, made_from
 from nano4m.tokenizers.base import Tokenizer
 from nano4m.tokens.table import TokenSpec, TokenTable, write_table
 
@@ -26,6 +29,9 @@ MOST_CHUNKS = 4
 """Chunks that are encoded together on a GPU ..."""
 MOST_BYTES = 1 << 28
 """... as long as their media are not larger, in bytes."""
+
+KEPT_SECONDS = 60.0
+"""Seconds of encoding after which the ids since the last time are stored; a kill loses no more."""
 
 MOST_IDS = 65536
 """Most ids that uint16 can hold."""
@@ -130,13 +136,40 @@ def check_vocabulary(name: str, ids: int) -> None:
         )
 
 
+def _tell(line: str) -> None:
+    log_info(f"table: {line}")
+
+
+def _last(parts: list[np.ndarray], count: int) -> np.ndarray:
+    """Return the last ``count`` rows of consecutive arrays, which end with whole arrays."""
+    number = 0
+    while count:
+        number += 1
+        count -= len(parts[-number])
+    return np.concatenate(parts[-number:])
+
+
+def _kept(units: FinishedUnits, entry: Modality) -> list[np.ndarray]:
+    """Return the ids of a modality that a stopped call has stored, from the first clip on."""
+    parts: list[np.ndarray] = []
+    while True:
+        done = sum(map(len, parts))
+        found = units.read(f"{entry.name}-{done}", lambda _, arrays: arrays["ids"])
+        if found is None:
+            if done:
+                _tell(f"goes on after {done} clips of {entry.title}")
+            return parts
+        parts.append(found)
+
+
 @float32_math(fast=False)
 def build_table(
     config: Config, clips: ClipTable, tokenizers: Mapping[str, Tokenizer], folder: Path
 ) -> dict[str, Any]:
     """Tokenise what kept clips have, write the token table into ``folder``, and return a summary.
 
-    Tokenizers encode on their device while threads decode the media of the next clips.
+    Tokenizers encode on their device while threads decode the media of the next clips. Ids are
+    stored every KEPT_SECONDS, and a repeated call goes on after them.
 
     Returns:
         Clips by split; clips that have it, tokens and views by modality; fingerprint.
@@ -151,9 +184,12 @@ def build_table(
     rows_of = {e.name: np.flatnonzero(clips.present(e.media)) for e in entries}
     is_train = np.asarray(clips.splits) == "train"
     ids, lengths = {}, {}
+    fingerprints = {n: t.fingerprint for n, t in tokenizers.items()}
+    origin = made_from(folder, config.seed, fingerprints, versions())
+    units = FinishedUnits(folder / "encoded", origin, _tell)
     with bar("tokenise", sum(map(len, rows_of.values())), "clips") as progress:
         for stream, entry in enumerate(entries):
-            tokenizer, parts = tokenizers[entry.name], []
+            tokenizer = tokenizers[entry.name]
             clips.require(entry.media)
             rows = rows_of[entry.name]
 
@@ -166,24 +202,33 @@ def build_table(
                     rng=np.random.default_rng([config.seed, stream, chunk.start]),
                 )
 
-            chunks = [_Chunk(i, rows[i : i + CHUNK]) for i in range(0, len(rows), CHUNK)]
+            parts = _kept(units, entry)
+            done = sum(map(len, parts))
+            progress.advance(done, entry.title)
+            chunks = [_Chunk(i, rows[i : i + CHUNK]) for i in range(done, len(rows), CHUNK)]
             threads = 1 if tokenizer.device.type == "cpu" else count_readers()
+            begun, since = done, time.monotonic()
             for views in _join(ahead(read, chunks, threads), tokenizer.device):
                 encoded = ENCODERS[entry.layout](tokenizer, views)
                 parts.append(encoded.cpu().numpy().astype(np.uint16))
                 progress.advance(len(views), entry.title)
+                done += len(views)
+                if time.monotonic() - since >= KEPT_SECONDS:
+                    units.write(f"{entry.name}-{begun}", None, {"ids": _last(parts, done - begun)})
+                    begun, since = done, time.monotonic()
             found = np.concatenate(parts)
             ids[entry.name] = np.zeros((len(clips), *found.shape[1:]), np.uint16)
             ids[entry.name][rows] = found
             lengths[entry.name] = np.zeros(ids[entry.name].shape[:2], np.int64)
             ends = (found == TEXT_END).argmax(2) + 1 if entry.is_text else entry.length
             lengths[entry.name][rows] = ends
-    token_spec = TokenSpec(entries, {n: t.fingerprint for n, t in tokenizers.items()})
+    token_spec = TokenSpec(entries, fingerprints)
     texts = [np.asarray(a, dtype=str) for a in (clips.clip_ids, clips.labels, clips.splits)]
     books = {n: t.codebook() for n, t in tokenizers.items()}
     codes = {n: c.float().numpy() for n, c in books.items() if c is not None}
     table = TokenTable(token_spec, texts[0], texts[1], texts[2], ids, lengths, codes)
     write_table(table, folder)
+    units.remove()
     return {
         "present": {n: len(rows) for n, rows in rows_of.items()},
         "clips": {s: int((texts[2] == s).sum()) for s in ("train", "val", "test")},
