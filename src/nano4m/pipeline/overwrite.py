@@ -11,6 +11,7 @@ from nano4m.progress import log_info
 from nano4m.stage import differences, manifest_of, settings_there, writable
 from nano4m.storage import replaced
 from nano4m.storage.damage import DamagedFile
+from nano4m.storage.files import write_bytes
 from nano4m.storage.json_files import read_object
 from nano4m.storage.replaced import is_begun, set_aside, size_of
 
@@ -55,6 +56,7 @@ def replacing(
         yield
         return
     _announce(run, [name for name in names if is_begun(run.out / name)])
+    beside = {path: path.read_bytes() for path in run.out.glob("*.json")}
     with writable(run.out):
         aside = set_aside(run.out, names, until, fresh)
     try:
@@ -64,6 +66,8 @@ def replacing(
             raise
         with writable(run.out):
             begun = aside.put_back()
+            for path, content in beside.items():
+                write_bytes(path, content)
         where = f"; what was begun is in {begun.folder}" if begun else ""
         raise UserError(
             f"{error}\nThe results of before are in their place again{where}"
@@ -128,6 +132,10 @@ def finish(run: Run, name: str) -> None:
                 take_back(run, later, inputs_of(run, later))
         with writable(run.out):
             aside.drop()
-    if name == names[-1]:
-        for aside in list(replaced.replaced(run.out)):
-            aside.drop()
+    left = list(replaced.replaced(run.out)) if name == names[-1] else []
+    if left:
+        size = sum(size_of(aside.folder) for aside in left) / 1e6
+        log_info(
+            f"note: what refused commands had begun is in {run.out / replaced.ASIDE} "
+            f"({size:,.1f} MB); the same command takes it up again, or delete it"
+        )

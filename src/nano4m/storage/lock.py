@@ -13,6 +13,7 @@ import os
 import shlex
 import socket
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -194,7 +195,8 @@ def _is_this_machine(owner: dict[str, Any]) -> bool:
 
 def _is_alive(owner: dict[str, Any]) -> bool:
     """Whether the process runs; a later one of the same number started at another time."""
-    found = _started(int(owner.get("process", 0)))
+    process = owner.get("process")
+    found = _started(process) if isinstance(process, int) else None
     return found is not None and found == owner.get("started")
 
 
@@ -210,10 +212,9 @@ def _started(process: int) -> str | None:
 def _in_words(owner: dict[str, Any]) -> str:
     if "process" not in owner:
         return "another process"
-    return (
-        f"process {owner['process']} on {owner.get('machine')} since {owner.get('since')} "
-        f"({owner.get('command')})"
-    )
+    command = textwrap.shorten(str(owner.get("command")), 100, placeholder=" ...")
+    where, since = owner.get("machine"), owner.get("since")
+    return f"process {owner['process']} on {where} since {since} ({command})"
 
 
 def _in_use(folder: Path, owner: dict[str, Any]) -> str:
@@ -221,5 +222,6 @@ def _in_use(folder: Path, owner: dict[str, Any]) -> str:
     if not _is_this_machine(owner) and owner:
         end = f"; if that process is dead and the disk does not know, delete {folder / LOCK}"
     elif "process" in owner:
-        end = f"; wait for it, or stop it: kill {owner['process']}"
-    return f"{folder} is being written by {_in_words(owner)}; choose another folder{end}"
+        end = f", or stop it: kill {owner['process']}"
+    who = _in_words(owner)
+    return f"{folder} is being written by {who}; wait for it, choose another folder{end}"

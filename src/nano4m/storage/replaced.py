@@ -128,5 +128,7 @@ def take_back(out: Path, name: str, is_wanted: Callable[[Path], bool]) -> bool:
             continue
         drop(out / name)
         os.replace(folder, out / name)
+        if not found.names:
+            found.drop()
         return True
     return False
