@@ -119,9 +119,9 @@ def test_a_living_owner_on_another_machine_is_seen_by_its_touch(tmp_path, monkey
         return real(handle)
 
     monkeypatch.setattr(lock.os, "fstat", fstat)
-    with pytest.raises(UserError, match=f"process 1 on elsewhere.*delete .*{LOCK}"):
-        with owned(tmp_path):
-            pass
+    said = f"process 1 on elsewhere.*delete .*{LOCK}"
+    with pytest.raises(UserError, match=said), owned(tmp_path):
+        pass
 
 
 def test_a_dead_owner_on_another_machine_is_replaced(tmp_path, monkeypatch):
