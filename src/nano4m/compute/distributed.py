@@ -5,14 +5,13 @@ group, picks the device and communicates between processes.
 """
 
 import atexit
-import os
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nano4m.compute.launch import size_of_world
+from nano4m.compute.launch import check_launch, size_of_world, size_on_machine
 from nano4m.compute.precision import resolve_device, resolve_dtype
 from nano4m.config.run import Config
 from nano4m.config.training import TrainConfig
@@ -107,6 +106,7 @@ def open_distributed(
         UserError: Several processes without the required packages or devices, or sharding without
             torchrun.
     """
+    check_launch()
     size = size_of_world()
     if size == 1:
         if config.strategy == "fsdp":
@@ -125,7 +125,7 @@ def open_distributed(
     from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 
     kind = resolve_device(device).type
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    local = size_on_machine()
     if kind == "cuda" and local > torch.cuda.device_count():
         raise UserError(
             f"torchrun starts {local} processes on this machine, which has "
