@@ -47,7 +47,7 @@ def global_settings() -> dict[str, object]:
         "folder": os.getcwd(),
         "sys.path": list(sys.path),
         "sys.argv": list(sys.argv),
-        "signals": [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)],
+        "signals": [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)],
         "locale": locale.setlocale(locale.LC_ALL),
     }
 

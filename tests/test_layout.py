@@ -27,7 +27,7 @@ COLUMNS = re.compile(r"data/.*")
 COMPARES = {"startswith", "endswith", "find", "index", "count", "__eq__", "__contains__"}
 
 LAYERS = (
-    {"errors", "modalities", "storage"},
+    {"errors", "modalities", "storage", "failures", "standard_streams"},
     {"media", "config"},
     {"tokens"},
     {"model", "compute"},
@@ -43,7 +43,12 @@ LAYERS = (
 """Rooms and loose modules, lowest first: each imports what is below it, or of its own level only
 where IN_A_LEVEL says so."""
 
-IN_A_LEVEL = {("modalities", "errors"), ("storage", "errors")}
+IN_A_LEVEL = {
+    ("modalities", "errors"),
+    ("storage", "errors"),
+    ("failures", "errors"),
+    ("standard_streams", "errors"),
+}
 MEDIA_TO_IDS = {"data", "tokenizers", "report", "inference"}
 IDS_TO_IDS = {"tokens", "model", "generation", "masking", "training"}
 MOST_LINES = 350

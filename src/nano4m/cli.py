@@ -4,15 +4,16 @@ import argparse
 import contextlib
 import io
 import json
-import os
+import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
 from nano4m import __version__
-from nano4m.compute.cores import usable_cores
+from nano4m.compute.cores import patient_threads
 from nano4m.compute.launch import rank_of_process
 from nano4m.config.presets import (
     PRESETS,
@@ -22,8 +23,10 @@ from nano4m.config.presets import (
     without_modalities,
 )
 from nano4m.errors import UserError, nearest
+from nano4m.failures import in_words, staying
 from nano4m.modalities import MODALITIES
 from nano4m.pipeline.stages import STAGES
+from nano4m.standard_streams import OutputClosed, standing_messages, standing_results
 
 EPILOG = """\
 examples
@@ -39,6 +42,9 @@ examples
 
 Run a stopped command again to resume it.
 """
+
+TEXTS = {"--caption"}
+"""Options whose value may be empty."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +170,9 @@ def _purpose(command: str) -> str:
 
 def _describe(config: Any) -> str:
     needs = "" if config.dataset.name == "farm" else " (needs --data)"
-    return f"{config.dataset.__doc__.splitlines()[0].rstrip('.')}{needs}"
+    # python -OO strips docstrings.
+    about = (config.dataset.__doc__ or config.dataset.name).splitlines()[0]
+    return f"{about.rstrip('.')}{needs}"
 
 
 def _run(command: str, args: Sequence[str]) -> None:
@@ -178,7 +186,7 @@ def _run(command: str, args: Sequence[str]) -> None:
     out = options.out or Path("runs") / config.preset
     # One process of a training that torchrun started holds the folder for all.
     held = contextlib.nullcontext() if rank_of_process() else owned(out)
-    with writable(out), held:
+    with writable(out), held, staying(out):
         run = Run(config, out, options.data or remembered_data(out))
         if command == "run":
             run_pipeline(run, options.overwrite)
@@ -187,7 +195,7 @@ def _run(command: str, args: Sequence[str]) -> None:
     if command == "run":
         log_info(f"report: {(run.out / 'report' / 'index.html').resolve()}")
         if options.json:
-            print((run.out / "results.json").read_text())
+            print((run.out / "results.json").read_text(encoding="utf-8"))
     elif options.json and not rank_of_process():
         print(json.dumps(manifest, indent=1))
 
@@ -285,51 +293,42 @@ def usage() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run a command line; a user's mistake exits with 2 and one message, Ctrl-C with 130."""
+    """Run a command line; failures that are no bug exit with 2 and one message, Ctrl-C with 130."""
     args = list(sys.argv[1:] if argv is None else argv)
-    with _patient_threads():
-        _main(args)
+    with standing_messages(), patient_threads():
+        try:
+            with standing_results():
+                _main(args)
+        except OutputClosed:
+            raise SystemExit(0) from None
+        except KeyboardInterrupt:
+            print("nano4m: stopped; run the same command to go on from here", file=sys.stderr)
+            raise SystemExit(130) from None
+        except Exception as error:
+            said = str(error) if isinstance(error, UserError) else in_words(error)
+            if said is None:
+                raise
+            print(f"nano4m: {said}", file=sys.stderr)
+            raise SystemExit(2) from None
 
 
-@contextlib.contextmanager
-def _patient_threads() -> Iterator[None]:
-    """Limit OpenMP threads of this program and of its children: their number, and how they wait.
-
-    Long spinning takes cores from threads that work: steps were ten times slower on a busy machine.
-    A thread that sleeps at once wakes up late: generation is a quarter slower on an idle one. What
-    takes long does not wait in teams at all (``nano4m.compute.threads``). A container's quota of
-    fewer cores than it sees would make threads wait for their turn. What the user has set is kept.
-    """
-    chosen = {}
-    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
-        chosen["GOMP_SPINCOUNT"] = "100000"
-    if "OMP_NUM_THREADS" not in os.environ and usable_cores() < (os.cpu_count() or 1):
-        chosen["OMP_NUM_THREADS"] = str(usable_cores())
-    os.environ |= chosen
-    try:
-        yield
-    finally:
-        for name in chosen:
-            os.environ.pop(name, None)
+def _main(args: Sequence[str]) -> None:
+    if not args or args[0] in ("-h", "--help"):
+        print(usage())
+    elif args[0] == "--version":
+        print(__version__)
+    elif args[0] in COMMANDS:
+        _refuse_empty(args)
+        check_registries()
+        COMMANDS[args[0]][0](args[0], args[1:])
+    else:
+        raise UserError(f"unknown command {args[0]!r}; {nearest(args[0], COMMANDS)}")
 
 
-def _main(args: list[str]) -> None:
-    try:
-        if not args or args[0] in ("-h", "--help"):
-            print(usage())
-        elif args[0] == "--version":
-            print(__version__)
-        elif args[0] in COMMANDS:
-            check_registries()
-            COMMANDS[args[0]][0](args[0], args[1:])
-        else:
-            raise UserError(f"unknown command {args[0]!r}; {nearest(args[0], COMMANDS)}")
-    except UserError as error:
-        print(f"nano4m: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("nano4m: stopped; run the same command to go on from here", file=sys.stderr)
-        raise SystemExit(130) from None
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
+def _refuse_empty(args: Sequence[str]) -> None:
+    """Refuse an empty value, which an unset variable of a shell gives: as a path it means here."""
+    for before, word in pairwise(args):
+        joined = re.fullmatch(r"(--[^=]+)=(.*)", word, re.DOTALL)
+        option, value = joined.groups() if joined else (before, word)
+        if not value.strip() and option not in TEXTS:
+            raise UserError(f"the value after {option} is empty; give one, or leave the option out")

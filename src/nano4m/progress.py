@@ -4,6 +4,7 @@ import multiprocessing
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TypeVar
 
 from rich.console import Console
@@ -23,7 +24,11 @@ from nano4m.compute.launch import rank_of_process
 
 _T = TypeVar("_T")
 
-console = Console(stderr=True)
+
+@cache
+def _console() -> Console:
+    # Not at import: it keeps the width of the terminal of then.
+    return Console(stderr=True)
 
 
 class _Rate(ProgressColumn):
@@ -56,9 +61,9 @@ def bar(title: str, total: int, unit: str = "it", done: int = 0) -> Iterator[Bar
         TextColumn("left"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
-        console=console,
+        console=_console(),
         # Only the process that the user started may draw on the terminal.
-        disable=not sys.stderr.isatty()
+        disable=not (sys.stderr and sys.stderr.isatty())
         or multiprocessing.parent_process() is not None
         or rank_of_process() > 0,
     )
@@ -77,4 +82,4 @@ def track(items: Iterable[_T], title: str, total: int, unit: str = "it") -> Iter
 
 def log_info(text: str) -> None:
     """Print one line of information to standard error, terminal or not."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    _console().print(text, markup=False, highlight=False, soft_wrap=True)

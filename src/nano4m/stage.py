@@ -5,7 +5,6 @@ last, marks the folder as complete and lists its files. A folder without a manif
 and never used.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -24,13 +23,13 @@ from typing import Any
 from safetensors import SafetensorError
 
 from nano4m.errors import UserError
+from nano4m.failures import in_words
 from nano4m.progress import log_info
 from nano4m.storage.damage import DamagedFile, reading
 from nano4m.storage.inventory import check_inventory, take_inventory
 from nano4m.storage.json_files import read_object, write_json
 from nano4m.storage.replaced import is_begun, set_aside
 
-CANNOT_WRITE = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.ENOTDIR}
 MADE = {".parquet", ".arrow", ".safetensors", ".npz"}
 LISTED = MADE | {".json", ".html", ".png"}
 """Files that a later stage, or somebody, reads; others, such as logs, may change."""
@@ -135,17 +134,10 @@ def writable(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        # safetensors has its own error for a full disk, with the number in its text only.
-        is_ours = "os error" in str(error)
-        if isinstance(error, OSError):
-            is_ours = error.errno in CANNOT_WRITE
-        if not is_ours:
+        said = in_words(error, str(folder))
+        if said is None:
             raise
-        said = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"cannot write to {folder}: {said}; free some space or choose a "
-            f"folder that you may write to with --out, then run the same command to resume"
-        ) from error
+        raise UserError(said) from error
 
 
 def run_stage(

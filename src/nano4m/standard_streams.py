@@ -48,6 +48,10 @@ class _Messages(_Stream):
             self._target.flush()
 
 
+class OutputClosed(BrokenPipeError):
+    """Whoever read standard output has ended, such as ``head``: nothing is left to do."""
+
+
 class _Results(_Stream):
     """Standard output: what cannot be written is an error that says so."""
 
@@ -60,56 +64,64 @@ class _Results(_Stream):
 
         Raises:
             UserError: It cannot be written.
-            BrokenPipeError: Its reader has ended.
+            OutputClosed: Its reader has ended.
         """
         if self._is_closed and text:
             raise UserError("cannot write to standard output: it is closed")
-        with _told():
+        with self._told():
             return self._write(text)
 
     def flush(self) -> None:
         """Bring out what was written; raises as ``write`` does."""
-        with _told():
+        with self._told():
             self._target.flush()
 
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            # Python's end would fail once more on what the stream still holds.
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._target.fileno())
+            if isinstance(error, BrokenPipeError):
+                raise OutputClosed from error
+            raise UserError(f"cannot write to standard output: {error.strerror}") from error
+
 
 @contextmanager
-def _told() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise UserError(f"cannot write to standard output: {error.strerror}") from error
+def standing_messages() -> Iterator[None]:
+    """Lose messages, while the block runs, that standard error cannot take, and lay them out."""
+    _fill_descriptors()
+    before = sys.stderr
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, _laid_out():
+        sys.stderr = _Messages(before or nowhere)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            sys.stderr = before
 
 
 @contextmanager
-def standing_streams() -> Iterator[None]:
-    """Replace standard output and error, while a command runs, by streams that stand all this.
-
-    At the end everything is written.
+def standing_results() -> Iterator[None]:
+    """Write to standard output, while the block runs, or raise; at the end all is written.
 
     Raises:
         UserError: Standard output cannot be written.
-        BrokenPipeError: The reader of standard output has ended.
+        OutputClosed: Its reader has ended.
     """
-    _fill_descriptors()
-    before = sys.stdout, sys.stderr
-    with open(os.devnull, "w", encoding="utf-8") as nowhere, _laid_out():
-        sys.stdout = _Results(before[0] or nowhere, before[0] is None)  # type: ignore[assignment]
-        sys.stderr = _Messages(before[1] or nowhere)  # type: ignore[assignment]
+    before = sys.stdout
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        sys.stdout = _Results(before or nowhere, before is None)
         try:
             yield
             sys.stdout.flush()
+        except SystemExit:
+            sys.stdout.flush()
+            raise
         finally:
-            sys.stderr.flush()
-            sys.stdout, sys.stderr = before
-
-
-def leave_unwritten() -> None:
-    """Drop what standard output has not taken, so that Python's end does not fail on it again."""
-    with suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # type: ignore[union-attr]
+            sys.stdout = before
 
 
 def _fill_descriptors() -> None:

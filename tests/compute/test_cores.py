@@ -47,10 +47,11 @@ def test_without_a_container_or_affinity_all_cores_count(tmp_path, monkeypatch):
     assert usable_cores(tmp_path) == 3
 
 
-SEEN = "cli.usable_cores = lambda: {}; os.cpu_count = lambda: 4"
+SEEN = "cores.usable_cores = lambda: {}; os.cpu_count = lambda: 4"
 ASK = """
 import os
 from nano4m import cli
+from nano4m.compute import cores
 {patch}
 cli.COMMANDS = {{"show": (lambda *_: print(
     os.environ.get("OMP_NUM_THREADS"), os.environ.get("GOMP_SPINCOUNT")), "")}}

@@ -78,8 +78,11 @@ def ahead(
 
 
 def start_worker() -> None:
-    """Ignore Ctrl-C, which the parent handles, and exit when the parent has ended or was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ignore Ctrl-C and a closed terminal, which the parent handles; exit when the parent has
+    ended or was killed.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

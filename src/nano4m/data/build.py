@@ -27,6 +27,7 @@ from nano4m.data.duplicates import exclude_duplicates
 from nano4m.data.sources import SOURCES, source
 from nano4m.data.sources.base import ClipPlan
 from nano4m.errors import BadMedia, UserError
+from nano4m.failures import is_of_machine
 from nano4m.progress import bar, log_info
 from nano4m.storage.damage import DamagedFile
 
@@ -73,6 +74,8 @@ def make_row(plan: ClipPlan, *, name: str, settings: object, clips: ClipsConfig)
     except BadMedia as error:
         return row | {"reason": str(error)}
     except Exception as error:  # one bad clip becomes a row with a reason, not a crash
+        if is_of_machine(error):
+            raise
         return row | {"reason": f"{type(error).__name__}: {error}"}
     row["left_out"] = "; ".join(raw.left_out) or None
     row["measures"] |= raw.measures

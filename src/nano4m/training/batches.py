@@ -3,7 +3,8 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import nullcontext
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from nano4m.compute.workers import worker_pool
 from nano4m.config.masking import MaskingConfig
 from nano4m.masking import mask
+from nano4m.progress import log_info
 from nano4m.tokens.batch import MaskedBatch, TokenSequence
 from nano4m.tokens.table import FREE, Samples, TokenTable, open_table
 from nano4m.training.batch_sampler import MASKS, VIEWS, generator
@@ -47,6 +49,12 @@ def masked_batches(
     tokens = TokenSequence(table.modalities)
     draw = generator(seed, stream, index)
     return mask(torch.from_numpy(ids), torch.from_numpy(valid), tokens, config, draw, progress)
+
+
+BROKEN = (
+    "train: a process that makes batches was killed, most often for lack of memory; they are made "
+    "in this process from here on, which takes longer (--train.workers)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +95,7 @@ class BatchMaker:
         """Yield (number, picked, packed batches) of ``steps``, in order.
 
         Other processes take seconds to start; until one has made a batch, this process makes them.
+        It also does when one of them was killed.
 
         Args:
             table: Token table.
@@ -104,19 +113,25 @@ class BatchMaker:
                     step = next(coming, None)
                     if step is None:
                         break
-                    job = pool.submit(_make, folder, self, *step) if pool and folder else None
+                    job = None
+                    with suppress(BrokenProcessPool):  # the batches under way tell it, see below
+                        job = pool.submit(_make, folder, self, *step) if pool and folder else None
                     running.append((*step, job))
                 if not running:
                     return
                 number, picked, job = running.popleft()
                 has_begun = has_begun or (job is not None and job.done())
+                made = None
                 if job is not None and has_begun:
-                    made = job.result()
-                else:
-                    if job is not None:
-                        job.cancel()
-                    made = self.packed(table, number, picked)
-                yield number, picked, made
+                    try:
+                        made = job.result()
+                    except BrokenProcessPool:
+                        if pool is not None:
+                            log_info(BROKEN)
+                        pool = None
+                elif job is not None:
+                    job.cancel()
+                yield number, picked, made or self.packed(table, number, picked)
 
 
 @lru_cache(maxsize=1)

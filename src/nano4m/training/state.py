@@ -6,6 +6,7 @@ torch.distributed.checkpoint and can be loaded by any number of processes.
 """
 
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,13 +28,21 @@ from nano4m.training.optim import WeightAverage
 
 NOTHING: Mapping[str, Any] = {}
 
+STATE, PART = re.compile(r"step-[0-9]{6,}", re.ASCII), re.compile(r"part-[0-9]{6,}", re.ASCII)
+"""Names of a saved state, and of one that is being written."""
+
 KEPT = 2
 """States of a run that are kept: the newest, and the previous one in case it is damaged."""
 
 
 def _folders(folder: Path) -> list[Path]:
-    """Return the saved states, oldest first."""
-    return sorted(folder.glob("step-*"), key=lambda path: int(path.name[5:]))
+    """Return the saved states, oldest first; what has another name is the user's."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        (path for path in folder.iterdir() if path.is_dir() and STATE.fullmatch(path.name)),
+        key=lambda path: int(path.name[5:]),
+    )
 
 
 def _commit(part: Path, target: Path) -> None:
@@ -47,14 +56,16 @@ def _commit(part: Path, target: Path) -> None:
     # Later states are unreadable (else this run would have resumed them), parts unfinished.
     for other in (*states[: max(0, newest - KEPT)], *states[newest:]):
         shutil.rmtree(other)
-    for begun in target.parent.glob("part-*"):
-        shutil.rmtree(begun, ignore_errors=True)
+    for begun in target.parent.iterdir():
+        if PART.fullmatch(begun.name):
+            shutil.rmtree(begun, ignore_errors=True)
 
 
 def _begin(folder: Path, step: int) -> tuple[Path, Path]:
     part, target = folder / f"part-{step:06d}", folder / f"step-{step:06d}"
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    # Not its parents: a folder that was moved while training must not come back as a part of it.
+    part.mkdir()
     return part, target
 
 
