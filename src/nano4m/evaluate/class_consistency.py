@@ -6,6 +6,7 @@ share of clips whose class it predicts (cross-modal coherence in the literature)
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,8 @@ DECODE_BATCH = 16
 """Sounds decoded at once: their phase reconstruction then fits the cache of a core."""
 DECODE_BATCH_GPU = 256
 """Media decoded at once on a GPU."""
+GENERATED_AT_ONCE = 1024
+"""Clips for which ids are generated, and stored, together: a stop costs no more than that."""
 
 
 def decode_batch(tokenizer: Tokenizer) -> int:
@@ -62,18 +65,27 @@ def predict(classifier: Classifier, parts: list[Any]) -> np.ndarray:
 
 
 def generate_from(
-    evaluator: LikelihoodEvaluator, sources: Sequence[int], target: int, config: GenerateConfig
+    evaluator: LikelihoodEvaluator,
+    sources: Sequence[int],
+    target: int,
+    config: GenerateConfig,
+    clips: slice = slice(None),
 ) -> Tensor:
-    """Return ids of ``target`` generated from each clip's ``sources`` only, int64 (B, length)."""
+    """Return ids of ``target`` generated from each clip's ``sources`` only, int64 (B, length).
+
+    ``clips`` are those for which it is generated; what is drawn for a clip depends on its place
+    among all of them.
+    """
     span = evaluator.tokens.slices[target]
     seeds = np.random.SeedSequence([evaluator.seed, GENERATE, *sources, target])
+    known_ids, known = evaluator.inputs(sources)
     ids, inputs = generate(
         evaluator.model,
         evaluator.tokens,
-        *evaluator.inputs(sources),
+        *(whole[clips] for whole in evaluator.inputs(sources)),
         [evaluator.names[target]],
         config,
-        (seeds.generate_state(len(evaluator), np.uint64) >> 1).tolist(),
+        (seeds.generate_state(len(evaluator), np.uint64) >> 1)[clips].tolist(),
     )
     return torch.where(inputs, ids, TEXT_END)[:, span]
 
@@ -143,11 +155,16 @@ def directions_into(
         )
 
     def drawn(part: LikelihoodEvaluator, inputs: Sequence[int], title: str) -> Tensor:
-        def make() -> np.ndarray:
+        def make(clips: slice) -> np.ndarray:
             with sampling_precision(evaluator.model.device):
-                return generate_from(part, inputs, target, config).numpy().astype(np.uint16)
+                ids = generate_from(part, inputs, target, config, clips)
+            return ids.numpy().astype(np.uint16)
 
-        return torch.from_numpy(recall(f"generated-{title}-{name}", make).astype(np.int64))
+        found = []
+        for begin in range(0, len(part), GENERATED_AT_ONCE):
+            clips = slice(begin, begin + GENERATED_AT_ONCE)
+            found.append(recall(f"generated-{title}-{name}-{begin}", partial(make, clips)))
+        return torch.from_numpy(np.concatenate(found).astype(np.int64))
 
     for source in sources:
         clips, part = evaluator.clips_with(source, target), evaluator.of(source, target)
