@@ -82,7 +82,8 @@ def generate_from(
     ids, inputs = generate(
         evaluator.model,
         evaluator.tokens,
-        *(whole[clips] for whole in evaluator.inputs(sources)),
+        known_ids[clips],
+        known[clips],
         [evaluator.names[target]],
         config,
         (seeds.generate_state(len(evaluator), np.uint64) >> 1)[clips].tolist(),
