@@ -13,7 +13,7 @@ Colour = tuple[float, float, float]
 
 SIZES = (0.8, 1.25)
 """Least and largest body size in metres: the larger one of height and length."""
-DISTANCES = (3.3, 3.8)
+DISTANCES = (3.4, 3.9)
 """Metres from the camera. Nearer, the largest animals would not fit into the picture; farther, the
 smallest are too few pixels for a small tokenizer."""
 YAWS = (-20.0, 20.0)
