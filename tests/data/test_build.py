@@ -208,7 +208,7 @@ def test_an_empty_split_is_an_error_with_the_reasons(tmp_path, fake):
         clips.build_clips(config(), None, tmp_path / "a")
     assert "truncated file: c005.wav" in (tmp_path / "a" / "manifest.csv").read_text()
     fake.plans = [p for p in fake.plans if p.split == "train"]
-    with pytest.raises(UserError, match="too few clips for val.*the source plans no clip there"):
+    with pytest.raises(UserError, match="too few clips for val: the source plans"):
         clips.build_clips(config(), None, tmp_path / "b")
 
 

@@ -91,7 +91,7 @@ def test_a_table_that_is_missing_unfinished_or_damaged_says_what_to_run(tmp_path
     with pytest.raises(UserError, match="1 of 2 shards are missing .*nano4m clips PRESET"):
         open_clips(tmp_path)
     last.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="clips-00001.parquet cannot be read"):
+    with pytest.raises(UserError, match="clips-00001.parquet is damaged"):
         open_clips(tmp_path)
 
 
