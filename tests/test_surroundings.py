@@ -15,11 +15,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from conftest import tiny_table
 from nano4m.cli import main
 from nano4m.compute.launch import check_launch, rank_of_process, size_of_world
+from nano4m.data.clip_shards import shard_paths
 from nano4m.errors import UserError
 from nano4m.failures import in_words, is_of_machine, staying
 from nano4m.stage import writable
+from nano4m.tokens.table import open_table, write_table
 from refusals import refused
 
 PYTHON = sys.executable
@@ -243,3 +246,17 @@ def test_a_folder_that_was_moved_or_deleted_is_said(tmp_path):
         (moved / "x").touch()
     with pytest.raises(ZeroDivisionError), staying(out):
         1 / 0  # noqa: B018
+
+
+def test_names_beside_shards_are_left_alone(tmp_path):
+    theirs = ["tokens-old.arrow", "tokens.bak.parquet", "tokens-1.arrow", "tokens-00001.arrow.bak"]
+    ours = ["tokens-00007.arrow", "tokens-00007.parquet"]  # of a larger table of before
+    for name in (*theirs, *ours):
+        (tmp_path / name).write_text("kept")
+    table = tiny_table()
+    write_table(table, tmp_path)
+    assert len(open_table(tmp_path).clip_ids) == len(table.clip_ids)
+    assert all((tmp_path / name).read_text() == "kept" for name in theirs)
+    assert not any((tmp_path / name).exists() for name in ours)
+    (tmp_path / "clips-backup.parquet").write_text("kept")
+    assert not shard_paths(tmp_path)

@@ -21,7 +21,14 @@ from nano4m.compute.workers import count_workers, worker_pool
 from nano4m.config.clips import ClipsConfig
 from nano4m.config.run import Config
 from nano4m.data.clip_counts import MANIFEST, ClipCounts, write_manifest
-from nano4m.data.clip_shards import FORMAT, read_about, shard_path, to_batch, write_batches
+from nano4m.data.clip_shards import (
+    FORMAT,
+    read_about,
+    shard_path,
+    shard_paths,
+    to_batch,
+    write_batches,
+)
 from nano4m.data.cut import cut
 from nano4m.data.duplicates import exclude_duplicates
 from nano4m.data.sources import SOURCES, source
@@ -219,7 +226,7 @@ def _to_do(out: Path, count: int, fingerprint: str, preset: str) -> list[int]:
     Raises:
         UserError: An existing shard belongs to other settings.
     """
-    for path in sorted(out.glob("clips-*.parquet")):
+    for path in shard_paths(out):
         try:
             found = read_about(path)["fingerprint"]
         except DamagedFile as error:

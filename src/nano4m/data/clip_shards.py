@@ -22,6 +22,7 @@ The file metadata holds the number of shards of the table, so that a missing one
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,12 @@ _MAKE = "make it with: nano4m clips PRESET"
 def shard_path(folder: Path, index: int) -> Path:
     """Return the file of shard ``index``."""
     return folder / f"clips-{index:05d}.parquet"
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """Return the shards in a folder, in order; files of other names are the user's."""
+    found = folder.glob("clips-*.parquet") if folder.is_dir() else ()
+    return sorted(p for p in found if re.fullmatch(r"clips-[0-9]{5,}\.parquet", p.name, re.ASCII))
 
 
 def to_batch(rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
@@ -172,7 +179,7 @@ def find_shards(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     Raises:
         UserError: No table, a shard is missing, or shards of two tables are mixed.
     """
-    paths = sorted(folder.glob("clips-*.parquet")) if folder.is_dir() else []
+    paths = shard_paths(folder)
     if not paths:
         raise UserError(f"no clips in {folder} (clips-00000.parquet, ...); {_MAKE}")
     shards = [(path, read_about(path)) for path in paths]

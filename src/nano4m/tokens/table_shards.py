@@ -6,6 +6,7 @@ the index: written last, it lists the shards, their rows, and the highest id of 
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ INDEX = "tokens.json"
 MAKE_AGAIN = "run: nano4m table PRESET --out OUT --overwrite"
 SHARD_BYTES = 256 * 2**20
 """Bytes of ids of a shard; writing holds one shard in memory besides the table."""
+OURS = re.compile(r"tokens(-[0-9]{5,})?\.(parquet|arrow)", re.ASCII)
+"""Names of shards; files of other names are the user's."""
 GROUP_ROWS = 16384
 """Rows of a row group of the exchange form."""
 
@@ -116,8 +119,8 @@ def finish(folder: Path, index: Mapping[str, Any]) -> None:
     """Rename the shards that ``index`` lists, delete older ones, and write the index."""
     (folder / INDEX).unlink(missing_ok=True)  # it must never list shards of two tables
     names = [f"{shard['name']}{end}" for shard in index["shards"] for end in (".parquet", ".arrow")]
-    for old in [*folder.glob("tokens*.parquet"), *folder.glob("tokens*.arrow")]:
-        if old.name not in names:
+    for old in folder.glob("tokens*"):
+        if OURS.fullmatch(old.name) and old.name not in names:
             old.unlink()
     for name in names:
         os.replace(folder / f"{name}.part", folder / name)
