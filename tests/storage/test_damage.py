@@ -67,6 +67,11 @@ def test_what_was_written_is_read_and_any_damage_is_named(tmp_path, kind):
         read(path)
 
 
+def test_an_archive_without_arrays_is_whole(tmp_path):
+    write_arrays(tmp_path / "a.npz", {})
+    assert read_arrays(tmp_path / "a.npz") == {}
+
+
 def test_a_python_object_is_never_loaded(tmp_path):
     np.savez(tmp_path / "a.npz", a=np.array([{"x": 1}], dtype=object))
     with pytest.raises(DamagedFile, match="pickle"):

@@ -85,6 +85,7 @@ def read_arrays(path: Path, mend: str | None = None) -> dict[str, np.ndarray]:
     with reading(path, mend), path.open("rb") as file:
         if not zipfile.is_zipfile(file):
             raise ValueError("it is empty" if not path.stat().st_size else "it is no npz file")
+        file.seek(0)
         with np.load(file, allow_pickle=False) as archive:
             return dict(archive)
 
