@@ -43,7 +43,9 @@ STOPPED = {"ddp-muon": 4, "fsdp-adamw": 5, "fsdp-muon": 2}
 
 def scenario(name: str, **train) -> Config:
     """Return the configuration of a scenario."""
-    return small_config(**STEPS | SCENARIOS[name] | train)
+    config = small_config(**STEPS | SCENARIOS[name])
+    # Not validated: some learning rates are refused, and a training must survive them too.
+    return config.model_copy(update={"train": config.train.model_copy(update=train)})
 
 
 def run_engine(folder: Path) -> dict:

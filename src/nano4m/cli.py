@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import io
 import json
 import re
 import sys
@@ -74,8 +73,8 @@ class Options:
 def _parse(command: str, args: Sequence[str]) -> tuple[Any, Options]:
     """Parse ``PRESET [options]`` into a configuration and where to write."""
     import tyro
-    from pydantic import ValidationError
 
+    from nano4m.config.command_line import parse_options, with_none
     from nano4m.config.compatibility import refuse_old_options
     from nano4m.config.run import Config
 
@@ -103,26 +102,13 @@ def _parse(command: str, args: Sequence[str]) -> tuple[Any, Options]:
     ) -> tuple[Config, Options]:
         return config, options
 
-    messages = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(messages):
-            config, options = tyro.cli(
-                parse,
-                prog=f"nano4m {command} {args[0]}",
-                description=f"{_purpose(command)} Preset {args[0]}: {_describe(base)}.",
-                args=list(args[1:]),
-                config=(tyro.conf.AvoidSubcommands,),
-            )
-    except ValidationError as error:
-        raise UserError(_explain(error, "config")) from error
-    except SystemExit as stop:
-        # A section that does not validate is reported by tyro with pydantic's whole text; its own
-        # messages (unknown option, missing value) are good as they are.
-        cause = stop.__context__
-        if cause is not None and isinstance(cause.__context__, ValidationError):
-            raise UserError(_explain(cause.__context__, getattr(cause, "arg", "config"))) from stop
-        sys.stderr.write(messages.getvalue())
-        raise
+    config, options = parse_options(
+        parse,
+        with_none(args[1:], Config),
+        f"nano4m {command} {args[0]}",
+        f"{_purpose(command)} Preset {args[0]}: {_describe(base)}.",
+        (tyro.conf.AvoidSubcommands,),
+    )
     return config, options
 
 
@@ -145,23 +131,6 @@ def _start(base: Any, args: Sequence[str]) -> Any:
         if kind is not None:
             base = with_tokenizer_kind(base, name, kind)
     return base
-
-
-def _explain(error: Any, section: str) -> str:
-    """Return a line for each mistake: the option, what was given, what is allowed.
-
-    ``section`` is where the error is, "config" or below: "config.tokenizers.rgb".
-    """
-    lines = []
-    for entry in error.errors():
-        path = [*section.split(".")[1:], *map(str, entry["loc"])]
-        option = "--" + ".".join(path).replace("_", "-")
-        message = entry["msg"].removeprefix("Value error, ")
-        if entry["loc"]:
-            lines.append(f"{option} {entry['input']}: {message[0].lower()}{message[1:]}")
-        else:
-            lines.append(f"{option}: {message}" if path else message)
-    return "\n".join(lines)
 
 
 def _purpose(command: str) -> str:

@@ -305,8 +305,8 @@ def test_settings_of_one_modality():
     [
         ({"sond": {"steps": 1}}, "unknown modality 'sond'; did you mean 'sound'"),
         ({"sound": {"stepz": 1}}, "unknown setting 'stepz'; did you mean 'steps'"),
-        ({"sound": {"steps": 0}}, "steps 0: input should be greater than 0"),
-        ({"sound": {"order": "halten"}}, "order 'halten': input should be"),
+        ({"sound": {"steps": 0}}, "sound: steps 0: must be a whole number from 1"),
+        ({"sound": {"order": "halten"}}, "sound: order halten: input should be"),
         ({"sound": {"temperature_schedule": "onx:1:2"}}, "unknown temperature schedule 'onx:1:2'"),
         ({"sound": {"batch_size": 3}}, "unknown setting 'batch_size'"),
         ({"sound": 3}, "should be a valid dictionary"),

@@ -100,7 +100,7 @@ def test_every_preset_takes_every_size(name):
         ),
         ({"positions": "rope2d", "context": "positioned"}, "use context plain"),
         ({"positions": "learnt"}, "'sincos1d', 'sincos2d', 'rope1d' or 'rope2d'"),
-        ({"logit_soft_cap": -1.0}, "greater than or equal to 0"),
+        ({"logit_soft_cap": -1.0}, "must be 0, or a finite number from 0.01"),
         ({"tables": "both"}, "'modality' or 'shared'"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nano4m.config.tokenizers import Bpe, ImageVQ, MelVQ
+from nano4m.config.tokenizers import FSQ_LEVELS, Bpe, ImageVQ, MelVQ
 from nano4m.errors import UserError
 from nano4m.media.picture import psnr
 from nano4m.media.sound import rms_db
@@ -19,7 +19,6 @@ from nano4m.tokenizers.bpe import UNKNOWN, BpeTokenizer
 from nano4m.tokenizers.image_vq import ImageVQTokenizer
 from nano4m.tokenizers.mel_vq import MelVQTokenizer
 from nano4m.tokenizers.quality import code_use
-from nano4m.tokenizers.quantize import FSQ_LEVELS
 
 RATE = 8000
 CAPTIONS = [

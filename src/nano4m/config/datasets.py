@@ -2,24 +2,28 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from nano4m.config.section import Positive, Section, Share
+from nano4m.config.numbers import Range
+from nano4m.config.section import Clips, Section, Share
 
 FREE_TEXT = {"vocab": 512, "max_length": 24}
 """Least settings of a Bpe for free captions of the farm: they have at most 22 tokens, and 279 ids
 are enough for every word to be one token."""
+Take = Annotated[int, Range(0, 10**6)]
 
 
 class FarmDataset(Section):
     """Eleven toy animals, ray-traced and voiced on the fly; nothing to download."""
 
     name: Literal["farm"] = "farm"
-    train: Positive = Field(3000, description="Clips to train on.")
-    val: Positive = Field(220, description="Clips to validate on.")
-    test: Positive = Field(330, description="Clips for the evaluation alone.")
-    picture_size: Annotated[int, Field(ge=16, le=512)] = Field(64, description="Pixels a side.")
-    seconds: Annotated[float, Field(gt=0.2, le=10)] = Field(1.024, description="Length of a sound.")
+    train: Clips = Field(3000, description="Clips to train on.")
+    val: Clips = Field(220, description="Clips to validate on.")
+    test: Clips = Field(330, description="Clips for the evaluation alone.")
+    picture_size: Annotated[int, Range(16, 512)] = Field(64, description="Pixels a side.")
+    seconds: Annotated[float, Range(0.2, 10, above=True)] = Field(
+        1.024, description="Length of a sound."
+    )
     captions: Literal["short", "free"] = Field(
         "short",
         description="short: size and class, such as small cat meowing; free: a sentence with some "
@@ -31,13 +35,20 @@ class DigitsDataset(Section):
     """Spoken digits (Free Spoken Digit Dataset, under --data), scikit-learn's handwritten ones."""
 
     name: Literal["digits"] = "digits"
-    picture_size: Annotated[int, Field(ge=8, le=128)] = Field(32, description="Pixels a side.")
-    pictures_per_sound: Positive = Field(
+    picture_size: Annotated[int, Range(8, 128)] = Field(32, description="Pixels a side.")
+    pictures_per_sound: Annotated[int, Range(1, 1024)] = Field(
         8, description="Pictures of its class a recording is paired with."
     )
-    val_takes: tuple[int, int] = Field(
+    val_takes: tuple[Take, Take] = Field(
         (5, 9), description="First and last take of the validation split."
     )
+
+    @model_validator(mode="after")
+    def _takes_are_in_order(self) -> "DigitsDataset":
+        first, last = self.val_takes
+        if first > last:
+            raise ValueError(f"val_takes {first} {last}: first and last, first <= last")
+        return self
 
 
 class FolderDataset(Section):
@@ -46,12 +57,21 @@ class FolderDataset(Section):
     name: Literal["folder"] = "folder"
     val_share: Share = Field(0.15, description="Share of recordings for validation, by class.")
     test_share: Share = Field(0.0, description="Share of recordings for the test split, by class.")
-    pictures_per_sound: Positive = Field(
+    pictures_per_sound: Annotated[int, Range(1, 1024)] = Field(
         4, description="Pictures of its class a sound is paired with."
     )
-    min_per_class: Positive = Field(
+    min_per_class: Clips = Field(
         5, description="A class with fewer recordings is left out, with a message."
     )
+
+    @model_validator(mode="after")
+    def _leaves_some_to_train(self) -> "FolderDataset":
+        if self.val_share + self.test_share >= 1:
+            raise ValueError(
+                f"val_share {self.val_share} and test_share {self.test_share} leave nothing to "
+                "train on; their sum must be below 1"
+            )
+        return self
 
 
 DatasetConfig = Annotated[FarmDataset | DigitsDataset | FolderDataset, Field(discriminator="name")]

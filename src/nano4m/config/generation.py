@@ -7,9 +7,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 from tyro.constructors import PrimitiveConstructorSpec
 
+from nano4m.config.numbers import Range
+from nano4m.config.section import BatchSize, Section
 from nano4m.errors import nearest
 from nano4m.modalities import MODALITIES
 
@@ -18,6 +20,13 @@ Overrides = dict[str, dict[str, Setting]]
 Order = Literal["confidence", "random", "halton", "raster"]
 TokenSchedule = Literal["cosine", "linear", "constant"]
 GuidanceSchedule = Literal["constant", "linear", "cosine"]
+GuidanceWeight = Annotated[float, Range(-1000, 1000)]
+
+LEAST_TEMPERATURE = 1e-6
+"""Below it the most likely ids are taken: logits over a smaller one may not be finite."""
+
+LOWEST, POWER = Range(0, 1e6), Range(0.01, 100)
+"""The numbers of ``onex:MIN:POWER``."""
 
 _ONEX = re.compile(r"onex:(\d+(?:\.\d*)?):(\d+(?:\.\d*)?)")
 
@@ -25,20 +34,19 @@ _ONEX = re.compile(r"onex:(\d+(?:\.\d*)?):(\d+(?:\.\d*)?)")
 def onex(text: str) -> tuple[float, float] | None:
     """Return (lowest temperature, power) of ``onex:MIN:POWER``, or None for any other text.
 
-    A power of 0, which would be no schedule, gives None too.
+    So does a number out of range: a power of 0 would be no schedule.
     """
     match = _ONEX.fullmatch(text)
-    return (float(match[1]), float(match[2])) if match and float(match[2]) > 0 else None
+    if match is None:
+        return None
+    low, power = float(match[1]), float(match[2])
+    return (low, power) if LOWEST.holds(low) and POWER.holds(power) else None
 
 
-class Sampling(BaseModel):
+class Sampling(Section):
     """Sampling settings of one modality. A text is always decoded from left to right."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
-    )
-
-    steps: Annotated[int, Field(gt=0)] = Field(
+    steps: Annotated[int, Range(1, 10**6)] = Field(
         8,
         description="Forward passes a modality, at most one a token to generate. Codebooks share "
         "them, the coarse ones first, at least one each.",
@@ -51,7 +59,7 @@ class Sampling(BaseModel):
     schedule: TokenSchedule = Field(
         "cosine", description="Tokens a step: few first (cosine, linear), or constant."
     )
-    temperature: Annotated[float, Field(ge=0)] = Field(
+    temperature: Annotated[float, Range(LEAST_TEMPERATURE, 1e6, or_zero=True)] = Field(
         0.6, description="Sampling temperature; 0 takes the most likely ids."
     )
     temperature_schedule: str = Field(
@@ -59,16 +67,16 @@ class Sampling(BaseModel):
         description="constant, linear (in the unknown tokens), or onex:MIN:POWER, which falls to "
         "MIN as one over a power of the tokens filled.",
     )
-    noise: Annotated[float, Field(ge=0)] = Field(
+    noise: Annotated[float, Range(0, 1e6)] = Field(
         8.0, description="Gumbel noise on the confidence at the first step, annealed to 0."
     )
-    top_k: Annotated[int, Field(ge=0)] = Field(
+    top_k: Annotated[int, Range(0, 10**6)] = Field(
         0, description="Draw from the k most likely ids; 0: all."
     )
-    top_p: Annotated[float, Field(gt=0, le=1)] = Field(
+    top_p: Annotated[float, Range(1e-6, 1)] = Field(
         0.95, description="Nucleus sampling, after temperature."
     )
-    guidance: float = Field(
+    guidance: GuidanceWeight = Field(
         1.0,
         description="Classifier-free guidance s: l_u + s (l_c - l_u). 1: none, 0: the conditions "
         "are ignored.",
@@ -79,10 +87,10 @@ class Sampling(BaseModel):
     codebooks: Literal["levels", "together"] = Field(
         "levels", description="Residual codebooks coarse to fine, or all at once."
     )
-    remask_rounds: Annotated[int, Field(ge=0)] = Field(
+    remask_rounds: Annotated[int, Range(0, 1000)] = Field(
         0, description="Further passes that redraw the least confident generated tokens."
     )
-    remask_share: Annotated[float, Field(gt=0, le=1)] = Field(
+    remask_share: Annotated[float, Range(0, 1, above=True)] = Field(
         0.25, description="Share of the generated tokens that such a pass redraws."
     )
 
@@ -92,7 +100,8 @@ class Sampling(BaseModel):
         if value not in ("constant", "linear") and onex(value) is None:
             raise ValueError(
                 f"unknown temperature schedule {value!r}; choose from constant, linear, "
-                "onex:MIN:POWER with a POWER above 0, such as onex:0.5:0.5"
+                f"onex:MIN:POWER, such as onex:0.5:0.5, with MIN {LOWEST.says(float)} and POWER "
+                f"{POWER.says(float)}"
             )
         return value
 
@@ -109,7 +118,7 @@ def check_setting(name: str, value: Any) -> Setting:
         return getattr(Sampling(**{name: value}), name)
     except ValidationError as error:
         message = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise ValueError(f"{name} {value!r}: {message[0].lower()}{message[1:]}") from error
+        raise ValueError(f"{name} {value}: {message[0].lower()}{message[1:]}") from error
 
 
 def parse_overrides(words: Sequence[str]) -> Overrides:
@@ -140,18 +149,21 @@ _WORDS: Any = PrimitiveConstructorSpec(
 )
 
 
-def _checked(own: Any) -> Any:
-    """Return the settings of one modality, checked; anything but a mapping is returned as is."""
+def _checked(modality: str, own: Any) -> Any:
+    """Return the settings of a modality, checked; anything but a mapping is returned as is."""
     if not isinstance(own, Mapping):
         return own
     named = {str(name).replace("-", "_"): value for name, value in own.items()}
-    return {name: check_setting(name, value) for name, value in named.items()}
+    try:
+        return {name: check_setting(name, value) for name, value in named.items()}
+    except ValueError as error:
+        raise ValueError(f"{modality}: {error}") from None
 
 
 class GenerateConfig(Sampling):
     """MaskGIT sampling (arXiv:2202.04200) and variants, with overrides by modality."""
 
-    batch_size: Annotated[int, Field(gt=0)] = Field(
+    batch_size: BatchSize = Field(
         64, description="Samples a forward pass on a CPU; on a GPU as many as fit."
     )
     modalities: Annotated[Overrides, _WORDS] = Field(
@@ -168,7 +180,7 @@ class GenerateConfig(Sampling):
         for name in value:
             if name not in MODALITIES:
                 raise ValueError(f"unknown modality {name!r}; {nearest(str(name), MODALITIES)}")
-        return {name: _checked(own) for name, own in value.items()}
+        return {name: _checked(name, own) for name, own in value.items()}
 
     def for_modality(self, name: str) -> Sampling:
         """Return the settings of one modality, with its overrides."""

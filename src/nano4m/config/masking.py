@@ -1,15 +1,18 @@
 """The masking section of the configuration: a mixture of strategies and their settings."""
 
-import math
 from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from nano4m.config.section import Positive, Section, Share
+from nano4m.config.numbers import Range
+from nano4m.config.section import BatchSize, Section, Share
 from nano4m.errors import nearest
 
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Weight = Annotated[float, Range(1e-6, 1e6, or_zero=True)]
+Alpha = Annotated[float, Range(1e-3, 1e4)]
+Tokens = Annotated[int, Range(0, 10**6)]
+SomeTokens = Annotated[int, Range(1, 10**6)]
 Order = Literal["random", "spread", "raster"]
 
 STRATEGY_NAMES = (
@@ -63,7 +66,7 @@ class MaskingConfig(Section):
         default_factory=dict,
         description="Weights at the last step, by strategy; linear in between, others constant.",
     )
-    group_size: Positive = Field(
+    group_size: BatchSize = Field(
         16, description="Samples that share one strategy and its token totals."
     )
     paired_totals: bool = Field(
@@ -72,32 +75,32 @@ class MaskingConfig(Section):
         "plus maximum: each total stays uniform, and all steps have equally many tokens.",
     )
 
-    alphas: tuple[float, ...] = Field(
+    alphas: tuple[Alpha, ...] = Field(
         (0.1, 1.0, 10.0), description="Dirichlet concentrations; each sample draws one."
     )
-    input_alphas: dict[str, float] = Field(
+    input_alphas: dict[str, Alpha] = Field(
         default_factory=dict, description="Factor on alpha by modality, for inputs; others 1."
     )
-    target_alphas: dict[str, float] = Field(
+    target_alphas: dict[str, Alpha] = Field(
         default_factory=dict, description="Factor on alpha by modality, for targets; others 1."
     )
-    min_inputs: Annotated[int, Field(ge=0)] = Field(
-        1, description="Fewest input tokens of dirichlet and the spans."
-    )
-    max_inputs: Positive | None = Field(
+    min_inputs: Tokens = Field(1, description="Fewest input tokens of dirichlet and the spans.")
+    max_inputs: Annotated[int | None, Range(1, 10**6)] = Field(
         None, description="Most input tokens of dirichlet and the spans; none: no limit."
     )
-    min_targets: Positive = Field(1, description="Fewest target tokens of dirichlet and the spans.")
-    max_targets: Positive | None = Field(
+    min_targets: SomeTokens = Field(
+        1, description="Fewest target tokens of dirichlet and the spans."
+    )
+    max_targets: Annotated[int | None, Range(1, 10**6)] = Field(
         None, description="Most target tokens of dirichlet and the spans; none: no limit."
     )
-    input_limits: dict[str, tuple[int, int]] = Field(
+    input_limits: dict[str, tuple[Tokens, Tokens]] = Field(
         default_factory=dict, description="Fewest and most input tokens by modality, as above."
     )
-    target_limits: dict[str, tuple[int, int]] = Field(
+    target_limits: dict[str, tuple[Tokens, Tokens]] = Field(
         default_factory=dict, description="Fewest and most target tokens by modality, as above."
     )
-    max_spans: Positive = Field(3, description="Most input runs and most target runs, of span.")
+    max_spans: SomeTokens = Field(3, description="Most input runs and most target runs, of span.")
     no_audio_input_prob: Share = Field(
         0.3, description="Share of samples of span without sound inputs."
     )
@@ -123,13 +126,13 @@ class MaskingConfig(Section):
         description="Share of text targets that are the next token alone, as in generation, of all "
         "strategies but reference_span; the others are all remaining tokens.",
     )
-    prefixes: Positive | None = Field(
+    prefixes: Annotated[int | None, Range(1, 1024)] = Field(
         None,
         description="Rows of a batch that a clip fills where the next token of its text is asked "
         "for, each with another prefix; none: one for every four tokens, at most four.",
     )
 
-    decode_steps: tuple[int, int] = Field(
+    decode_steps: tuple[SomeTokens, SomeTokens] = Field(
         (4, 16), description="Fewest and most sampling steps, of inference_aligned."
     )
     decode_orders: tuple[Order, ...] | None = Field(
@@ -245,11 +248,6 @@ class MaskingConfig(Section):
 
     @model_validator(mode="after")
     def _draws_are_possible(self) -> "MaskingConfig":
-        factors = {"input_alphas": self.input_alphas, "target_alphas": self.target_alphas}
-        given = {"alphas": list(self.alphas), **{k: list(v.values()) for k, v in factors.items()}}
-        for field, numbers in given.items():
-            if not all(math.isfinite(n) and n > 0 for n in numbers):
-                raise ValueError(f"{field} {numbers} must be positive numbers")
         if not self.alphas or self.decode_orders == ():
             field = "decode_orders" if self.alphas else "alphas"
             raise ValueError(f"{field} is empty; give at least one")

@@ -4,17 +4,20 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from nano4m.config.section import Positive, Section
+from nano4m.config.numbers import Range
+from nano4m.config.section import Section, Width
 
 
 class ModelConfig(Section):
     """Size and variants of the encoder-decoder transformer."""
 
-    encoder_depth: Positive = Field(3, description="Encoder blocks.")
-    decoder_depth: Positive = Field(3, description="Decoder blocks.")
-    dim: Positive = Field(192, description="Width.")
-    head_dim: Positive = Field(32, description="Width of an attention head; divides dim.")
-    mlp_ratio: Annotated[float, Field(gt=0)] = Field(4.0, description="Hidden width over dim.")
+    encoder_depth: Annotated[int, Range(1, 256)] = Field(3, description="Encoder blocks.")
+    decoder_depth: Annotated[int, Range(1, 256)] = Field(3, description="Decoder blocks.")
+    dim: Width = Field(192, description="Width.")
+    head_dim: Width = Field(32, description="Width of an attention head; divides dim.")
+    mlp_ratio: Annotated[float, Range(0, 64, above=True)] = Field(
+        4.0, description="Hidden width over dim."
+    )
     positions: Literal["sincos1d", "sincos2d", "rope1d", "rope2d"] = Field(
         "sincos2d",
         description="Sinusoidal embeddings added to tokens, or rotations of queries and keys "
@@ -31,7 +34,7 @@ class ModelConfig(Section):
         description="Embedding table and head for each modality, or one shared vocabulary.",
     )
     tied: bool = Field(False, description="Embedding tables are the output heads.")
-    logit_soft_cap: Annotated[float, Field(ge=0)] = Field(
+    logit_soft_cap: Annotated[float, Range(0.01, 1e6, or_zero=True)] = Field(
         0.0, description="Logits are cap * tanh(logits / cap); 0: no cap."
     )
     register_token: bool = Field(
@@ -62,6 +65,11 @@ class ModelConfig(Section):
         if self.dim % 4:
             raise ValueError(f"dim {self.dim} is not a multiple of 4 (two sin-cos coordinates)")
         pairs = {"rope1d": 2, "rope2d": 4}.get(self.positions, 1)
+        if int(self.dim * self.mlp_ratio) < 1:
+            raise ValueError(
+                f"mlp_ratio {self.mlp_ratio} gives the MLP no hidden channel at dim {self.dim}; "
+                f"give at least {1 / self.dim:.2g}"
+            )
         if self.head_dim % pairs:
             raise ValueError(
                 f"head_dim {self.head_dim} is not a multiple of {pairs}, which positions "

@@ -162,7 +162,7 @@ REFERENCE = Config(
     clips=ClipsConfig(window_seconds=81920 / 24000, picture_size=224, frames=10),
     tokenizers={
         "rgb": ImageVQ(grid=14, vocab=16384),
-        "sound": MelVQ(hop=320, downsample=1, vocab=1024, codebooks=2),
+        "sound": MelVQ(n_fft=1280, hop=320, downsample=1, vocab=1024, codebooks=2),
         "depth": ImageVQ(grid=14, vocab=8192),
         "normals": ImageVQ(grid=14, vocab=8192),
         "caption": Bpe(vocab=50304, max_length=64),

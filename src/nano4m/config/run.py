@@ -14,8 +14,9 @@ from nano4m.config.datasets import FREE_TEXT, DatasetConfig, FarmDataset
 from nano4m.config.generation import GenerateConfig
 from nano4m.config.masking import MaskingConfig, default_num_inputs_weights
 from nano4m.config.model import ModelConfig
-from nano4m.config.section import Positive, Section, Workers
-from nano4m.config.tokenizers import Bpe, ImageVQ, MelVQ, TokenizerConfig
+from nano4m.config.numbers import Range
+from nano4m.config.section import Section, Seed, Steps, Workers
+from nano4m.config.tokenizers import Bpe, TokenizerConfig
 from nano4m.config.training import TrainConfig
 from nano4m.modalities import MODALITIES
 
@@ -24,11 +25,11 @@ class EvaluateConfig(Section):
     """Probes, each with chance, majority, controls, round trip, n and an interval."""
 
     split: Literal["val", "test"] = Field("test", description="Split that is evaluated.")
-    clips: Positive = Field(220, description="Most clips of a probe.")
-    classifier_steps: Positive = Field(
+    clips: Annotated[int, Range(2, 10**7)] = Field(220, description="Most clips of a probe.")
+    classifier_steps: Steps = Field(
         400, description="Training steps of each classifier, on real media."
     )
-    caption_predictions: Positive = Field(
+    caption_predictions: Annotated[int, Range(1, 10**9)] = Field(
         100_000,
         description="Most rows of forward passes of a classification by caption; one that needs "
         "more is left out.",
@@ -43,16 +44,16 @@ class EvaluateConfig(Section):
 class ReportConfig(Section):
     """The report page."""
 
-    samples: Positive = Field(11, description="Clips shown; one a class first.")
+    samples: Annotated[int, Range(1, 1024)] = Field(
+        11, description="Clips shown; one a class first."
+    )
 
 
 class Config(Section):
     """One run of nano4M-Audio, from clips to report."""
 
     preset: str = Field("farm", description="Name of the preset that this is based on.")
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
-        0, description="Random seed of every stage."
-    )
+    seed: Seed = Field(0, description="Random seed of every stage.")
     device: str = Field(
         "auto",
         description="Where every stage computes: cpu, cuda, cuda:N or mps (untested); auto: the "
@@ -157,15 +158,8 @@ class Config(Section):
                 "of masking.num_inputs_weights a weight"
             )
         for name, tokenizer in self.tokenizers.items():
-            if isinstance(tokenizer, ImageVQ) and self.clips.picture_size % tokenizer.grid:
-                raise ValueError(
-                    f"tokenizers.{name}.grid {tokenizer.grid} does not divide "
-                    f"clips.picture_size {self.clips.picture_size}"
-                )
-            window = self.clips.window_seconds
-            if isinstance(tokenizer, MelVQ) and tokenizer.shift_seconds >= window:
-                raise ValueError(
-                    f"tokenizers.{name}.shift_seconds {tokenizer.shift_seconds} moves a view out "
-                    f"of its window; it must be below clips.window_seconds {window}"
-                )
+            try:
+                tokenizer.check_clips(self.clips)
+            except ValueError as error:
+                raise ValueError(f"tokenizers.{name}.{error}") from None
         return self

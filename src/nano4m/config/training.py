@@ -1,10 +1,12 @@
 """How the transformer is trained."""
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from nano4m.config.section import Positive, Section
+from nano4m.config.numbers import Range
+from nano4m.config.section import BatchSize, LearningRate, Section, Steps
 
 Switch = Literal["auto", "on", "off"]
 
@@ -17,27 +19,31 @@ class TrainConfig(Section):
     def _was_a_flag(cls, given: Any) -> Any:
         return {True: "on", False: "off"}.get(given, given) if isinstance(given, bool) else given
 
-    steps: Positive = Field(1200, description="Optimizer steps.")
-    batch_size: Positive = Field(
+    steps: Steps = Field(1200, description="Optimizer steps.")
+    batch_size: BatchSize = Field(
         64, description="Samples a step; a multiple of masking.group_size."
     )
     optimizer: Literal["muon", "adamw"] = Field(
         "muon",
         description="Muon for the matrices between hidden states and AdamW for the rest, or AdamW.",
     )
-    lr: Annotated[float, Field(gt=0)] = Field(3e-3, description="Peak learning rate.")
-    min_lr: Annotated[float, Field(ge=0)] = Field(3e-5, description="Learning rate at the end.")
-    warmup: Annotated[int, Field(ge=0)] = Field(30, description="Steps of linear warm-up.")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(0.05, description="On matrices only.")
-    beta2: Annotated[float, Field(gt=0, lt=1)] = Field(0.95, description="AdamW's second moment.")
-    clip_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="Largest gradient norm.")
-    ema: Annotated[float, Field(ge=0, lt=1)] = Field(
+    lr: LearningRate = Field(3e-3, description="Peak learning rate.")
+    min_lr: Annotated[float, Range(0, 10)] = Field(3e-5, description="Learning rate at the end.")
+    warmup: Annotated[int, Range(0, 10**8)] = Field(30, description="Steps of linear warm-up.")
+    weight_decay: Annotated[float, Range(0, 100)] = Field(0.05, description="On matrices only.")
+    beta2: Annotated[float, Range(0, 0.999999, above=True)] = Field(
+        0.95, description="AdamW's second moment."
+    )
+    clip_norm: Annotated[float | None, Range(1e-6, 1e9)] = Field(
+        1.0, description="Largest gradient norm; none: gradients are not clipped."
+    )
+    ema: Annotated[float, Range(0, 1, below=True)] = Field(
         0.995, description="Decay of the averaged weights."
     )
     init_from_codebook: bool = Field(
         True, description="Initialise a modality's table from the codebook of its tokenizer."
     )
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+    dropout: Annotated[float, Range(0, 1, below=True)] = Field(
         0.0, description="In attention output and MLP."
     )
     decay_tables: bool = Field(
@@ -67,28 +73,39 @@ class TrainConfig(Section):
         description="Capture packed passes and the update as CUDA graphs; auto: on a GPU from "
         "Ampere on, in bf16 or fp16.",
     )
-    quantum: Positive | None = Field(
+    quantum: Annotated[int | None, Range(1, 65536)] = Field(
         None,
         description="A packed batch is padded to a multiple of this many tokens, so that there are "
         "few shapes; none: 64 where all steps are equally long, else an eighth of the longest.",
     )
-    accumulate: Positive = Field(
+    accumulate: BatchSize = Field(
         1, description="Passes that a packed step is cut into: less memory, the same gradients."
     )
-    workers: Annotated[int, Field(ge=0)] | None = Field(
+    workers: Annotated[int | None, Range(0, 1024)] = Field(
         None,
         description="Processes that mask packed batches ahead; none: half of the cores with a GPU, "
         "at most 8, and 0 without.",
     )
-    ahead: Positive = Field(16, description="Packed steps that are prepared ahead.")
+    ahead: Annotated[int, Range(1, 4096)] = Field(
+        16, description="Packed steps that are prepared ahead."
+    )
     tracker: Literal["auto", "none", "tensorboard", "wandb"] = Field(
         "auto",
         description="Beside log.jsonl, which is always written; auto: tensorboard if installed.",
     )
-    val_every: Positive = Field(200, description="Steps between validations.")
-    val_samples: Positive = Field(256, description="Fixed masked samples of the validation loss.")
-    save_every: Positive = Field(200, description="Steps between checkpoints to resume from.")
-    save_minutes: Annotated[float, Field(gt=0)] = Field(
-        5.0,
-        description="Minutes after which one is saved between them, so that a kill loses no more.",
+    val_every: Steps = Field(200, description="Steps between validations.")
+    val_samples: Annotated[int, Range(1, 10**7)] = Field(
+        256, description="Fixed masked samples of the validation loss."
     )
+    save_every: Steps = Field(200, description="Steps between checkpoints to resume from.")
+    save_minutes: Annotated[float, Range(0, 1e6, above=True, note="1000000: by steps alone")] = (
+        Field(
+            5.0,
+            description="Minutes after which one is saved between them, so that a kill loses no more.",
+        )
+    )
+
+    @property
+    def max_norm(self) -> float:
+        """The largest gradient norm; infinity if gradients are not clipped."""
+        return math.inf if self.clip_norm is None else self.clip_norm

@@ -7,7 +7,13 @@ rising guidance after Muse (arXiv:2301.00704).
 import math
 from collections.abc import Sequence
 
-from nano4m.config.generation import GuidanceSchedule, Sampling, TokenSchedule, onex
+from nano4m.config.generation import (
+    LEAST_TEMPERATURE,
+    GuidanceSchedule,
+    Sampling,
+    TokenSchedule,
+    onex,
+)
 
 ONEX_RANGE = 100.0
 """Last x of ``onex``, x ** -power from x = 1."""
@@ -52,7 +58,8 @@ def temperatures(settings: Sampling, counts: Sequence[int]) -> list[float]:
 
     constant: T at every step. linear: T times the fraction of tokens unknown before the step.
     onex:MIN:POWER: MIN + (T - MIN) g(x), where g falls from 1 to 0 as x ** -POWER and x goes from 1
-    (nothing filled before the step) to ONEX_RANGE (all filled); MIN is at most T.
+    (nothing filled before the step) to ONEX_RANGE (all filled); MIN is at most T. What falls below
+    LEAST_TEMPERATURE is 0.
     """
     total, done, found = sum(counts), 0, []
     schedule = onex(settings.temperature_schedule)
@@ -66,7 +73,8 @@ def temperatures(settings: Sampling, counts: Sequence[int]) -> list[float]:
             share = (x**-power - end) / (1 - end)
         elif settings.temperature_schedule == "linear":
             share = 1 - done / total
-        found.append(low + (settings.temperature - low) * share)
+        now = low + (settings.temperature - low) * share
+        found.append(now if now >= LEAST_TEMPERATURE else 0.0)
         done += count
     return found
 

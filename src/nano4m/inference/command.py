@@ -18,7 +18,7 @@ from nano4m.generation.sampler import generate
 from nano4m.inference.clips_of_run import choose_rows, read_rows
 from nano4m.inference.inputs import GenerationInput, read_files
 from nano4m.inference.loaded_run import LoadedRun, open_run
-from nano4m.inference.options import Options, names_of
+from nano4m.inference.options import MOST_SAMPLES, Options, names_of
 from nano4m.inference.outputs import (
     Made,
     decode,
@@ -28,7 +28,7 @@ from nano4m.inference.outputs import (
     write_media,
     write_record,
 )
-from nano4m.inference.plan import MOST_SAMPLES, Plan, check_numbers, find_targets, make_plan
+from nano4m.inference.plan import Plan, find_targets, make_plan
 from nano4m.inference.sheet import Row, only, write_sheet
 from nano4m.media.base import Item
 from nano4m.modalities import TEXT_END
@@ -224,7 +224,6 @@ def run_command(options: Options, chosen: Mapping[str, Any]) -> Path:
         UserError: A mistake of the user; nothing is written then.
     """
     started = time.perf_counter()
-    check_numbers(options)
     run = open_run(options.run, options.device)
     inputs = read_inputs(options, run)
     count = len(inputs) * options.n

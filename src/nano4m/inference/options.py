@@ -1,8 +1,5 @@
 """The options of ``nano4m generate``; importing this loads no PyTorch."""
 
-import contextlib
-import io
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +9,10 @@ from pydantic import Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 from tyro import conf
 
-from nano4m.config.generation import GenerateConfig
+from nano4m.config import command_line
+from nano4m.config.generation import GenerateConfig, GuidanceWeight
+from nano4m.config.numbers import Range
+from nano4m.config.section import Section, Seed
 from nano4m.errors import UserError
 
 PURPOSE = """\
@@ -45,15 +45,32 @@ examples
 """
 
 
+MOST_SAMPLES = 4096
+"""Most samples of one call; each leaves a file for each output."""
+Samples = Annotated[int, Range(1, MOST_SAMPLES)]
+
+
+class Numbers(Section):
+    """The numbers of a call that are no sampling settings."""
+
+    n: Samples
+    seed: Seed
+
+
+class Weight(Section):
+    """The weight of a condition."""
+
+    weight: GuidanceWeight
+
+
 def _option(field: FieldInfo) -> Any:
-    """Return type and default of a field that may be left out; its range is checked later."""
-    kind: Any = field.annotation
+    """Return type and default of a field that may be left out."""
+    kind: Any = (
+        Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+    )
     if field.default_factory is not None:  # a collection: empty is left out
         factory: Any = field.default_factory
-        return (
-            Annotated[(kind, *field.metadata)],
-            Field(default_factory=factory, description=field.description),
-        )
+        return kind, Field(default_factory=factory, description=field.description)
     return kind | None, Field(None, description=field.description)
 
 
@@ -108,8 +125,8 @@ class Options:
     keep: tuple[str, ...] = ()
     conditions: tuple[str, ...] = ()
     negative: str | None = None
-    n: int = 1
-    seed: int = 0
+    n: Samples = 1
+    seed: Seed = 0
     overwrite: bool = False
     sheet: bool = False
     device: str = "auto"
@@ -126,8 +143,6 @@ def parse_options(args: Sequence[str]) -> tuple[Options, dict[str, Any]]:
         UserError: An invalid sampling setting.
         SystemExit: After help, or a mistake that tyro has printed.
     """
-    import tyro
-
     for word in args:
         if word.split("=")[0] in RENAMED:
             old = word.split("=")[0]
@@ -139,36 +154,33 @@ def parse_options(args: Sequence[str]) -> tuple[Options, dict[str, Any]]:
     ) -> tuple[Options, Any]:
         return options, sampler
 
-    messages = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(messages):
-            options, sampler = tyro.cli(
-                parse, prog="nano4m generate", description=PURPOSE, args=list(args)
-            )
-    except ValidationError as error:
-        raise UserError(explain(error)) from error
-    except SystemExit as stop:
-        cause = stop.__context__
-        if cause is not None and isinstance(cause.__context__, ValidationError):
-            raise UserError(explain(cause.__context__)) from stop
-        sys.stderr.write(messages.getvalue())
-        raise
+    options, sampler = command_line.parse_options(parse, args, "nano4m generate", PURPOSE)
     chosen = {k: v for k, v in sampler.model_dump().items() if v not in (None, {})}
     try:
         GenerateConfig(**chosen)
+        Numbers(n=options.n, seed=options.seed)
+        for text in options.conditions:
+            condition(text)
     except ValidationError as error:
-        raise UserError(explain(error)) from error
+        raise UserError(command_line.explain(error)) from error
     return options, chosen
 
 
-def explain(error: ValidationError) -> str:
-    """Return a line for each wrong setting: the option, what was given, what is allowed."""
-    lines = []
-    for entry in error.errors():
-        option = "--" + str(entry["loc"][0]).replace("_", "-") if entry["loc"] else "sampling"
-        message = entry["msg"].removeprefix("Value error, ")
-        lines.append(f"{option}: {message[0].lower()}{message[1:]}, given: {entry['input']!r}")
-    return "\n".join(lines)
+def condition(text: str) -> tuple[str, float]:
+    """Return modality and weight of ``MODALITY=WEIGHT``.
+
+    Raises:
+        UserError: Not of this form, or a weight out of range.
+    """
+    name, _, weight = text.partition("=")
+    try:
+        return name, Weight(weight=weight).weight
+    except ValidationError as error:
+        message = error.errors()[0]["msg"]
+        raise UserError(
+            f"--conditions {text}: MODALITY=WEIGHT, such as {name or 'sound'}=2; the weight "
+            f"{message}; a negative one leads away"
+        ) from None
 
 
 def names_of(text: str | None) -> list[str]:

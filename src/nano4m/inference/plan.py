@@ -1,6 +1,5 @@
 """From options of ``nano4m generate`` to steps of generation, with all checks."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +9,7 @@ from nano4m.errors import UserError, nearest
 from nano4m.generation.guidance import ChainStep, Condition
 from nano4m.inference.clips_of_run import parse_range
 from nano4m.inference.loaded_run import LoadedRun, require_unconditional
-from nano4m.inference.options import Options, names_of
-
-MOST_SAMPLES = 4096
-"""Most samples of one call; each leaves a file for each output."""
+from nano4m.inference.options import Options, condition, names_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,18 +76,6 @@ def find_targets(options: Options, run: LoadedRun) -> list[str]:
     return names
 
 
-def check_numbers(options: Options) -> None:
-    """Refuse numbers out of range.
-
-    Raises:
-        UserError: The message gives what was passed and what is allowed.
-    """
-    if not 1 <= options.n <= MOST_SAMPLES:
-        raise UserError(f"--n {options.n}: 1 to {MOST_SAMPLES} samples")
-    if not 0 <= options.seed < 2**31:
-        raise UserError(f"--seed {options.seed}: 0 to {2**31 - 1}")
-
-
 def find_keep(
     options: Options, targets: Sequence[str], run: LoadedRun
 ) -> dict[str, tuple[int, int]]:
@@ -123,17 +107,8 @@ def find_conditions(
     """
     found = []
     for text in options.conditions:
-        name, _, number = text.partition("=")
+        name, weight = condition(text)
         _known("--conditions", name, run)
-        try:
-            weight = float(number)
-            if not math.isfinite(weight):
-                raise ValueError(number)
-        except ValueError:
-            raise UserError(
-                f"--conditions {text}: MODALITY=WEIGHT, such as {name}=2; a negative weight leads "
-                "away"
-            ) from None
         if name not in inputs or name in targets:
             raise UserError(f"--conditions {text}: {name!r} is not given; {_inputs(inputs)}")
         found.append((name, weight))

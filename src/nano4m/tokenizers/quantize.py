@@ -15,15 +15,9 @@ from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ, ResidualVQ, VectorQuantize
 
 from nano4m.compute.on_device import fused, ordered_sums, repeatable
+from nano4m.config.tokenizers import FSQ_LEVELS
 from nano4m.errors import UserError
 from nano4m.progress import bar
-
-FSQ_LEVELS: dict[int, tuple[int, ...]] = {
-    16: (4, 4), 64: (8, 8), 128: (8, 4, 4), 240: (8, 6, 5), 256: (8, 8, 4), 512: (8, 8, 8),
-    1000: (8, 5, 5, 5), 1024: (8, 8, 4, 4), 2048: (8, 8, 8, 4), 4096: (8, 8, 8, 8),
-    15360: (8, 8, 8, 6, 5), 16384: (8, 8, 8, 8, 4), 64000: (8, 8, 8, 5, 5, 5),
-}  # fmt: skip
-"""Vocabulary size -> levels of each coordinate."""
 
 
 class Quantizer(nn.Module):

@@ -117,7 +117,7 @@ class Trainer:
         self.norm = 0.0
         self.host: HostStep | None = None
         self.on_device: DeviceStep | None = None
-        moved = self.optimizers, settings.clip_norm, self.progress_state
+        moved = self.optimizers, settings.max_norm, self.progress_state
         if module is None:
             self.on_device = DeviceStep(
                 model, self.dtype, *moved, self.fast.compiled, self.fast.graphs
