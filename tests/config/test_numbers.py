@@ -156,8 +156,9 @@ def generate(words: list[str]) -> Any:
 def test_the_numbers_of_a_call_are_refused_when_they_are_parsed():
     for name, found in numbers(GenerateConfig).items():
         check(generate, "--" + name.replace("_", "-"), found, ["nan", "1e300", "many"])
-    for words in (["--n", "0"], ["--seed", "-1"], ["--n", "x"], ["--conditions", "sound=inf"],
-                  ["--conditions", "sound=1e300"], ["--modalities", "sound.guidance=nan"]):  # fmt:skip
+    refused = ["--n 0", "--seed -1", "--n x", "--conditions sound=inf"]
+    refused += ["--conditions sound=1e300", "--modalities sound.guidance=nan"]
+    for words in map(str.split, refused):
         said = refusal(generate, words) or ""
         assert words[0] in said and " to " in said, words
     assert {"n", "seed"} <= set(Options.__dataclass_fields__)

@@ -9,6 +9,7 @@ from nano4m.config.numbers import Range
 from nano4m.config.section import BatchSize, LearningRate, Section, Steps
 
 Switch = Literal["auto", "on", "off"]
+Minutes = Annotated[float, Range(0, 1e6, above=True, note="1000000: by steps alone")]
 
 
 class TrainConfig(Section):
@@ -98,11 +99,9 @@ class TrainConfig(Section):
         256, description="Fixed masked samples of the validation loss."
     )
     save_every: Steps = Field(200, description="Steps between checkpoints to resume from.")
-    save_minutes: Annotated[float, Range(0, 1e6, above=True, note="1000000: by steps alone")] = (
-        Field(
-            5.0,
-            description="Minutes after which one is saved between them, so that a kill loses no more.",
-        )
+    save_minutes: Minutes = Field(
+        5.0,
+        description="Minutes after which one is saved between them, so that a kill loses no more.",
     )
 
     @property
