@@ -9,6 +9,8 @@ from PIL import Image
 import nano4m.media.planes as planes
 from nano4m.errors import BadMedia
 from nano4m.media.base import Box, Item, MediaKind
+from nano4m.media.gate import opened, printable
+from nano4m.media.image_file import opened_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,9 +19,9 @@ if TYPE_CHECKING:
 def is_depth_png(path: Path) -> bool:
     """Whether a file opens as a picture of one channel of 16 bits, as depth is stored."""
     try:
-        with Image.open(path) as image:
+        with opened_image(path) as image:
             return image.mode in ("I;16", "I;16B", "I")
-    except (OSError, ValueError, SyntaxError):
+    except BadMedia:
         return False
 
 
@@ -40,18 +42,19 @@ def read_depth(path: Path, near: float) -> np.ndarray:
     Raises:
         BadMedia: Missing, unreadable, of another shape or type, or an invalid distance.
     """
-    with planes.reading(path):
+    name = printable(path.name)
+    with opened(path):
         if path.suffix.lower() == ".npy":
             distance = np.load(path, allow_pickle=False)
             if distance.ndim != 2 or not np.issubdtype(distance.dtype, np.floating):
                 raise BadMedia(
-                    f"wrong depth: {path.name} holds {distance.dtype} {distance.shape}, not floats "
+                    f"wrong depth: {name} holds {distance.dtype} {distance.shape}, not floats "
                     "(H, W) in metres"
                 )
             return distance.astype(np.float32)
         if not is_depth_png(path):
-            raise BadMedia(f"wrong depth: {path.name} is no PNG of one channel of 16 bits")
-        with Image.open(path) as image:
+            raise BadMedia(f"wrong depth: {name} is no PNG of one channel of 16 bits")
+        with opened_image(path) as image:
             inverse = np.asarray(image, np.float32) / 65535
     with np.errstate(divide="ignore"):
         return np.float32(near) / inverse

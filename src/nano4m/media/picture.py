@@ -5,16 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 import nano4m.media.planes as planes
 from nano4m.errors import BadMedia
 from nano4m.media.base import Box, Item, MediaKind
+from nano4m.media.image_file import SUFFIXES, in_colour, opened_image, upright
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 
 MAX_SHORT_SIDE = 512
 """Most pixels of a picture's shorter side; larger pictures are reduced."""
@@ -23,18 +22,16 @@ MAX_SHORT_SIDE = 512
 def read_picture(path: Path) -> np.ndarray:
     """Return uint8 (H, W, 3), upright, at most MAX_SHORT_SIDE pixels on its short side.
 
+    Grey of more than 8 bits is scaled by its range, see ``image_file.grey_of``; of an animation the
+    first picture is read.
+
     Raises:
-        BadMedia: Missing, empty, truncated or unreadable.
+        BadMedia: Missing, empty, truncated, unreadable or too large.
     """
-    with planes.reading(path), Image.open(path) as image:
+    with opened_image(path) as image:
         size = MAX_SHORT_SIDE * max(image.size) // max(min(image.size), 1)
         image.draft("RGB", (size, size))
-        upright = ImageOps.exif_transpose(image)
-        if "A" in upright.getbands() or "transparency" in upright.info:
-            # Without a background, transparent pixels would show their hidden colour.
-            layer = upright.convert("RGBA")
-            upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-        picture = upright.convert("RGB")
+        picture = in_colour(upright(image))
         if min(picture.size) > MAX_SHORT_SIDE:
             picture.thumbnail((size, size))
         return np.asarray(picture)
@@ -43,7 +40,7 @@ def read_picture(path: Path) -> np.ndarray:
 def picture_size(path: Path) -> tuple[int, int] | None:
     """Return width and height from the header of a picture, or None where it cannot be opened."""
     try:
-        with planes.reading(path), Image.open(path) as image:
+        with opened_image(path) as image:
             return image.size
     except BadMedia:
         return None

@@ -4,15 +4,11 @@ Shapes: n clips, K frames, B batch, C channels, H height, W width.
 """
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from nano4m.errors import BadMedia
 from nano4m.media.base import Box
 
 if TYPE_CHECKING:  # a worker that cuts clips needs no torch, which takes seconds to import
@@ -20,25 +16,6 @@ if TYPE_CHECKING:  # a worker that cuts clips needs no torch, which takes second
 
 MOST_PIXELS = 64
 """Larger planes are averaged down to this many pixels a side: classifiers look at shapes."""
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn any error of a decoder on ``path`` into BadMedia."""
-    if not path.is_file():
-        raise BadMedia(f"missing file: {path.name}")
-    if not path.stat().st_size:
-        raise BadMedia(f"empty file: {path.name} has 0 bytes")
-    try:
-        yield
-    except BadMedia:
-        raise
-    except (OSError, ValueError, RuntimeError, SyntaxError, EOFError) as error:
-        # All errors of libsndfile, FFmpeg and Pillow are of these types.
-        detail = str(error).replace(str(path), path.name).strip().rstrip(".")
-        raise BadMedia(
-            f"unreadable file: {path.name} ({type(error).__name__}: {detail})"
-        ) from error
 
 
 def resize(plane: np.ndarray, box: Box, size: int, filter_: Image.Resampling) -> np.ndarray:

@@ -9,6 +9,8 @@ from PIL import Image
 import nano4m.media.planes as planes
 from nano4m.errors import BadMedia
 from nano4m.media.base import Box, Item, MediaKind
+from nano4m.media.gate import printable
+from nano4m.media.image_file import opened_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,9 +22,10 @@ def read_silhouette(path: Path) -> np.ndarray:
     Raises:
         BadMedia: Missing, unreadable, or a picture in colour.
     """
-    with planes.reading(path), Image.open(path) as image:
+    with opened_image(path) as image:
         if image.mode not in ("1", "L"):
-            raise BadMedia(f"wrong silhouette: {path.name} is no picture in black and white")
+            name = printable(path.name)
+            raise BadMedia(f"wrong silhouette: {name} is no picture in black and white")
         return np.asarray(image.convert("L")) > 127
 
 

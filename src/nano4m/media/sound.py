@@ -10,7 +10,7 @@ import numpy as np
 import nano4m.media.planes as planes
 from nano4m.errors import BadMedia
 from nano4m.media.base import Item, MediaKind
-from nano4m.media.planes import reading
+from nano4m.media.gate import opened
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -59,7 +59,7 @@ def read_sound(path: Path) -> tuple[np.ndarray, int]:
     """
     import soundfile
 
-    with reading(path):
+    with opened(path):
         _check_riff(path)
         with soundfile.SoundFile(path) as file:
             check_seconds(path, file.frames / file.samplerate)

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from nano4m.errors import BadMedia
+from nano4m.media.gate import opened
 from nano4m.media.picture import MAX_SHORT_SIDE
-from nano4m.media.planes import reading
 from nano4m.media.sound import check_seconds
 
 VIDEOS = frozenset({".mp4", ".mkv", ".webm", ".mov", ".avi"})
@@ -70,7 +70,7 @@ def read_video(path: Path) -> tuple[np.ndarray, int, tuple[np.ndarray, ...], tup
     """
     import av
 
-    with reading(path):
+    with opened(path):
         with av.open(str(path), metadata_errors="replace") as container:
             declared = (container.duration or 0) / 1_000_000
             check_seconds(path, declared)
