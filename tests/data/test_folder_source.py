@@ -212,9 +212,9 @@ def test_folder_refuses_a_wrong_table(tmp_path, name, text, said):
         folder.plan(FolderDataset(), tmp_path, 0)
 
 
-def test_folder_refuses_shares_that_leave_nothing_to_train_on(tmp_path):
-    with pytest.raises(UserError, match="leave nothing to train on"):
-        folder.plan(FolderDataset(val_share=0.5, test_share=0.5), tmp_path, 0)
+def test_shares_that_leave_nothing_to_train_on_are_refused():
+    with pytest.raises(ValueError, match="leave nothing to train on"):
+        FolderDataset(val_share=0.5, test_share=0.5)
 
 
 def test_folder_draws_another_picture_for_one_that_is_cut_off(tmp_path):
