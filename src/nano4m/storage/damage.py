@@ -115,9 +115,22 @@ def _command(run: Path, stage: str) -> str:
         is_ours = len(words) > 2 and (words[1] == "run" or (run / words[1]).is_dir())
         if is_ours and not words[2].startswith("-"):
             kept = [w for w in words[3:] if w not in ("--overwrite", "--json")]
-            return shlex.join(["nano4m", stage, words[2], *kept])
+            return shlex.join(["nano4m", stage, words[2], *_into(run, words[2], kept)])
     preset = _preset(run / "config.json")
     return f"nano4m {stage} {preset} --out {shlex.quote(str(run))} (with the options of the run)"
+
+
+def _into(run: Path, preset: str, options: list[str]) -> list[str]:
+    """Return options with ``--out`` of where the run lies now: it may have been moved or copied."""
+    out, others, rest = Path("runs") / preset, [], iter(options)
+    for word in rest:
+        if word == "--out":
+            out = Path(next(rest, ""))
+        elif word.startswith("--out="):
+            out = Path(word.removeprefix("--out="))
+        else:
+            others.append(word)
+    return options if out.resolve() == run.resolve() else ["--out", str(run), *others]
 
 
 def _stages(run: Path) -> list[str]:
