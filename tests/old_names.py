@@ -45,7 +45,8 @@ def age(out: Path) -> None:
         if isinstance(value, dict):
             value.pop("format", None)
             if path.name == "manifest.json":
-                value.pop("files", None)
+                for later in ("files", "settings", "inputs"):
+                    value.pop(later, None)
             path.write_text(json.dumps(value))
     for path in (out / "config.json", *out.glob("*/settings.json")):
         old = with_old_names(json.loads(path.read_text()))

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -31,7 +31,7 @@ from nano4m.storage.json_files import read_object, write_json
 from nano4m.storage.replaced import is_begun, set_aside
 
 MADE = {".parquet", ".arrow", ".safetensors", ".npz"}
-LISTED = MADE | {".json", ".html", ".png"}
+LISTED = MADE | {".json", ".html", ".png", ".csv"}
 """Files that a later stage, or somebody, reads; others, such as logs, may change."""
 NO_RESULT = (".", "step-", "nonfinite-", "tensorboard", "wandb")
 """Beginnings of names, in the folder of a stage, that are no part of its result."""
@@ -178,6 +178,8 @@ def run_stage(
                 f"cannot make the folder {folder}: {error.strerror}; choose another --out"
             ) from error
         owner = folder / "settings.json"
+        manifest = _readable_manifest(out, name)
+        _restore(folder, manifest or {})
         # Settings alone are left by an attempt that failed early, such as one without its --data.
         if owner.exists() and is_begun(folder):
             changed = differences(as_now(settings_there(folder)), settings)
@@ -193,7 +195,7 @@ def run_stage(
                 log_info(f"{name}: its inputs have changed, so it is made again")
                 set_aside(out, [name], until=name)
                 folder.mkdir(exist_ok=True)
-        manifest = _readable_manifest(out, name)
+                manifest = None
         if manifest is None:
             write_json(owner, settings)
             write_json(folder / "inputs.json", inputs)
@@ -205,6 +207,7 @@ def run_stage(
         summary = work(folder)
         seconds = round(time.perf_counter() - started, 1)
         manifest = {"stage": name, "summary": summary, "seconds": seconds, "digest": digest(folder)}
+        manifest |= {"settings": settings, "inputs": inputs}
         manifest |= provenance() | {"files": take_inventory(folder, _is_listed)}
         write_json(folder / "manifest.json", manifest)
         log_info(f"{name}: done in {seconds:.0f} s")
@@ -218,6 +221,27 @@ def _readable_manifest(out: Path, name: str) -> dict[str, Any] | None:
     except DamagedFile as error:
         log_info(f"{name}: {error.path} is damaged ({error.what}), so the stage is finished again")
         return None
+
+
+def _restore(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write settings and inputs of a finished stage again if they are damaged.
+
+    Raises:
+        DamagedFile: Settings can be read, and are others than the manifest has.
+    """
+    for key in ("settings", "inputs"):
+        # Manifests of before have neither.
+        if not isinstance(manifest.get(key), dict):
+            continue
+        path, found = folder / f"{key}.json", None
+        with suppress(FileNotFoundError, DamagedFile):
+            found = read_object(path)
+        if found == manifest[key]:
+            continue
+        if found is not None and key == "settings":
+            raise DamagedFile(path, "it is not what the manifest of this folder says")
+        log_info(f"{folder.name}: {path.name} is written again, as the manifest has it")
+        write_json(path, manifest[key])
 
 
 def _is_result(path: Path) -> bool:

@@ -148,9 +148,31 @@ def test_one_stage_made_again_with_the_same_result_keeps_those_after_it(tmp_path
 def test_changed_inputs_make_a_stage_again(tmp_path, fake):
     run_pipeline(a_run(tmp_path))
     fake.taken()
-    write_json(tmp_path / "train" / "inputs.json", {"clips": "another"})
+    manifest = manifest_of(tmp_path, "train") | {"inputs": {"clips": "another"}}
+    write_json(tmp_path / "train" / "manifest.json", manifest)
     run_pipeline(a_run(tmp_path))
     assert fake.taken() == ["train"] and not (tmp_path / ASIDE).exists()
+
+
+@pytest.mark.parametrize("name", ["settings.json", "inputs.json"])
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[]"])
+def test_what_a_finished_stage_was_made_from_is_restored(tmp_path, fake, name, content):
+    run_pipeline(a_run(tmp_path))
+    fake.taken()
+    before, path = contents(tmp_path), tmp_path / "train" / name
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    run_pipeline(a_run(tmp_path))
+    assert fake.taken() == [] and contents(tmp_path) == before
+
+
+def test_settings_of_another_stage_are_noticed(tmp_path, fake):
+    run_pipeline(a_run(tmp_path))
+    other = (tmp_path / "table" / "settings.json").read_bytes()
+    (tmp_path / "train" / "settings.json").write_bytes(other)
+    with pytest.raises(UserError, match="train/settings.json is damaged .*train farm"):
+        run_pipeline(a_run(tmp_path))
 
 
 def test_damage_is_named_and_the_command_mends_it(tmp_path, fake):

@@ -167,6 +167,28 @@ def test_an_inventory_notices_what_is_missing_cut_off_or_foreign(tmp_path):
         with pytest.raises(DamagedFile, match=f"a.json is damaged .{said}"):
             check_inventory(tmp_path, inventory)
     (tmp_path / "a.json").write_bytes(whole)
+    (tmp_path / "in" / "big").write_bytes(b"y" * 300_000)
+    with pytest.raises(DamagedFile, match="big is damaged .its content is not what was made"):
+        check_inventory(tmp_path, inventory)
+    # As earlier versions wrote it.
+    check_inventory(tmp_path, inventory | {"in/big": [300_000, None]})
     (tmp_path / "in" / "big").unlink()
     with pytest.raises(DamagedFile, match="big is damaged .it is missing"):
         check_inventory(tmp_path, inventory)
+
+
+def test_a_run_that_was_moved_is_mended_where_it_lies(tmp_path):
+    there, here = tmp_path / "there", tmp_path / "here"
+    for name in ("clips", "train"):
+        (here / name).mkdir(parents=True)
+        (here / name / "settings.json").write_text("{}")
+    for words in (f"--out {there}", f"--out={there}", ""):
+        command = f"nano4m run farm --seed 1 {words} --train.steps 5"
+        write_json(here / "train" / "manifest.json", {"command": command})
+        found = mending(here / "train" / "model.safetensors")
+        wanted = f"run: nano4m train farm --out {here} --seed 1 --train.steps 5 --overwrite"
+        assert found == wanted
+    command = f"nano4m run farm --seed 1 --out {here} --train.steps 5"
+    write_json(here / "train" / "manifest.json", {"command": command})
+    found = mending(here / "train" / "model.safetensors")
+    assert found == f"run: nano4m train farm --seed 1 --out {here} --train.steps 5 --overwrite"

@@ -8,11 +8,15 @@ from typing import Any
 from nano4m.storage.damage import DamagedFile
 
 HASHED_BYTES = 256 * 1024
-"""Files up to this size are compared by their content, larger ones by their size alone."""
+"""Files up to this size are compared by their content, larger ones by their size and by parts."""
+
+PARTS = 16
+PART_BYTES = 4096
+"""Parts of a larger file that are compared, evenly over it, the first and the last bytes too."""
 
 
 def take_inventory(folder: Path, is_listed: Callable[[Path], bool]) -> dict[str, list[Any]]:
-    """Return size and, of small files, SHA-256 of each file, by its path in ``folder``.
+    """Return size and SHA-256, of a large file that of parts, by each file's path in ``folder``.
 
     Args:
         folder: It is finished.
@@ -46,6 +50,11 @@ def check_inventory(folder: Path, inventory: Mapping[str, Any]) -> None:
 
 def _about(path: Path) -> list[Any]:
     size = path.stat().st_size
-    if size > HASHED_BYTES:
-        return [size, None]
-    return [size, hashlib.sha256(path.read_bytes()).hexdigest()]
+    if size <= HASHED_BYTES:
+        return [size, hashlib.sha256(path.read_bytes()).hexdigest()]
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for part in range(PARTS):
+            file.seek((size - PART_BYTES) * part // (PARTS - 1))
+            digest.update(file.read(PART_BYTES))
+    return [size, digest.hexdigest()]
