@@ -1,0 +1,1 @@
+"""Faults of a run on purpose, and whether it survives them; also for benchmarks/faults.py."""
