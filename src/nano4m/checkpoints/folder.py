@@ -55,8 +55,12 @@ def different_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor
     return f"{len(names)} tensors differ, {shown}" if names else ""
 
 
-def load_model(folder: Path) -> tuple[FourM, TokenSpec]:
+def load_model(folder: Path, finite: bool = True) -> tuple[FourM, TokenSpec]:
     """Return a model in evaluation mode, and its token spec.
+
+    Args:
+        folder: Of the checkpoint.
+        finite: Refuse weights that are not; those of a step that failed may be wanted.
 
     Raises:
         UserError: A file is missing or damaged, or the weights have another architecture.
@@ -69,7 +73,7 @@ def load_model(folder: Path) -> tuple[FourM, TokenSpec]:
             config = read_stored(ModelConfig, read_object(architecture))
         with reading(spec):
             token_spec = TokenSpec.from_json(read_object(spec))
-        weights = read_weights(tensors)
+        weights = read_weights(tensors) if finite else read_tensors(tensors)
     except FileNotFoundError as error:
         missing = Path(error.filename or folder).name
         raise UserError(
@@ -99,7 +103,7 @@ def save_reproducer(
 ) -> None:
     """Write what a step was computed from: weights, batches, and their clips.
 
-    ``load_model(folder)`` and ``load_batches(folder)`` read it; to reproduce the step, compute
+    ``load_model(folder, finite=False)`` and ``load_batches(folder)`` read it; to reproduce the step, compute
     ``token_cross_entropy`` of each batch with the model in the ``dtype`` of ``step.json``. With a
     ``world``, every rank calls this.
     """
