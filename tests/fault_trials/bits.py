@@ -21,14 +21,20 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, list) else value
 
 
+def page_text(path: Path) -> str:
+    """Return a page without its numbers, which are those of results.json, and its commands."""
+    # Times and speeds are written in units of their size.
+    text = re.sub(r"<code>.*?</code>", "", path.read_text(), flags=re.DOTALL)
+    text = re.sub(r"[0-9][0-9.,]*(e[-+]?[0-9]+)?", "0", text)
+    return re.sub(r"\b0 h 0 min|\b0 min|\b0 ms", "0 s", text)
+
+
 def _content(path: Path) -> str:
     if path.suffix == ".json":
         found: Any = _plain(json.loads(path.read_bytes()))
         return json.dumps(found)
     if path.suffix == ".html":
-        # Times, the commands, and the widths of bars that show times.
-        text = re.sub(r"<code>.*?</code>", "", path.read_text(), flags=re.DOTALL)
-        return re.sub(r"[0-9][0-9.,]*", "0", text)
+        return page_text(path)
     return path.read_bytes().hex()
 
 

@@ -86,9 +86,11 @@ def overwritten_and_stopped(scene: Scene, rng: random.Random, names: Sequence[st
     ended = scene.do(args, fault)
     if not verdict.see(args, ended, stopped=True):
         return verdict
-    back = scene.command("run", "--overwrite")
-    settle(scene, verdict, back)
-    if verdict.is_good and ended.code:
+    # Once all that was asked for is there, what it replaces may go.
+    last = f"{NAMES[-1] if name == 'run' else name}/manifest.json"
+    is_done = stamps(scene.work).get(last, before[last]) != before[last]
+    settle(scene, verdict, scene.command("run", "--overwrite"))
+    if verdict.is_good and ended.code and not is_done:
         _require_untouched(scene, verdict, before)
     return verdict
 

@@ -1,11 +1,12 @@
 """What became of a run after a fault: the same bits, a sentence that mends it, or worse."""
 
+import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fault_trials.bits import different, held
+from fault_trials.bits import different, held, page_text
 from fault_trials.commands import Ended
 from fault_trials.scene import Scene
 
@@ -117,11 +118,22 @@ def compare(
         shown = [
             f"{n} ({'other' if n in wanted and n in found else _only(n, found)})" for n in names
         ]
-        return verdict.bad("lost or different", f"differ after it ended with 0: {shown[:6]}")
+        text = f"differ after it ended with 0: {shown[:6]} {_first_difference(scene, names)}"
+        return verdict.bad("lost or different", text)
     return verdict
 
 
 RECORD = "generate.json"
+
+
+def _first_difference(scene: Scene, names: list[str]) -> str:
+    """Return where two pages differ."""
+    name = next((n for n in names if n.endswith(".html") and (scene.work / n).exists()), None)
+    if name is None:
+        return ""
+    pages = [page_text(folder / name).replace(">", ">\n") for folder in (scene.run, scene.work)]
+    lines = difflib.unified_diff(*(page.splitlines() for page in pages), n=1, lineterm="")
+    return "; ".join(line[:120] for line in list(lines)[2:8])
 
 
 def _stage(name: str) -> str:

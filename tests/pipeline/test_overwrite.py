@@ -13,8 +13,9 @@ from nano4m.pipeline import stages
 from nano4m.pipeline.run import run_one_stage, run_pipeline
 from nano4m.pipeline.stages import STAGES, Run
 from nano4m.stage import manifest_of
+from nano4m.storage import replaced
 from nano4m.storage.json_files import write_json
-from nano4m.storage.replaced import ASIDE
+from nano4m.storage.replaced import ASIDE, set_aside
 
 NAMES = list(STAGES)
 
@@ -229,3 +230,19 @@ def test_all_is_checked_before_anything_is_moved(tmp_path, fake, monkeypatch):
         with pytest.raises(UserError, match=what if what == "tracker" else "cuda"):
             run_one_stage(run, "train", overwrite=True)
     assert contents(tmp_path) == before and fake.taken() == []
+
+
+def test_what_a_stopped_removal_has_left_is_never_taken_back(tmp_path, fake, monkeypatch):
+    run_pipeline(a_run(tmp_path))
+    fake.taken()
+    set_aside(tmp_path, ["report"], until="report")
+    with monkeypatch.context() as patch:
+        # Killed after it has removed some of it.
+        def stopped(folder: Path) -> None:
+            (folder / "report" / "made.npz").unlink(missing_ok=True)
+
+        patch.setattr(replaced, "drop", stopped)
+        for aside in list(replaced.replaced(tmp_path)):
+            aside.drop()
+    run_pipeline(a_run(tmp_path))
+    assert fake.taken() == ["report"] and not (tmp_path / ASIDE).exists()

@@ -67,7 +67,12 @@ class Replaced:
 
     def drop(self) -> None:
         """Remove the results, and what holds them once it is empty."""
-        drop(self.folder)
+        # Renamed first: what a stopped removal has left is never taken back.
+        gone = self.folder.with_name(f".{self.folder.name}")
+        drop(gone)
+        with suppress(FileNotFoundError):
+            os.replace(self.folder, gone)
+        drop(gone)
         with suppress(OSError):
             self.folder.parent.rmdir()
 
@@ -106,6 +111,9 @@ def replaced(out: Path) -> Iterator[Replaced]:
     """Yield what lies aside in a run, the newest first."""
     aside = out / ASIDE
     folders = [p for p in aside.glob("*") if p.name.isdigit()] if aside.is_dir() else []
+    if not folders and aside.is_dir():
+        # Removed, but for the end of it.
+        drop(aside)
     for folder in sorted(folders, key=lambda p: -int(p.name)):
         record: dict[str, Any] = {}
         # Without a readable record the results are kept, and can be taken back.
