@@ -212,7 +212,7 @@ def test_the_batches_of_the_reproducer_are_those_of_the_step(tmp_path, monkeypat
     [
         (lambda: small_config(batch_size=20), "batch_size 20 is not a multiple of .* 8"),
         (lambda: small_config(steps=0), "steps\n.*whole number from 1"),
-        (lambda: small_config(ema=1.0), "ema\n.*less than 1"),
+        (lambda: small_config(ema=1.0), "ema\n.*from 0 to below 1"),
         (lambda: small_config(precision="fp64"), "precision\n.*'auto', 'fp32', 'bf16' or 'fp16'"),
         (lambda: small_config(device="tpu"), "device\n.*allowed are auto, cpu, cuda"),
         (lambda: small_config(strategy="zero"), "strategy\n.*'ddp' or 'fsdp'"),
