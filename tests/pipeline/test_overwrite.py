@@ -232,6 +232,20 @@ def test_all_is_checked_before_anything_is_moved(tmp_path, fake, monkeypatch):
     assert contents(tmp_path) == before and fake.taken() == []
 
 
+def test_damage_of_two_stages_is_mended_and_later_stages_are_not_made_again(tmp_path, fake):
+    run_pipeline(a_run(tmp_path))
+    fake.taken()
+    before = contents(tmp_path)
+    (tmp_path / "tokenizers" / "made.npz").unlink()
+    (tmp_path / "table" / "manifest.json").write_bytes(b"")
+    with pytest.raises(UserError, match="made.npz is damaged .*nano4m tokenizers farm"):
+        run_pipeline(a_run(tmp_path))
+    run_one_stage(a_run(tmp_path), "tokenizers", overwrite=True)
+    run_pipeline(a_run(tmp_path))
+    assert fake.taken() == ["tokenizers", "table"] and contents(tmp_path) == before
+    assert not (tmp_path / ASIDE).exists()
+
+
 def test_what_a_stopped_removal_has_left_is_never_taken_back(tmp_path, fake, monkeypatch):
     run_pipeline(a_run(tmp_path))
     fake.taken()

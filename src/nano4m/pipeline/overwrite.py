@@ -12,6 +12,7 @@ from nano4m.stage import differences, manifest_of, settings_there, writable
 from nano4m.storage import replaced
 from nano4m.storage.damage import DamagedFile
 from nano4m.storage.files import write_bytes
+from nano4m.storage.files import drop
 from nano4m.storage.json_files import read_object
 from nano4m.storage.replaced import is_begun, set_aside, size_of
 
@@ -127,9 +128,15 @@ def finish(run: Run, name: str) -> None:
     for aside in list(replaced.replaced(run.out)):
         if aside.until != name:
             continue
-        for later in names[names.index(name) + 1 :]:
-            if manifest_of(run.out, later) is None:
-                take_back(run, later, inputs_of(run, later))
+        try:
+            for later in names[names.index(name) + 1 :]:
+                if manifest_of(run.out, later) is None:
+                    take_back(run, later, inputs_of(run, later))
+        except DamagedFile:
+            # One of them is to be mended first; those after it are kept, and taken back then.
+            for done in names[: names.index(name) + 1]:
+                drop(aside.folder / done)
+            continue
         with writable(run.out):
             aside.drop()
     left = list(replaced.replaced(run.out)) if name == names[-1] else []
