@@ -84,10 +84,8 @@ def load_tokenizer(folder: Path, device: "torch.device | str" = "cpu") -> "Token
     # Hash of the stored settings: one that was renamed or added since changes no fingerprint.
     found = fingerprint_of(key, settings, tensors)
     if found != expected:
-        raise DamagedFile(
-            weights, f"its fingerprint is {found} with the settings of {head.name}, which says "
-            f"{expected}"
-        )  # fmt: skip
+        said = f"it was changed: fingerprint {found}, and {head.name} says {expected}"
+        raise DamagedFile(weights, said)
     with reading(head):
         tokenizer = TOKENIZERS[key].load().from_state(settings, tensors)
     tokenizer.fingerprint = found
