@@ -11,7 +11,7 @@ from nano4m.config.presets import preset
 from nano4m.errors import UserError
 from nano4m.pipeline import stages
 from nano4m.pipeline.run import run_one_stage, run_pipeline
-from nano4m.pipeline.stages import STAGES, Run
+from nano4m.pipeline.stages import STAGES, Run, remembered_data
 from nano4m.stage import manifest_of
 from nano4m.storage import replaced
 from nano4m.storage.json_files import write_json
@@ -244,6 +244,39 @@ def test_damage_of_two_stages_is_mended_and_later_stages_are_not_made_again(tmp_
     run_pipeline(a_run(tmp_path))
     assert fake.taken() == ["tokenizers", "table"] and contents(tmp_path) == before
     assert not (tmp_path / ASIDE).exists()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[]"])
+def test_the_data_of_a_run_is_remembered_by_the_manifest_too(tmp_path, fake, content):
+    (tmp_path / "clips").mkdir()
+    write_json(tmp_path / "clips" / "settings.json", {"data": "there"})
+    assert remembered_data(tmp_path) == Path("there")
+    about = {"stage": "clips", "seconds": 1, "summary": {}, "settings": {"data": "there"}}
+    write_json(tmp_path / "clips" / "manifest.json", about)
+    (tmp_path / "clips" / "settings.json").unlink()
+    if content is not None:
+        (tmp_path / "clips" / "settings.json").write_bytes(content)
+    assert remembered_data(tmp_path) == Path("there")
+    (tmp_path / "clips" / "manifest.json").write_bytes(b"")
+    assert remembered_data(tmp_path) is None
+
+
+@pytest.mark.parametrize("again", ["run", "train"])
+def test_what_an_overwritten_stage_was_comes_back_after_a_kill(tmp_path, fake, again):
+    run_pipeline(a_run(tmp_path))
+    fake.taken()
+    before = contents(tmp_path)
+    fake.begins, fake.fails = {"train"}, {"train": SystemExit(9)}
+    with pytest.raises(SystemExit):
+        run_one_stage(a_run(tmp_path, steps=7), "train", overwrite=True)
+    fake.fails = {}
+    fake.taken()
+    if again == "run":
+        run_pipeline(a_run(tmp_path), overwrite=True)
+    else:
+        run_one_stage(a_run(tmp_path), "train", overwrite=True)
+        run_pipeline(a_run(tmp_path))
+    assert fake.taken() == [] and contents(tmp_path) == before
 
 
 def test_what_a_stopped_removal_has_left_is_never_taken_back(tmp_path, fake, monkeypatch):

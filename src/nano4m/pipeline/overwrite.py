@@ -11,8 +11,7 @@ from nano4m.progress import log_info
 from nano4m.stage import differences, manifest_of, settings_there, writable
 from nano4m.storage import replaced
 from nano4m.storage.damage import DamagedFile
-from nano4m.storage.files import write_bytes
-from nano4m.storage.files import drop
+from nano4m.storage.files import drop, write_bytes
 from nano4m.storage.json_files import read_object
 from nano4m.storage.replaced import is_begun, set_aside, size_of
 
@@ -20,10 +19,10 @@ from nano4m.storage.replaced import is_begun, set_aside, size_of
 def first_to_replace(run: Run) -> int:
     """Return the number of the first stage that belongs to another configuration."""
     names = list(STAGES)
-    return next((i for i, name in enumerate(names) if not _belongs(run, name)), len(names))
+    return next((i for i, name in enumerate(names) if not belongs(run, name)), len(names))
 
 
-def _belongs(run: Run, name: str) -> bool:
+def belongs(run: Run, name: str) -> bool:
     """Whether the folder of a stage is empty or of these settings."""
     folder = run.out / name
     if not is_begun(folder):

@@ -8,7 +8,7 @@ from typing import Any
 from nano4m.compute.launch import size_of_world
 from nano4m.errors import UserError
 from nano4m.pipeline.checks import check_before
-from nano4m.pipeline.overwrite import finish, first_to_replace, replacing, take_back
+from nano4m.pipeline.overwrite import belongs, finish, first_to_replace, replacing, take_back
 from nano4m.pipeline.settings import with_defaults
 from nano4m.pipeline.stages import (
     STAGES,
@@ -110,7 +110,9 @@ def _alone(
     changed = names[names.index(name) :] if overwrite else []
     if overwrite or not _is_done(run, name):
         check_before(run, [name], changed)
-    with replacing(run, changed, until=name, fresh=[name]):
+    # With other settings the results of before may come back when those are asked for again.
+    fresh = [name] if overwrite and belongs(run, name) else []
+    with replacing(run, changed, until=name, fresh=fresh):
         return _one(run, name, begin)
 
 

@@ -1,6 +1,7 @@
 """The stages of a run in order, what each depends on and what it calls."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from nano4m.stage import (
     settings_there,
     writable,
 )
+from nano4m.storage.damage import DamagedFile
 from nano4m.storage.json_files import read_object, write_json
 
 if TYPE_CHECKING:
@@ -42,8 +44,7 @@ class Run:
             return None
         if self.data.is_dir():
             return dict(list_files(self.data, self.out))
-        owner = self.out / "clips" / "settings.json"
-        return settings_there(owner.parent).get("data_files") if owner.exists() else None
+        return _settings_of_clips(self.out).get("data_files")
 
 
 def _tokenizers(run: Run) -> "dict[str, Tokenizer]":
@@ -202,10 +203,18 @@ def settings_of(run: Run, name: str) -> dict[str, Any]:
 
 def remembered_data(out: Path) -> Path | None:
     """Return the ``--data`` that the clips of a run were made from, if any."""
-    if not (out / "clips" / "settings.json").exists():
-        return None
-    found = settings_there(out / "clips").get("data")
-    return Path(found) if found else None
+    found = _settings_of_clips(out).get("data")
+    return Path(found) if isinstance(found, str) else None
+
+
+def _settings_of_clips(out: Path) -> dict[str, Any]:
+    """Return what the clips were made with; nothing if no file tells: they can be mended then."""
+    with suppress(FileNotFoundError, DamagedFile):
+        return settings_there(out / "clips")
+    with suppress(DamagedFile):
+        settings = (manifest_of(out, "clips") or {}).get("settings", {})
+        return settings if isinstance(settings, dict) else {}
+    return {}
 
 
 def inputs_of(run: Run, name: str) -> dict[str, str]:
