@@ -103,9 +103,9 @@ def save_reproducer(
 ) -> None:
     """Write what a step was computed from: weights, batches, and their clips.
 
-    ``load_model(folder, finite=False)`` and ``load_batches(folder)`` read it; to reproduce the step, compute
-    ``token_cross_entropy`` of each batch with the model in the ``dtype`` of ``step.json``. With a
-    ``world``, every rank calls this.
+    ``load_model(folder, finite=False)`` and ``load_batches(folder)`` read it; to reproduce the
+    step, compute ``token_cross_entropy`` of each batch with the model in the ``dtype`` of
+    ``step.json``. With a ``world``, every rank calls this.
     """
     save_model(model, token_spec, folder, world)
     if world is not None and world.rank:
