@@ -9,7 +9,9 @@ from test_sources import pictures_by_split
 
 from conftest import SHARED
 from media_files import picture, tone, video
+from nano4m.config.clips import ClipsConfig
 from nano4m.config.datasets import FolderDataset
+from nano4m.data.cut import cut
 from nano4m.data.sources import folder
 from nano4m.errors import BadMedia, UserError
 
@@ -157,12 +159,15 @@ def test_folder_pictures_that_are_missing_become_a_reason(tmp_path):
     data = class_folder(tmp_path, {"cat": 6, "emu": 6}, {"cat": 1})
     plans = folder.plan(FolderDataset(), data, 0)
     for plan in plans:
+        raw = folder.load(plan, FolderDataset())
         if plan.label == "cat" and plan.split == "train":
-            assert len(folder.load(plan, FolderDataset()).frames) == 1
+            assert len(raw.frames) == 1 and not raw.absent
             continue
-        said = "no picture of class 'emu'$" if plan.label == "emu" else "'cat' left for val"
-        with pytest.raises(BadMedia, match=said):
-            folder.load(plan, FolderDataset())
+        assert raw.sound is not None and not raw.frames
+        said = "of class 'emu'$" if plan.label == "emu" else "of class 'cat' left for val"
+        with pytest.raises(BadMedia, match=f"no picture: none {said}"):
+            cut(raw, ClipsConfig())
+        assert "frames" in cut(raw, ClipsConfig(require=()))
 
 
 def test_folder_prefers_full_pictures_where_there_are_enough(tmp_path):
@@ -185,12 +190,13 @@ def test_folder_depends_on_the_seed_alone(tmp_path):
 
 def test_folder_of_no_known_form_names_the_forms_and_what_is_there(tmp_path):
     (tmp_path / "empty").mkdir()
-    video(tmp_path / "flat" / "a.mp4", 0.5)
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / "a.txt").write_text("no medium")
     for data, said in (
         (None, "needs --data"),
         (tmp_path / "nowhere", "is not a folder"),
         (tmp_path / "empty", "there: no file"),
-        (tmp_path / "flat", "there: 1 .mp4"),
+        (tmp_path / "flat", "there: 1 .txt"),
     ):
         with pytest.raises(UserError, match=said) as error:
             folder.plan(FolderDataset(), data, 0)
@@ -233,8 +239,9 @@ def test_folder_draws_another_picture_for_one_that_is_cut_off(tmp_path):
     assert (raw.frames[3] == stand_in).all()
     for path in (data / "images" / "cat").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(BadMedia, match="no picture of class 'cat' can be read: .*0 bytes"):
-        folder.load(asked, FolderDataset())
+    raw = folder.load(asked, FolderDataset())
+    with pytest.raises(BadMedia, match="no picture: none of class 'cat' can be read, .*0 bytes"):
+        cut(raw, ClipsConfig())
 
 
 def pairs_of(root: Path, rows: list[tuple[str, str, str]], pictures: dict[str, str]) -> Path:

@@ -79,8 +79,8 @@ def test_the_location_in_a_group_would_be_noticed(tmp_path, monkeypatch):
     shutil.copytree(first, second)
     named = folder.find_contents
 
-    def with_paths(data):
-        contents = named(data)
+    def with_paths(data, settings):
+        contents = named(data, settings)
         whole = [dataclasses.replace(p, group=p.path.as_posix()) for p in contents.pictures]
         return dataclasses.replace(contents, pictures=whole)
 

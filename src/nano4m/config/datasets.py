@@ -63,6 +63,17 @@ class FolderDataset(Section):
     min_per_class: Clips = Field(
         5, description="A class with fewer recordings is left out, with a message."
     )
+    group_by: str = Field(
+        "auto",
+        description="What keeps recordings in one split. auto: a column group, recording_group, "
+        "video_id or speaker of the list, else names such as ID_000030 and NAME_001; off: such a "
+        "column, and no names; or the name of another column.",
+    )
+    split_column: str = Field(
+        "auto",
+        description="Column that says train, val (valid, dev) or test. auto: split in pairs.csv or "
+        "labels.csv; off: none; a name: that column, also of metadata.csv.",
+    )
 
     @model_validator(mode="after")
     def _leaves_some_to_train(self) -> "FolderDataset":

@@ -142,7 +142,9 @@ DIGITS = Config(
 ANIMALS = Config(
     preset="animals",
     dataset=FolderDataset(),
-    clips=ClipsConfig(window_seconds=65536 / 24000, picture_size=64, frames=4, target_rms_db=-23.0),
+    clips=ClipsConfig(
+        window_seconds=65536 / 24000, picture_size=64, frames=4, target_rms_db=-23.0, require=()
+    ),
     tokenizers={
         "rgb": ImageVQ(grid=8, vocab=512),
         "sound": MelVQ(downsample=8, vocab=256, augmentations=8),
@@ -159,7 +161,7 @@ ANIMALS = Config(
 REFERENCE = Config(
     preset="reference",
     dataset=FolderDataset(val_share=0.1, test_share=0.1),
-    clips=ClipsConfig(window_seconds=81920 / 24000, picture_size=224, frames=10),
+    clips=ClipsConfig(window_seconds=81920 / 24000, picture_size=224, frames=10, require=()),
     tokenizers={
         "rgb": ImageVQ(grid=14, vocab=16384),
         "sound": MelVQ(n_fft=1280, hop=320, downsample=1, vocab=1024, codebooks=2),

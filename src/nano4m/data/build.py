@@ -20,7 +20,7 @@ import pyarrow as pa
 from nano4m.compute.workers import count_workers, worker_pool
 from nano4m.config.clips import ClipsConfig
 from nano4m.config.run import Config
-from nano4m.data.clip_counts import MANIFEST, ClipCounts, write_manifest
+from nano4m.data.clip_counts import MANIFEST, ClipCounts, log_counts, write_manifest
 from nano4m.data.clip_shards import (
     FORMAT,
     read_about,
@@ -73,6 +73,8 @@ def make_row(plan: ClipPlan, *, name: str, settings: object, clips: ClipsConfig)
         "reason": None,
         "left_out": None,
     }
+    if plan.reason:
+        return row | {"reason": plan.reason}
     try:
         raw = source(name).load(plan, settings)
         columns = cut(raw, clips)
@@ -175,7 +177,8 @@ def plan_clips(config: Config, data: Path | None) -> list[ClipPlan]:
     few = [split for split, least in _least(config).items() if planned[split] < least]
     if few:
         raise UserError(
-            f"too few clips for {', '.join(few)}: the source plans {dict(planned)}; add data, or "
+            f"too few clips for {', '.join(few)}: the source plans {dict(planned)}, and "
+            f"{', '.join(f'{_least(config)[s]} of {s}' for s in few)} are needed; add data, or "
             f"change the shares under --dataset or --evaluate.split"
         )
     return plans
@@ -316,28 +319,7 @@ def build_clips(
             f"cannot write clips to {out}: {error.strerror or error}; it must be a folder that you "
             "may write to, on a disk with some 50 kB free a clip"
         ) from error
+    log_counts(tally, out)
     _check_kept(tally, config, out)
     counts = tally.summary() | {"duplicates": duplicates}
-    _log_what_is_missing(counts, out)
     return counts
-
-
-def _log_what_is_missing(counts: Mapping[str, Any], out: Path) -> None:
-    """Log what some clips or classes lack.
-
-    These are files that were replaced by others, kinds of media that not all clips have, and
-    classes without a validation clip.
-    """
-    for kind, clips in counts["by_media"].items():
-        if clips < counts["kept"]:
-            log_info(f"clips: {kind}: {clips} of {counts['kept']} clips")
-    for file, clips in counts["files_left_out"].items():
-        log_info(f"clips: {file}; {clips} clips have another one instead")
-    by_both = counts["by_label_and_split"]
-    for label in counts["by_label"]:
-        kept, planned = by_both.get(f"{label}, val", [0, 0])
-        if not kept:
-            log_info(
-                f"clips: class {label!r} has no validation clip, of {planned} planned; the reasons "
-                f"are in {out / MANIFEST}"
-            )

@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from nano4m.data.clip_shards import MANIFEST_COLUMNS, manifest_shards
+from nano4m.progress import log_info
 from nano4m.storage.files import whole_file
 
 MANIFEST = "manifest.csv"
+
+MOST_LINES = 12
+"""Files, and classes, that the console lists one by one; the manifest has all."""
 
 
 @dataclass
@@ -98,6 +102,41 @@ def write_manifest(out: Path) -> ClipCounts:
             for row in rows:
                 tally.add(row)
     return tally
+
+
+def log_counts(tally: ClipCounts, out: Path) -> None:
+    """Log how many clips were kept, why others were not, and what some clips or classes lack.
+
+    That are files that were replaced, kinds of media that not all clips have, and classes without
+    a clip to train on or to validate with.
+    """
+    kept, planned = tally.kept.total(), tally.planned.total()
+    for kind, clips in sorted(tally.media.items()):
+        if clips < kept:
+            log_info(f"clips: {kind}: {clips} of {kept} clips")
+    left_out = tally.left_out.most_common()
+    for file, clips in left_out[:MOST_LINES]:
+        log_info(f"clips: {file}; {clips} clips have another one, or none, instead")
+    if len(left_out) > MOST_LINES:
+        log_info(f"clips: and {len(left_out) - MOST_LINES} more such files, see {out / MANIFEST}")
+    lost = [label for label in tally.by_label() if not tally.kept[label, "train"]]
+    unchecked = [label for label in tally.by_label() if not tally.kept[label, "val"]]
+    for label in lost[:MOST_LINES]:
+        log_info(
+            f"clips: class {label!r} has no training clip left, of "
+            f"{tally.planned[label, 'train']} planned; the reasons are in {out / MANIFEST}"
+        )
+    for label in unchecked[:MOST_LINES]:
+        log_info(
+            f"clips: class {label!r} has no validation clip, of {tally.planned[label, 'val']} "
+            f"planned; the reasons are in {out / MANIFEST}"
+        )
+    for labels, what in ((lost, "training"), (unchecked, "validation")):
+        if len(labels) > MOST_LINES:
+            log_info(f"clips: and {len(labels) - MOST_LINES} more classes have no {what} clip")
+    if kept < planned:
+        reasons = ", ".join(f"{count} {why}" for why, count in tally.reasons.most_common())
+        log_info(f"clips: kept {kept} of {planned}; not kept: {reasons}; see {out / MANIFEST}")
 
 
 def _for_people(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -143,6 +143,7 @@ def _check_media(raw: RawMedia, settings: ClipsConfig) -> None:
     has = dict.fromkeys(raw.planes, bool(raw.frames)) | sources
     for name in settings.require:
         if media_kind(name).form != "text" and not has.get(name):
-            raise BadMedia(f"no {name}")
+            why = raw.absent.get(name)
+            raise BadMedia(f"no {name}: {why}" if why else f"no {name}")
     if not any(sources.values()):
         raise BadMedia("no sound and no picture")

@@ -26,6 +26,8 @@ class ClipPlan:
         licence: Licence of the media of this clip.
         measures: Numbers that are known of the clip before its media, such as what a synthetic
             source drew; columns of the clips table.
+        reason: Why the clip is not kept, where that is known before its media are read; it is
+            counted by what stands before the first colon.
         details: What ``load`` needs to find or make the media (paths, a seed).
     """
 
@@ -39,6 +41,7 @@ class ClipPlan:
     licence: str
     group: str | None = None
     measures: Mapping[str, float] = field(default_factory=dict)
+    reason: str | None = None
     details: dict[str, str | int | float | list[str]] = field(default_factory=dict)
 
 
@@ -60,6 +63,7 @@ class RawMedia:
         left_out: Unreadable files that were replaced by others: name and reason.
         originals: Pictures that ``frames`` were made from, where those are random variants of them;
             they alone decide whether two frames are the same picture. None: the frames themselves.
+        absent: Kind of media -> why the clip has none, for the reason of one that needs it.
         measures: Numbers known of these media alone; columns of the clips table.
     """
 
@@ -70,6 +74,7 @@ class RawMedia:
     planes: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
     originals: Sequence[np.ndarray] | None = None
+    absent: Mapping[str, str] = field(default_factory=dict)
     measures: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -2,16 +2,26 @@
 
 import hashlib
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from nano4m.config.datasets import FolderDataset
 from nano4m.data.sources.base import ClipPlan, RawMedia, Split
-from nano4m.data.sources.folder_groups import join_groups
-from nano4m.data.sources.folder_layouts import Contents, Picture, Recording, find_contents
+from nano4m.data.sources.folder_contents import Contents, Picture, Recording, log_contents
+from nano4m.data.sources.folder_groups import find_groups, join_groups
+from nano4m.data.sources.folder_layouts import find_contents
+from nano4m.data.sources.folder_splits import (
+    given_splits,
+    names_rng,
+    prefer_full,
+    split_pictures,
+    split_recordings,
+    without_given_val,
+)
 from nano4m.data.sources.video import read_video
 from nano4m.errors import BadMedia, UserError
 from nano4m.media.picture import read_picture
@@ -21,183 +31,204 @@ from nano4m.progress import log_info
 SPARE = 4
 """Spare pictures of a sound, used if some cannot be read."""
 
+LARGE_POOL = 4096
+"""Pools with more pictures are not permuted as a whole for every sound."""
 
-def _rng(seed: int, *names: str) -> np.random.Generator:
-    """Return a generator that depends on the seed and these names only."""
-    digest = hashlib.sha256("\0".join(names).encode()).digest()
-    return np.random.default_rng([seed, int.from_bytes(digest[:8], "little")])
+LONGEST_ID = 120
+"""Letters of a clip id; a longer one is cut and has a hash."""
 
 
 def _clip_id(key: str) -> str:
-    """Return ``key`` if its characters are allowed, else a readable form with a hash of it."""
+    """Return ``key`` if it is short and its characters are allowed, else a form with its hash."""
     readable = re.sub(r"[^A-Za-z0-9_.-]+", "-", key)
-    if readable == key:
+    if readable == key and len(key) <= LONGEST_ID:
         return key
-    return f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+    return f"{readable[:LONGEST_ID]}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
 
 
-def _shares(
-    sizes: dict[str, int], settings: FolderDataset, rng: np.random.Generator
-) -> dict[str, Split]:
-    """Return a split for each group such that the shares of members are near the settings.
+def _enough(contents: Contents, least: int) -> Contents:
+    """Return contents without classes of fewer than ``least``; log these.
 
-    train gets at least one group; val, then test, get one each if there are enough.
+    A class is as large as it has recordings, or pictures where it has none.
     """
-    order = [sorted(sizes)[i] for i in rng.permutation(len(sizes))]
-    total = sum(sizes.values())
-    dealt: dict[str, Split] = {}
-    asked: list[tuple[Split, float]] = [("val", settings.val_share), ("test", settings.test_share)]
-    for split, share in asked:
-        target, got = share * total, 0
-        for group in order:
-            is_free = group not in dealt and len(dealt) < len(sizes) - 1
-            # A group that would overshoot by more than it brings stays in train.
-            if share and is_free and got < target and got + sizes[group] / 2 <= target:
-                dealt[group] = split
-                got += sizes[group]
-        free = [group for group in order if group not in dealt]
-        if share and not got and len(free) > 1:
-            dealt[min(free, key=lambda group: sizes[group])] = split
-    return {group: dealt.get(group, "train") for group in sizes}
-
-
-def split_recordings(
-    recordings: Sequence[Recording], settings: FolderDataset, seed: int
-) -> dict[str, Split]:
-    """Return the split of each group: whole groups, stratified by class.
-
-    A class whose recordings are all of one group stays in train, with a message.
-    """
-    classes: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for recording in recordings:
-        classes[recording.label][recording.group] += 1
-    splits: dict[str, Split] = {}
-    for label in sorted(classes):
-        # A group that also has recordings of an earlier class has its split already.
-        free = {group: n for group, n in classes[label].items() if group not in splits}
-        splits |= _shares(free, settings, _rng(seed, "recordings", label))
-        if len(classes[label]) == 1 and settings.val_share + settings.test_share > 0:
-            log_info(f"class {label!r} stays in train: all its recordings are of one group")
-    return splits
-
-
-def prefer_full(pictures: Sequence[Picture], least: int) -> list[Picture]:
-    """Return pictures, without low-resolution ones of classes with at least ``least`` others.
-
-    By class and not by split, so that training and test pictures are equally sharp.
-    """
-    full: dict[str, int] = defaultdict(int)
-    for picture in pictures:
-        full[picture.label] += not picture.is_lowres
-    return [p for p in pictures if not p.is_lowres or full[p.label] < least]
-
-
-def split_pictures(
-    pictures: Sequence[Picture], settings: FolderDataset, seed: int, dealt: Mapping[str, Split]
-) -> dict[tuple[str, Split], list[Picture]]:
-    """Return the pictures of each class and split; no group of pictures is in two splits.
-
-    A group that also has recordings is in their split (``dealt``: group -> split). A single
-    picture of a class is in train. Low-resolution pictures are split on their own, so that each
-    split has some.
-    """
-    strata: dict[tuple[str, bool], dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for picture in pictures:
-        strata[picture.label, picture.is_lowres][picture.group] += 1
-    splits = dict(dealt)
-    for (label, is_lowres), sizes in sorted(strata.items()):
-        free = {group: n for group, n in sizes.items() if group not in splits}
-        splits |= _shares(free, settings, _rng(seed, "pictures", label, str(is_lowres)))
-    pools: dict[tuple[str, Split], list[Picture]] = defaultdict(list)
-    for picture in pictures:
-        pools[picture.label, splits[picture.group]].append(picture)
-    return pools
-
-
-def _enough(recordings: Sequence[Recording], least: int) -> list[Recording]:
-    """Return recordings without classes of fewer than ``least``; log these."""
-    counts: dict[str, int] = defaultdict(int)
-    for recording in recordings:
-        counts[recording.label] += 1
+    recorded = Counter(recording.label for recording in contents.recordings)
+    counts = {
+        label: recorded[label] or count
+        for label, count in (Counter(p.label for p in contents.pictures) | recorded).items()
+    }
     for label, count in sorted(counts.items()):
         if count < least:
+            kind = "recordings" if recorded[label] else "pictures and no recording"
             log_info(
-                f"class {label!r} left out: {count} recordings, --dataset.min-per-class is {least}"
+                f"class {label!r} left out: {count} {kind}, --dataset.min-per-class is {least}"
             )
-    kept = [recording for recording in recordings if counts[recording.label] >= least]
-    if not kept:
+    if max(counts.values()) < least:
         raise UserError(
             f"no class has {least} recordings ({dict(sorted(counts.items()))}); add recordings or "
             "lower --dataset.min-per-class"
         )
-    return kept
+    return replace(
+        contents,
+        recordings=[r for r in contents.recordings if counts[r.label] >= least],
+        pictures=[p for p in contents.pictures if counts[p.label] >= least],
+    )
+
+
+def pair_by_name(contents: Contents) -> Contents:
+    """Return contents in which a recording has the pictures of its class, split and name.
+
+    Only where a list says no pictures of it; pictures that cannot be opened are none.
+    """
+    there = {picture.name for picture in contents.pictures}
+    named: dict[tuple[str, str, Split | None], list[str]] = defaultdict(list)
+    for picture in contents.pictures:
+        named[picture.label, picture.stem, picture.split].append(picture.name)
+    recordings = []
+    for r in contents.recordings:
+        listed = tuple(name for name in r.pictures if name in there)
+        own = listed or tuple(named.get((r.label, r.stem, r.split), ()))
+        recordings.append(replace(r, pictures=own))
+    return replace(contents, recordings=recordings)
+
+
+def _draw(pool: Sequence[Picture], count: int, seed: int, key: str) -> list[str]:
+    """Return the paths of pictures for a sound, drawn without replacement."""
+    rng = names_rng(seed, "draw", key)
+    if len(pool) <= LARGE_POOL:
+        chosen = rng.permutation(len(pool))[:count]
+    else:
+        chosen = rng.choice(len(pool), count, replace=False, shuffle=True)
+    return [str(pool[i].path) for i in chosen]
 
 
 def plan(settings: FolderDataset, data: Path | None, seed: int) -> Sequence[ClipPlan]:
     """Return one clip a recording; sounds are paired with pictures of their class and split.
 
+    A picture belongs to the sound of its name, where there is one; other sounds draw from the
+    pictures of their class and split. A sound without a picture, and each picture of a class
+    without recordings, is a clip of its own: ``clips.require`` decides whether it is kept.
+
     Raises:
         UserError: ``data`` is missing, empty or of an unknown layout, or no class is large enough.
     """
-    contents = find_contents(data)
-    assert data is not None
-    enough = _enough(contents.recordings, settings.min_per_class)
-    contents = join_groups(Contents(recordings=enough, pictures=contents.pictures), settings)
+    found = find_contents(data, settings)
+    log_contents(found)
+    contents = find_groups(pair_by_name(_enough(found, settings.min_per_class)), settings)
+    unused: Mapping[str, str] = {}
+    given: Mapping[str, Split] = {}
+    dealt = settings
+    items: list[Recording | Picture] = [*contents.recordings, *contents.pictures]
+    if any(item.split for item in items):
+        dealt = settings.model_copy(update={"test_share": 0.0})
+        contents, given, unused = given_splits(without_given_val(contents, settings))
+    else:
+        contents = join_groups(contents, settings)
     recordings = contents.recordings
-    splits = split_recordings(recordings, settings, seed)
+    used = [recording for recording in recordings if recording.key not in unused]
+    splits = split_recordings(used, dealt, seed, given)
     # A picture that is paired with one sound alone is in its split.
-    owned = {name for recording in recordings for name in recording.pictures}
+    owned = {name for recording in used for name in recording.pictures}
     pictures = [picture for picture in contents.pictures if picture.name not in owned]
-    count = settings.pictures_per_sound
-    pools = split_pictures(prefer_full(pictures, count), settings, seed, splits)
+    pools = split_pictures(prefer_full(pictures, settings.pictures_per_sound), dealt, seed, splits)
+    paths = {picture.name: str(picture.path) for picture in contents.pictures}
     with_pictures = {picture.label for picture in pictures}
     plans = []
+    kinds: Counter[str] = Counter()
     for recording in recordings:
+        if recording.key in unused:
+            plans.append(_unused(recording, unused[recording.key]))
+            continue
         split = splits[recording.group]
-        order = [str(data / name) for name in recording.pictures]
+        order = [paths[name] for name in recording.pictures]
+        kind = "have the picture of their list or name" if order else "are films"
         if not order and not recording.is_video:
             pool = pools.get((recording.label, split), [])
-            drawn = _rng(seed, "draw", recording.key).permutation(len(pool))
-            order = [str(pool[i].path) for i in drawn[: count + SPARE]]
-        missing = f" left for {split}" if recording.label in with_pictures else ""
-        plans.append(
-            ClipPlan(
-                clip_id=_clip_id(recording.key),
-                source="folder",
-                video_id=recording.group,
-                start_s=0.0,
-                label=recording.label,
-                caption=recording.caption,
-                split=split,
-                licence=recording.licence,
-                details={
-                    "file": str(recording.path),
-                    "is_video": int(recording.is_video),
-                    "pictures": order[:count],
-                    "spare": order[count : count + SPARE],
-                    "missing": missing,
-                },
+            order = _draw(
+                pool, min(len(pool), settings.pictures_per_sound + SPARE), seed, recording.key
             )
-        )
+            kind = "draw from the pictures of their class and split" if order else "have no picture"
+        kinds[kind] += 1
+        missing = f" left for {split}" if recording.label in with_pictures else ""
+        plans.append(_clip(recording, split, order, settings, missing))
+    recorded = {recording.label for recording in found.recordings}
+    for (label, split), pool in sorted(pools.items()):
+        if label not in recorded:
+            kinds["are pictures of a class without a recording"] += len(pool)
+            plans += [_still(picture, split) for picture in pool]
+    told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    log_info(f"folder: of {len(plans)} clips {told}")
     return plans
+
+
+def _clip(
+    recording: Recording, split: Split, order: list[str], settings: FolderDataset, missing: str
+) -> ClipPlan:
+    count = settings.pictures_per_sound
+    return ClipPlan(
+        clip_id=_clip_id(recording.key),
+        source="folder",
+        video_id=recording.group,
+        start_s=0.0,
+        label=recording.label,
+        caption=recording.caption,
+        split=split,
+        licence=recording.licence,
+        details={
+            "file": str(recording.path),
+            "is_video": int(recording.is_video),
+            "pictures": order[:count],
+            "spare": order[count : count + SPARE],
+            "missing": missing,
+        },
+    )
+
+
+def _unused(recording: Recording, why: str) -> ClipPlan:
+    assert recording.split is not None
+    return ClipPlan(
+        clip_id=_clip_id(recording.key),
+        source="folder",
+        video_id=f"{recording.group} ({recording.split})",
+        group=recording.group,
+        start_s=0.0,
+        label=recording.label,
+        caption=recording.caption,
+        split=recording.split,
+        licence=recording.licence,
+        reason=why,
+    )
+
+
+def _still(picture: Picture, split: Split) -> ClipPlan:
+    """Return the clip of a picture that has no recording."""
+    return ClipPlan(
+        clip_id=_clip_id(picture.name),
+        source="folder",
+        video_id=picture.group,
+        start_s=0.0,
+        label=picture.label,
+        caption=picture.caption or picture.label,
+        split=split,
+        licence="not stated",
+        details={"pictures": [str(picture.path)], "spare": [], "missing": ""},
+    )
 
 
 def load(plan: ClipPlan, settings: FolderDataset) -> RawMedia:
     """Return one recording and its pictures; a spare one replaces an unreadable one.
 
     Raises:
-        BadMedia: The recording is missing, empty, truncated or unreadable, has no sound, or no
-            picture that can be read.
+        BadMedia: The recording is missing, empty, truncated or unreadable, or nothing can be read.
     """
-    path = Path(str(plan.details["file"]))
-    if plan.details["is_video"]:
-        sound, rate, frames, times = read_video(path)
-        return RawMedia(sound=sound, sample_rate=rate, frames=frames, frame_times=times)
     pictures, spare = plan.details["pictures"], plan.details["spare"]
     assert isinstance(pictures, list) and isinstance(spare, list)
-    if not pictures:
-        raise BadMedia(f"no picture of class {plan.label!r}{plan.details['missing']}")
-    sound, rate = read_sound(path)
+    if plan.details.get("is_video"):
+        heard, rate, frames, times = read_video(Path(str(plan.details["file"])))
+        return RawMedia(sound=heard, sample_rate=rate, frames=frames, frame_times=times)
+    sound: np.ndarray | None = None
+    rate = 0
+    if "file" in plan.details:
+        sound, rate = read_sound(Path(str(plan.details["file"])))
     read: list[np.ndarray] = []
     left_out: list[str] = []
     for name in [*pictures, *spare]:
@@ -207,6 +238,13 @@ def load(plan: ClipPlan, settings: FolderDataset) -> RawMedia:
             read.append(read_picture(Path(name)))
         except BadMedia as error:
             left_out.append(str(error).replace("; ", ", "))
-    if not read:
-        raise BadMedia(f"no picture of class {plan.label!r} can be read: {'; '.join(left_out)}")
-    return RawMedia(sound=sound, sample_rate=rate, frames=tuple(read), left_out=tuple(left_out))
+    why = f"none of class {plan.label!r}{plan.details['missing']}"
+    if pictures and not read:
+        why = f"none of class {plan.label!r} can be read, {', '.join(left_out)}"
+    return RawMedia(
+        sound=sound,
+        sample_rate=rate,
+        frames=tuple(read),
+        left_out=tuple(left_out),
+        absent={} if read else {"picture": why},
+    )

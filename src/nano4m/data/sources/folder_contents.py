@@ -1,0 +1,151 @@
+"""What is found in a user's folder: recordings, pictures, and what is not read."""
+
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nano4m.data.sources.base import Split
+from nano4m.data.sources.video import VIDEOS
+from nano4m.errors import UserError
+from nano4m.media.gate import printable
+from nano4m.media.image_file import SUFFIXES as PICTURES
+from nano4m.media.sound import SUFFIXES as SOUNDS
+from nano4m.progress import log_info
+
+NO_LICENCE = "not stated"
+
+UNLABELLED = "unlabelled"
+"""Class of a recording that has none."""
+
+MEDIA_FOLDERS = frozenset({"audio", "images", "video"})
+"""Folders that hold class folders of one kind of media."""
+
+MOST_SHOWN = 12
+"""Classes, reasons and the like that one line of the console lists."""
+
+SPLIT_NAMES: Mapping[str, Split] = {
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "dev": "val",
+    "test": "test",
+}
+"""Name of a folder, or value of a column, in lower case -> the split that it means."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """One sound or video, which becomes one clip.
+
+    Attributes:
+        key: Unique name in the folder.
+        name: Of its file, relative to the folder, see ``walk.plain_name``.
+        stem: What of the name lies below the class, without the ending: sounds and pictures
+            of equal stems belong together, and names of recordings are looked for in it.
+        group: Recordings of one group are in one split; "": not stated.
+        label: Class, one lower-case word.
+        pictures: Names of the files paired with this sound; () means any of its class.
+        split: That the folder or the list says; None: it is dealt.
+    """
+
+    key: str
+    name: str
+    path: Path
+    stem: str
+    label: str
+    caption: str
+    group: str = ""
+    licence: str = NO_LICENCE
+    is_video: bool = False
+    pictures: tuple[str, ...] = ()
+    split: Split | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One still picture of a class; fields as those of ``Recording``."""
+
+    name: str
+    path: Path
+    stem: str
+    label: str
+    caption: str = ""
+    group: str = ""
+    is_lowres: bool = False
+    split: Split | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """Recordings and pictures of a folder.
+
+    Attributes:
+        unread: Files that are not read: (class or "", reason) -> how many.
+        form: One line that says how the folder was read.
+    """
+
+    recordings: list[Recording] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+    unread: Counter[tuple[str, str]] = field(default_factory=Counter)
+    form: str = ""
+
+
+def is_medium(suffix: str) -> bool:
+    """Whether files of this ending (lower case, with its dot) are read."""
+    return suffix in SOUNDS or suffix in PICTURES or suffix in VIDEOS
+
+
+def label_of(name: str) -> str:
+    """Return a class name as one lower-case word; signs other than spaces and dashes stay."""
+    text = unicodedata.normalize("NFC", printable(name.strip()))
+    return re.sub(r"[\s_-]+", "_", text.lower()).strip("_") or text
+
+
+def check_spellings(names: Iterable[str]) -> None:
+    """Refuse names of class folders that differ and would be one class.
+
+    Raises:
+        UserError: Such as of ``Dog`` and ``dog``.
+    """
+    spelled: dict[str, set[str]] = defaultdict(set)
+    for name in names:
+        spelled[label_of(name)].add(unicodedata.normalize("NFC", name))
+    for label, found in sorted(spelled.items()):
+        if len(found) > 1:
+            listed = ", ".join(repr(printable(name)) for name in sorted(found))
+            raise UserError(
+                f"the folders {listed} would all be the class {label!r}; if they are one class, "
+                "give them the same name, else names that differ in more than capitals, spaces, "
+                "dashes and underscores"
+            )
+
+
+def log_contents(contents: Contents) -> None:
+    """Log how a folder was read, its classes with their counts, and what is not read."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for recording in contents.recordings:
+        counts[recording.label]["films" if recording.is_video else "sounds"] += 1
+    for picture in contents.pictures:
+        counts[picture.label]["pictures"] += 1
+    if contents.form:
+        log_info(f"folder: {contents.form}")
+    told = [
+        f"{label} ({', '.join(f'{n} {kind}' for kind, n in sorted(own.items(), reverse=True))})"
+        for label, own in sorted(counts.items())
+    ]
+    log_info(f"folder: {len(counts)} classes: {shortened(told)}")
+    reasons: dict[str, Counter[str]] = defaultdict(Counter)
+    for (label, why), count in contents.unread.items():
+        reasons[why][label] += count
+    for why, by_class in sorted(reasons.items(), key=lambda item: -item[1].total()):
+        of = shortened([f"{n} of {label}" for label, n in by_class.most_common() if label])
+        log_info(f"folder: {by_class.total()} files not read: {why}{f' ({of})' if of else ''}")
+
+
+def shortened(parts: list[str]) -> str:
+    """Return the first parts, separated by commas, and how many more there are."""
+    more = len(parts) - MOST_SHOWN
+    return ", ".join(parts[:MOST_SHOWN]) + (f", and {more} more" if more > 0 else "")

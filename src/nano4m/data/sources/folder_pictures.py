@@ -1,0 +1,50 @@
+"""A look at the header of each picture: whether it can be opened, and whether it is large enough.
+
+Nothing of it is decoded.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+
+from nano4m.data.sources.folder_contents import MOST_SHOWN, Picture
+from nano4m.errors import BadMedia
+from nano4m.media.gate import gated, printable
+from nano4m.media.picture import picture_size
+from nano4m.progress import log_info
+
+LOWRES = 48
+"""Pictures with a side shorter than this are used only if there are too few others."""
+
+
+def look_at(
+    pictures: Iterable[Picture],
+    unread: Counter[tuple[str, str]],
+    names: set[str] | None = None,
+) -> list[Picture]:
+    """Return the pictures that can be opened, each with ``is_lowres``; count and log the others.
+
+    Args:
+        pictures: Of any classes.
+        unread: Counts of ``Contents``, to which the others are added.
+        names: Those to look at; None: all. The others are taken as they are.
+    """
+    found, said = [], 0
+    for picture in pictures:
+        if names is not None and picture.name not in names:
+            found.append(picture)
+            continue
+        size, why = None, "it cannot be opened"
+        try:
+            with gated(picture.path):
+                size = picture_size(picture.path)
+        except BadMedia as error:
+            why = str(error)
+        if size is not None:
+            found.append(replace(picture, is_lowres=min(size) < LOWRES))
+            continue
+        unread[picture.label, "a picture that cannot be opened"] += 1
+        said += 1
+        if said <= MOST_SHOWN:
+            log_info(f"picture left out: {printable(picture.name)} ({why})")
+    return found
