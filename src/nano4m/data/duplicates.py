@@ -5,7 +5,7 @@ across splits would inflate the scores.
 """
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ import pyarrow.parquet as pq
 from nano4m.data.clip_shards import GROUP_ROWS, KEY, find_shards
 from nano4m.data.fingerprints import same_pictures, same_sounds
 from nano4m.storage.files import whole_file
+
+SOUND = "sound"
+"""What two clips share, beside a picture."""
 
 DUPLICATE = "duplicate"
 """Beginning of the reason of an excluded clip."""
@@ -58,7 +61,7 @@ def find_pairs(table: pa.Table, places: Sequence[tuple[Path, int]]) -> list[Pair
     train, val, test = ([i for i in there if splits[i] == name] for name in EXCLUDED_FIRST)
     pairs: list[Pair] = []
     for first, second in ((train, sorted(val + test)), (val, test)):
-        pairs += [(*p, "sound") for p in same_sounds(audio_fingerprint, first, second, sounds)]
+        pairs += [(*p, SOUND) for p in same_sounds(audio_fingerprint, first, second, sounds)]
         pairs += [(*p, "picture") for p in same_pictures(image_fingerprints, first, second)]
     return pairs
 
@@ -82,18 +85,42 @@ def _read_sounds(
     return found
 
 
-def resolve_duplicates(pairs: Sequence[Pair], splits: Sequence[str]) -> dict[int, Pair]:
+def resolve_duplicates(
+    pairs: Sequence[Pair], splits: Sequence[str], groups: Sequence[str] | None = None
+) -> dict[int, Pair]:
     """Return the clips to exclude so that no pair is left, each with a pair that it is in.
 
-    The clip with the most duplicates is excluded first, so that few are lost; among equals, one of
-    the train split, the largest.
+    A clip whose sound is found twice goes with its whole group, as other clips of one recording
+    are of the other one too; a picture, which clips may draw from those of their class, costs one
+    clip. Who has the most duplicates a clip is excluded first, so that few are lost; among equals,
+    one of the train split, the largest.
+
+    Args:
+        pairs: See ``find_pairs``.
+        splits: Of all clips.
+        groups: Group of each clip; None: each is its own.
     """
-    left, excluded = list(pairs), {}
+    members: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for i, name in enumerate(groups or ()):
+        members[name, splits[i]].append(i)
+    own = {i: unit for m in members.values() for unit in (tuple(m),) for i in m}
+    left, excluded = list(pairs), dict[int, Pair]()
     while left:
-        counts = Counter(i for pair in left for i in pair[:2])
-        worst = max(counts, key=lambda i: (counts[i], -EXCLUDED_FIRST.index(splits[i]), -i))
-        excluded[worst] = next(pair for pair in left if worst in pair[:2])
-        left = [pair for pair in left if worst not in pair[:2]]
+        found: dict[tuple[int, ...], int] = Counter()
+        for first, second, what in left:
+            for i in (first, second):
+                found[own.get(i, (i,)) if what == SOUND else (i,)] += 1
+        worst = max(
+            found,
+            key=lambda unit: (
+                found[unit] / len(unit),
+                -EXCLUDED_FIRST.index(splits[unit[0]]),
+                -unit[0],
+            ),
+        )
+        pair = next(p for p in left if {*p[:2]} & {*worst} and (p[2] == SOUND or len(worst) == 1))
+        excluded |= {i: pair for i in worst if i not in excluded}
+        left = [p for p in left if not {*p[:2]} & {*worst}]
     return excluded
 
 
@@ -107,7 +134,15 @@ def exclude_duplicates(folder: Path) -> dict[str, str]:
         OSError: A shard cannot be written.
     """
     shards = [path for path, _ in find_shards(folder)]
-    columns = ["clip_id", "split", "kept", "reason", "audio_fingerprint", "image_fingerprints"]
+    columns = [
+        "clip_id",
+        "split",
+        "video_id",
+        "kept",
+        "reason",
+        "audio_fingerprint",
+        "image_fingerprints",
+    ]
     tables = [pq.read_table(path, columns=columns) for path in shards]
     places = [
         (path, row) for path, t in zip(shards, tables, strict=True) for row in range(t.num_rows)
@@ -115,15 +150,25 @@ def exclude_duplicates(folder: Path) -> dict[str, str]:
     whole = pa.concat_tables(tables)
     ids, splits = whole["clip_id"].to_pylist(), whole["split"].to_pylist()
     reasons: dict[int, str] = {}
+    groups = whole["video_id"].to_pylist()
+    kept = whole["kept"].to_pylist()
     for gone, (first, second, what) in resolve_duplicates(
-        find_pairs(whole, places), splits
+        find_pairs(whole, places), splits, groups
     ).items():
-        kept = second if gone == first else first
-        reasons[gone] = f"{DUPLICATE}: the {what} is that of {ids[kept]} of {splits[kept]}"
+        if gone not in (first, second):
+            own, other = (first, second) if groups[first] == groups[gone] else (second, first)
+            if kept[gone] or (whole["reason"][gone].as_py() or "").startswith(f"{DUPLICATE}:"):
+                reasons[gone] = (
+                    f"{DUPLICATE}: of one recording with {ids[own]}, whose {what} is that of "
+                    f"{ids[other]} of {splits[other]}"
+                )
+            continue
+        twin = second if gone == first else first
+        reasons[gone] = f"{DUPLICATE}: the {what} is that of {ids[twin]} of {splits[twin]}"
     for path in shards:
-        own = {places[i][1]: text for i, text in reasons.items() if places[i][0] == path}
-        if own:
-            _rewrite(path, own)
+        rows = {places[i][1]: text for i, text in reasons.items() if places[i][0] == path}
+        if rows:
+            _rewrite(path, rows)
     return {ids[i]: text for i, text in sorted(reasons.items())}
 
 

@@ -50,6 +50,11 @@ def read_table(path: Path, required: set[str]) -> Table:
         with opened(path), path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, skipinitialspace=True)
             header = [cell.strip() for cell in next(reader, [])]
+            if not required <= set(header):
+                raise UserError(
+                    f"{printable(path)} has the columns {sorted(filter(None, header))}; "
+                    f"missing {sorted(required - set(header))}"
+                )
             line = reader.line_num + 1
             for cells in reader:
                 values = [cell.strip() for cell in cells]
@@ -63,12 +68,6 @@ def read_table(path: Path, required: set[str]) -> Table:
         raise UserError(
             f"{printable(path)} is not a UTF-8 table of comma-separated values: {why}"
         ) from error
-    columns = {name for name in header if name}
-    if not required <= columns:
-        raise UserError(
-            f"{printable(path)} has the columns {sorted(columns)}; "
-            f"missing {sorted(required - columns)}"
-        )
     if not rows:
         raise UserError(f"{printable(path)} has no row below its header; give one row a recording")
     return Table(path, tuple(name for name in header if name), rows)

@@ -22,6 +22,8 @@ def plain_name(name: str) -> str:
 
     Unicode NFC, as a Mac may have decomposed it; bytes that are not UTF-8 as escapes.
     """
+    if name.isascii() and name.isprintable():
+        return name
     return unicodedata.normalize("NFC", printable(name))
 
 
