@@ -6,10 +6,15 @@ import soundfile
 from PIL import Image
 
 from media_files import tone, video
-from nano4m.data.sources.video import read_video
+from nano4m.config.clips import ClipsConfig
+from nano4m.data.film_window import read_window
 from nano4m.errors import BadMedia
 from nano4m.media.picture import read_picture
 from nano4m.media.sound import read_sound
+
+
+def read_film(path):
+    return read_window(path, ClipsConfig())
 
 
 @pytest.mark.parametrize(
@@ -26,7 +31,7 @@ def test_sounds_of_any_rate_are_read_at_their_own(tmp_path, rate, channels, suff
 def test_a_file_that_is_missing_empty_cut_off_or_nonsense_is_named(tmp_path, name):
     path, suffix = tmp_path / name, name[2:]
     reader = {"wav": read_sound, "flac": read_sound}.get(suffix, read_picture)
-    reader = read_video if suffix in ("mp4", "mkv") else reader
+    reader = read_film if suffix in ("mp4", "mkv") else reader
     with pytest.raises(BadMedia, match=f"missing file: {name}"):
         reader(path)
     path.touch()
@@ -51,10 +56,10 @@ def test_a_file_that_is_missing_empty_cut_off_or_nonsense_is_named(tmp_path, nam
 
 def test_a_video_without_sound_or_pictures_is_named(tmp_path):
     with pytest.raises(BadMedia, match="no sound: mute.mp4"):
-        read_video(video(tmp_path / "mute.mp4", has_sound=False))
+        read_film(video(tmp_path / "mute.mp4", has_sound=False))
     tone(tmp_path / "a.wav", rate=44100).rename(tmp_path / "blind.avi")
     with pytest.raises(BadMedia, match="no pictures: blind.avi"):
-        read_video(tmp_path / "blind.avi")
+        read_film(tmp_path / "blind.avi")
 
 
 def test_a_recording_that_is_too_long_is_refused_before_it_is_read(tmp_path):

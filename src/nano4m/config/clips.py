@@ -22,6 +22,11 @@ class ClipsConfig(Section):
     window: Literal["loudest", "start", "centre"] = Field(
         "loudest", description="Which part of a longer recording is kept; shorter ones are padded."
     )
+    search_seconds: Annotated[float, Range(1, 600)] = Field(
+        600.0,
+        description="Of a film, in which its window is looked for; of a longer one, ten parts "
+        "evenly spread over it are heard.",
+    )
     target_rms_db: Annotated[float | None, Range(-120, 0)] = Field(
         None,
         description="RMS level of every window, in dB of full scale; none: as recorded.",

@@ -6,6 +6,7 @@
 from typing import Any
 
 from nano4m.config.clips import ClipsConfig
+from nano4m.data.film_window import read_window
 from nano4m.data.fingerprints import audio_fingerprint, content_hash, image_fingerprint
 from nano4m.data.sources.base import RawMedia
 from nano4m.data.waveform import cut_sound, silent
@@ -96,6 +97,8 @@ def cut(raw: RawMedia, settings: ClipsConfig) -> dict[str, Any]:
         BadMedia: The clip cannot be used; the message is the reason.
         UserError: The source records a kind of media that is not in the registry.
     """
+    if raw.film is not None:
+        raw = read_window(raw.film, settings)
     _check_media(raw, settings)
     rate, size = settings.sample_rate, settings.picture_size
     columns: dict[str, Any] = {name: [] for name in ("image_fingerprints", "picture", "crop")}
@@ -111,7 +114,7 @@ def cut(raw: RawMedia, settings: ClipsConfig) -> dict[str, Any]:
             "audio": flac(window, rate),
             "audio_fingerprint": audio_fingerprint(window, rate),
         }
-    columns["offset_s"] = start / rate
+    columns["offset_s"] = raw.start_s + start / rate
     if not raw.frames:
         return columns
     chosen = choose_frames(

@@ -13,12 +13,18 @@ from nano4m.errors import BadMedia
 PEAK_LIMIT = 0.99
 """Largest sample after the level is set."""
 
+LOST_DB = 10.0
+"""The mean of channels may be this much quieter than the loudest one; else they cancel."""
+
 FLOOR_DB = -200.0
 """Level of digital silence."""
 
 
 def to_mono(sound: np.ndarray) -> np.ndarray:
     """Return the mean of the channels, float32 (samples,), of (samples,) or (samples, channels).
+
+    Where they cancel, as in a stereo recording with one channel inverted, or all but one of many
+    are empty, the mean loses over LOST_DB against the loudest channel, which is taken instead.
 
     Raises:
         BadMedia: No samples, or a sample that is not finite.
@@ -28,7 +34,12 @@ def to_mono(sound: np.ndarray) -> np.ndarray:
     if not np.isfinite(sound).all():
         count = int((~np.isfinite(sound)).sum())
         raise BadMedia(f"not finite: {count} of {sound.size} samples are NaN or infinite")
-    return sound if sound.ndim == 1 else sound.mean(axis=1, dtype=np.float32)
+    if sound.ndim == 1:
+        return sound
+    mean = sound.mean(axis=1, dtype=np.float32)
+    power = np.square(sound, dtype=np.float64).mean(axis=0)
+    is_lost = np.square(mean, dtype=np.float64).mean() < power.max() * 10 ** (-LOST_DB / 10)
+    return np.ascontiguousarray(sound[:, power.argmax()]) if is_lost else mean
 
 
 def resample(sound: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from nano4m.config.clips import ClipsConfig
 from nano4m.data.cut import centre_box, cut
-from nano4m.data.sources.base import RawMedia
-from nano4m.data.sources.video import VIDEOS, read_video
+from nano4m.data.film_window import read_window
+from nano4m.data.sources.video import VIDEOS
 from nano4m.data.waveform import cut_sound, silent
 from nano4m.errors import BadMedia, UserError, nearest
 from nano4m.inference.loaded_run import LoadedRun
@@ -102,12 +102,17 @@ def _kind_of(path: Path) -> MediaKind | None:
 
 
 def _video(path: Path, clips: ClipsConfig) -> tuple[dict[str, Cell], str]:
-    """Return the cells of a video, whose picture is its first keyframe, and a note."""
-    sound, rate, frames, times = read_video(path)
-    columns = cut(RawMedia(sound=sound, sample_rate=rate, frames=frames, frame_times=times), clips)
+    """Return the cells of a video, whose picture is its first keyframe, and a note.
+
+    A silent film is a picture, and a film without pictures a sound.
+    """
+    anything = clips.model_copy(update={"require": ()})
+    raw = read_window(path, anything)
+    columns = cut(raw, anything)
     if "reason" in columns:
         raise BadMedia(columns["reason"])
-    note = _window_note(len(sound) / rate, columns["offset_s"], clips) + _level_note(clips)
+    note = _window_note(raw.seconds or 0.0, columns["offset_s"], clips)
+    note += _level_note(clips) if raw.sound is not None else "; it has no sound"
     cells = {name: columns.get(kind.column) for name, kind in MEDIA.items()}
     return {name: cell for name, cell in cells.items() if cell}, note
 

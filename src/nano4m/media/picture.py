@@ -10,7 +10,8 @@ from PIL import Image
 import nano4m.media.planes as planes
 from nano4m.errors import BadMedia
 from nano4m.media.base import Box, Item, MediaKind
-from nano4m.media.image_file import SUFFIXES, in_colour, opened_image, upright
+from nano4m.media.image_file import SUFFIXES as SUFFIXES
+from nano4m.media.image_file import in_colour, opened_image, upright
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -2,75 +2,23 @@
 
 import io
 import wave
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import nano4m.media.planes as planes
-from nano4m.errors import BadMedia
 from nano4m.media.base import Item, MediaKind
-from nano4m.media.gate import opened
+from nano4m.media.sound_file import SUFFIXES as SUFFIXES
+from nano4m.media.sound_file import read_sound as read_sound
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
-
-SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"})
-
-MAX_SECONDS = 600
-"""A longer recording is refused: it would fill the memory of a worker for one window."""
 
 SPECTRUM = {"n_fft": 1024, "hop": 256, "mels": 64}
 """Of the spectrogram that a tokenizer without one of its own is measured with."""
 
 LEVELS_DB = 60.0
 """Range of a spectrogram's colours in dB, down from the loudest."""
-
-
-def check_seconds(path: Path, seconds: float) -> None:
-    """Refuse a recording that is too long.
-
-    Raises:
-        BadMedia: Longer than MAX_SECONDS.
-    """
-    if seconds > MAX_SECONDS:
-        raise BadMedia(
-            f"too long: {path.name} lasts {seconds:.0f} s; cut it to {MAX_SECONDS} s or less"
-        )
-
-
-def _check_riff(path: Path) -> None:
-    """Refuse a truncated WAV, which libsndfile reads without an error; its header has the size."""
-    with path.open("rb") as file:
-        head = file.read(12)
-    size = int.from_bytes(head[4:8], "little")
-    is_streamed = size in (0, 0xFFFFFFFF) or size >= 0x7FFFF000
-    if head[:4] == b"RIFF" and head[8:] == b"WAVE" and not is_streamed:
-        present = path.stat().st_size
-        if present < size + 8:
-            raise BadMedia(f"truncated file: {path.name} has {present} of {size + 8} bytes")
-
-
-def read_sound(path: Path) -> tuple[np.ndarray, int]:
-    """Return float32 (samples, channels) in [-1, 1] and the sample rate in Hz.
-
-    Raises:
-        BadMedia: Missing, empty, truncated, unreadable or too long.
-    """
-    import soundfile
-
-    with opened(path):
-        _check_riff(path)
-        with soundfile.SoundFile(path) as file:
-            check_seconds(path, file.frames / file.samplerate)
-            expected, rate = file.frames, file.samplerate
-            sound = file.read(dtype="float32", always_2d=True)
-    # The length of an MP3 without an index is an estimate.
-    if len(sound) < expected * (0.9 if path.suffix.lower() == ".mp3" else 1):
-        raise BadMedia(f"truncated file: {path.name} has {len(sound)} of {expected} samples")
-    if not len(sound):
-        raise BadMedia(f"no samples: {path.name}")
-    return sound, rate
 
 
 def flac(sound: np.ndarray, sample_rate: int) -> bytes:

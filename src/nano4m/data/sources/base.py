@@ -65,6 +65,9 @@ class RawMedia:
             they alone decide whether two frames are the same picture. None: the frames themselves.
         absent: Kind of media -> why the clip has none, for the reason of one that needs it.
         measures: Numbers known of these media alone; columns of the clips table.
+        film: A film that ``cut`` reads, since its window decides what; all others are empty.
+        start_s: Where ``sound`` begins in the recording, in seconds.
+        seconds: Of the whole recording, where ``sound`` is a part of it.
     """
 
     sound: np.ndarray | None
@@ -76,6 +79,9 @@ class RawMedia:
     originals: Sequence[np.ndarray] | None = None
     absent: Mapping[str, str] = field(default_factory=dict)
     measures: Mapping[str, float] = field(default_factory=dict)
+    film: Path | None = None
+    start_s: float = 0.0
+    seconds: float | None = None
 
 
 class Source(Protocol):

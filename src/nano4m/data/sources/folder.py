@@ -223,8 +223,7 @@ def load(plan: ClipPlan, settings: FolderDataset) -> RawMedia:
     pictures, spare = plan.details["pictures"], plan.details["spare"]
     assert isinstance(pictures, list) and isinstance(spare, list)
     if plan.details.get("is_video"):
-        heard, rate, frames, times = read_video(Path(str(plan.details["file"])))
-        return RawMedia(sound=heard, sample_rate=rate, frames=frames, frame_times=times)
+        return read_video(Path(str(plan.details["file"])))
     sound: np.ndarray | None = None
     rate = 0
     if "file" in plan.details:
