@@ -136,6 +136,7 @@ def test_files_that_were_left_out_and_classes_without_validation_are_told(tmp_pa
     said = " ".join(capsys.readouterr().err.split())
     assert "unreadable file: a.png (OSError: cut off); 2 clips have another one" in said
     assert "class 'dog' has no validation clip, of 2 planned" in said and "'cat' has" not in said
+    assert "kept 19 of 21; not kept: 2 truncated file; see" in said
     with (tmp_path / "manifest.csv").open(newline="") as file:
         told = {row["clip_id"]: row["left_out"] for row in csv.DictReader(file)}
     assert [name for name, text in told.items() if "a.png" in text] == ["c002", "c003"]

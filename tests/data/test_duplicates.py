@@ -215,3 +215,15 @@ def test_moving_out_is_done_once_and_a_resumed_build_makes_the_same_bytes(tmp_pa
     (Path(tmp_path) / "b" / "clips-00001.parquet").unlink()
     clips.build_clips(asked, None, tmp_path / "b")
     assert shards(tmp_path / "b") == before
+
+
+def test_a_sound_found_twice_takes_its_whole_group_and_a_picture_one_clip():
+    splits = ["train"] * 4 + ["val"] * 2
+    groups = ["a", "a", "b", "c", "d", "e"]
+    gone = resolve_duplicates([(0, 4, "sound")], splits, groups)
+    assert list(gone) == [4]  # one clip of val is less than two of train
+    gone = resolve_duplicates([(0, 4, "sound"), (1, 4, "sound"), (1, 5, "sound")], splits, groups)
+    assert set(gone) in ({0, 1}, {4, 5})
+    assert list(resolve_duplicates([(0, 4, "picture")], splits, groups)) == [0]
+    twos = resolve_duplicates([(0, 4, "sound")], splits, ["a", "a", "b", "c", "d", "d"])
+    assert set(twos) == {0, 1}

@@ -42,7 +42,10 @@ def printable(path: os.PathLike[str] | str | bytes) -> str:
     Bytes that are not UTF-8 and control characters are written as escapes, such as ``b\\xe4r.wav``
     and ``a\\nb.wav``; all else is as it was.
     """
-    return "".join(_escaped(letter) for letter in os.fsdecode(path))
+    text = os.fsdecode(path)
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_escaped(letter) for letter in text)
 
 
 def _escaped(letter: str) -> str:
