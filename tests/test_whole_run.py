@@ -206,7 +206,7 @@ def test_figures_of_a_run_that_is_no_longer_there_are_not_told(copy, capsys):
 def test_a_folder_that_cannot_be_written_is_answered_with_a_sentence(tmp_path, fails):
     (tmp_path / "clips").touch()
     said = fails("clips", "farm", "--out", str(tmp_path), *TINY)
-    assert "cannot make the folder" in said and "choose another --out" in said
+    assert "/clips" in said and "Not a directory; name another place" in said
 
 
 def test_a_full_disk_is_answered_with_a_sentence(copy, fails, monkeypatch):
