@@ -105,6 +105,9 @@ class TimedSound:
 
 def samples_of(frame: Any) -> np.ndarray:
     """Return a decoded frame of any sample format as float32 (samples, channels), 1 full scale."""
+    if frame.format.is_planar and len(frame.planes) != frame.layout.nb_channels:
+        # PyAV would read memory that is not the frame's.
+        raise ValueError(f"{frame.layout.nb_channels} channels, {len(frame.planes)} of sound")
     values = frame.to_ndarray()
     values = values.T if frame.format.is_planar else values.reshape(-1, frame.layout.nb_channels)
     if values.dtype == np.uint8:
