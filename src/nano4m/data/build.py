@@ -20,6 +20,7 @@ import pyarrow as pa
 from nano4m.compute.workers import count_workers, worker_pool
 from nano4m.config.clips import ClipsConfig
 from nano4m.config.run import Config
+from nano4m.config.section import Section
 from nano4m.data.clip_counts import MANIFEST, ClipCounts, log_counts, write_manifest
 from nano4m.data.clip_shards import (
     FORMAT,
@@ -39,6 +40,8 @@ from nano4m.progress import bar, log_info
 from nano4m.storage.damage import DamagedFile
 
 SHARD_CLIPS = 256
+LATER = {"search_seconds", "group_by", "split_column"}
+"""Options that came after the first tables: with their defaults the clips are those of before."""
 """Clips per shard; a stopped build loses at most one shard and the pieces in progress."""
 
 PIECE_CLIPS = 64
@@ -205,6 +208,13 @@ def _check_kept(tally: ClipCounts, config: Config, out: Path) -> None:
         )
 
 
+def _as_before(section: Section) -> dict[str, Any]:
+    """Return the settings of a section, without those of LATER that have their default."""
+    fields = type(section).model_fields
+    found = section.model_dump(mode="json", exclude={"workers"})
+    return {k: v for k, v in found.items() if k not in LATER or v != fields[k].default}
+
+
 def _fingerprint(
     config: Config, plans: Sequence[ClipPlan], listing: Mapping[str, Any] | None
 ) -> str:
@@ -212,8 +222,8 @@ def _fingerprint(
     settings = {
         "format": FORMAT,
         "seed": config.seed,
-        "source": config.dataset.model_dump(mode="json"),
-        "clips": config.clips.model_dump(mode="json", exclude={"workers"}),
+        "source": _as_before(config.dataset),
+        "clips": _as_before(config.clips),
         "files": listing,
         "plans": [
             [p.clip_id, p.video_id, p.group, p.label, p.caption, p.split, dict(p.measures)]
