@@ -239,3 +239,21 @@ def test_odd_splits_are_the_folders(tmp_path, case):
 def test_odd_class_names_are_eight(tmp_path):
     plans = folder.plan(LOOSE, odd("class_names", tmp_path / "data"), 0)
     assert len({p.label for p in plans}) == 8 and len(plans) == 16
+
+
+@pytest.mark.parametrize("pictures, by_name", [(10, True), (3, False)])
+def test_names_that_agree_by_chance_pair_nothing(tmp_path, pictures, by_name):
+    for number in range(12):
+        tone(tmp_path / "audio" / "cat" / f"{number}.wav")
+    for number in range(pictures):
+        picture(tmp_path / "images" / "cat" / f"{number}.png", (20 * number, 9, 9))
+    settings = FolderDataset(val_share=0.0, test_share=0.0)
+    for plan in folder.plan(settings, tmp_path, seed=0):
+        stem = Path(plan.details["file"]).stem
+        drawn = [Path(name).stem for name in plan.details["pictures"]]
+        if not by_name:
+            assert sorted(drawn) == ["0", "1", "2"], "all pictures of the class are for all sounds"
+        elif int(stem) < pictures:
+            assert drawn == [stem]
+        else:
+            assert drawn == []

@@ -46,6 +46,8 @@ def test_tensorboard_holds_the_numbers_of_the_log_after_a_resume_too(tmp_path):
     config = small_config(tracker="tensorboard")
     with pytest.raises(KeyboardInterrupt):
         train_model(config, tiny_table(), tmp_path, stop=lambda step: step == 5)
+    # TensorBoard orders the files of a folder by the second in which they were begun.
+    time.sleep(1.1)
     train_model(config, tiny_table(), tmp_path)
     curves, expected = _curves(tmp_path), _expected(tmp_path)
     assert curves.keys() == expected.keys() and "val/sound" in curves and "lr" in curves
