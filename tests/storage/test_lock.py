@@ -11,6 +11,7 @@ import time
 import pytest
 
 from nano4m.errors import UserError
+from nano4m.pipeline.info import describe_run
 from nano4m.storage import lock
 from nano4m.storage.lock import LOCK, owned, owner_of
 
@@ -18,7 +19,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from nano4m.storage.lock import owned
-with owned(Path(sys.argv[1]), "a long training"):
+with owned(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -35,7 +36,7 @@ def holder(tmp_path):
 
 
 def test_a_second_owner_is_refused_by_name_and_readers_are_not(tmp_path, holder):
-    said = f"process {holder.pid} on .* since .* .a long training.*kill {holder.pid}"
+    said = f"process {holder.pid} on .* since .* .nano4m .*run.*kill {holder.pid}"
     with pytest.raises(UserError, match=said), owned(tmp_path / "run"):
         pass
     assert str(holder.pid) in owner_of(tmp_path / "run")
@@ -172,3 +173,11 @@ def test_a_folder_that_may_not_be_written_is_not_locked(tmp_path, monkeypatch):
     with owned(tmp_path):
         pass
     assert os.listdir(tmp_path) == []
+
+
+def test_info_says_who_writes(tmp_path, holder):
+    found = describe_run(tmp_path / "run")
+    assert f"process {holder.pid} on" in found["being_written_by"]
+    holder.kill()
+    holder.wait()
+    assert "being_written_by" not in describe_run(tmp_path / "run")

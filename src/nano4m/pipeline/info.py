@@ -136,6 +136,7 @@ def describe_run(out: Path) -> dict[str, Any]:
     """Return the finished stages of a run and, if it was evaluated, its results."""
     from nano4m.pipeline.stages import STAGES
     from nano4m.stage import manifest_of
+    from nano4m.storage.lock import owner_of
 
     stages = {n: manifest_of(out, n) for n in STAGES}
     summary: dict[str, Any] = {
@@ -143,6 +144,8 @@ def describe_run(out: Path) -> dict[str, Any]:
         "finished": {n: m["seconds"] for n, m in stages.items() if m},
         "unfinished": [n for n, m in stages.items() if m is None],
     }
+    if owner := owner_of(out):
+        summary["being_written_by"] = owner
     results = out / "results.json"
     # Results of an earlier configuration may stay there until this one is evaluated.
     if stages["evaluate"] and results.exists():

@@ -8,6 +8,7 @@ from nano4m.errors import UserError
 from nano4m.pipeline.settings import with_defaults
 from nano4m.pipeline.stages import STAGES, Run, inputs_of, settings_of
 from nano4m.progress import log_info
+from nano4m.report.markup import span
 from nano4m.stage import differences, manifest_of, settings_there, writable
 from nano4m.storage import replaced
 from nano4m.storage.damage import DamagedFile
@@ -83,25 +84,13 @@ def _announce(run: Run, names: Sequence[str]) -> None:
             manifest = manifest_of(run.out, name)
         except DamagedFile:
             manifest = None
-        made = f"made in {_span(manifest['seconds'])}" if manifest else "unfinished"
+        made = f"made in {span(manifest['seconds'])}" if manifest else "unfinished"
         parts.append(f"{name} ({made}, {size_of(folder) / 1e6:,.1f} MB)")
     if parts:
         log_info(
             f"replaces {', '.join(parts)}; kept in {run.out / replaced.ASIDE} until the new "
             f"results are done"
         )
-
-
-def _span(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return (
-        f"{hours} h {minutes} min"
-        if hours
-        else f"{minutes} min {rest} s"
-        if minutes
-        else f"{rest} s"
-    )
 
 
 def take_back(run: Run, name: str, inputs: Mapping[str, str]) -> None:

@@ -6,7 +6,7 @@ replaces is removed after that.
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -98,12 +98,11 @@ def exchange(part: Path, folder: Path) -> None:
 
 
 @contextmanager
-def whole_folder(folder: Path, check: Callable[[Path], object] | None = None) -> Iterator[Path]:
+def whole_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder to fill, which takes the place of ``folder`` at the end.
 
     Args:
         folder: It may be missing, or hold what is replaced.
-        check: Called with what was made before the exchange; it raises if that cannot be used.
 
     Raises:
         OSError: The parent folder cannot be written.
@@ -114,8 +113,6 @@ def whole_folder(folder: Path, check: Callable[[Path], object] | None = None) ->
     part.mkdir(parents=True)
     try:
         yield part
-        if check is not None:
-            check(part)
         exchange(part, folder)
     except BaseException:
         drop(part)

@@ -40,7 +40,7 @@ _held: dict[Path, int] = {}
 
 
 @contextmanager
-def owned(folder: Path, purpose: str = "") -> Iterator[None]:
+def owned(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder, which is created if it is missing.
 
     A process can hold a folder several times. Processes that it starts need no lock of their own.
@@ -49,7 +49,6 @@ def owned(folder: Path, purpose: str = "") -> Iterator[None]:
 
     Args:
         folder: To be written by this process alone.
-        purpose: The command, for the message to others; "": that of this process.
 
     Raises:
         UserError: Another process has it; the message names that.
@@ -74,7 +73,7 @@ def owned(folder: Path, purpose: str = "") -> Iterator[None]:
     stop = threading.Event()
     beats = threading.Thread(target=_beat, args=(handle, stop), daemon=True)
     try:
-        _sign(handle, purpose)
+        _sign(handle)
         beats.start()
         yield
     finally:
@@ -145,12 +144,12 @@ def _release(path: Path, handle: int) -> None:
         os.close(handle)
 
 
-def _sign(handle: int, purpose: str) -> None:
+def _sign(handle: int) -> None:
     owner = {
         "process": os.getpid(),
         "started": _started(os.getpid()),
         "machine": _machine(),
-        "command": purpose or shlex.join(["nano4m", *sys.argv[1:]]),
+        "command": shlex.join(["nano4m", *sys.argv[1:]]),
         "since": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
     # On a full disk the lock holds all the same, it only says nothing.

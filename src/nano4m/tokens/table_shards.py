@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from nano4m.storage.files import sync
 from nano4m.storage.json_files import read_object, write_json
 
 INDEX = "tokens.json"
@@ -123,6 +124,7 @@ def finish(folder: Path, index: Mapping[str, Any]) -> None:
         if OURS.fullmatch(old.name) and old.name not in names:
             old.unlink()
     for name in names:
+        sync(folder / f"{name}.part")
         os.replace(folder / f"{name}.part", folder / name)
     write_json(folder / INDEX, dict(index))
 
