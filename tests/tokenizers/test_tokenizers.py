@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nano4m.config.tokenizers import FSQ_LEVELS, Bpe, ImageVQ, MelVQ
+from nano4m.config.tokenizers import Bpe, ImageVQ, MelVQ
+from nano4m.config.tokenizers.form import FSQ_LEVELS
 from nano4m.errors import UserError
 from nano4m.media.picture import psnr
 from nano4m.media.sound import rms_db

@@ -12,7 +12,7 @@ from torch import Tensor
 from nano4m.compute.precision import float32_math
 from nano4m.compute.workers import ahead, count_readers
 from nano4m.config.run import Config
-from nano4m.config.tokenizers import MelVQ
+from nano4m.config.tokenizers.sound import SoundSection
 from nano4m.data.clip_table import ClipTable
 from nano4m.errors import UserError
 from nano4m.modalities import TEXT_END, Layout, Modality, modality
@@ -38,7 +38,7 @@ MOST_IDS = 65536
 
 
 def vary_sound(
-    sounds: Tensor, sample_rate: int, section: MelVQ, rng: np.random.Generator
+    sounds: Tensor, sample_rate: int, section: SoundSection, rng: np.random.Generator
 ) -> Tensor:
     """Return sounds (B, samples) shifted in time (zeros come in) and scaled in level at random."""
     most = round(section.shift_seconds * sample_rate)

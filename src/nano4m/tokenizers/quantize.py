@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ, ResidualVQ, VectorQuantize
 
 from nano4m.compute.on_device import fused, ordered_sums, repeatable
-from nano4m.config.tokenizers import FSQ_LEVELS
+from nano4m.config.tokenizers.form import FSQ_LEVELS
 from nano4m.errors import UserError
 from nano4m.progress import bar
 

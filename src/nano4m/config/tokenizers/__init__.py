@@ -1,0 +1,46 @@
+"""A section for each kind of tokenizer, a file each, with the form of its tokens.
+
+The form of the tokens follows from this section and that of the clips, before anything is fitted.
+"""
+
+from typing import Annotated, cast, get_args
+
+from pydantic import Field
+
+from nano4m.config.tokenizers.bpe import Bpe
+from nano4m.config.tokenizers.form import TokenizerSection
+from nano4m.config.tokenizers.image_vq import ImageVQ
+from nano4m.config.tokenizers.mel_vq import MelVQ
+from nano4m.errors import UserError, nearest
+
+__all__ = ["SECTIONS", "Bpe", "ImageVQ", "MelVQ", "TokenizerConfig", "TokenizerSection", "of_kind"]
+
+TokenizerConfig = Annotated[ImageVQ | MelVQ | Bpe, Field(discriminator="kind")]
+
+SECTIONS: dict[str, type[TokenizerSection]] = {
+    section.model_fields["kind"].default: section
+    for section in get_args(get_args(TokenizerConfig)[0])
+}
+"""Kind -> its section."""
+
+
+def of_kind(name: str, kind: str, before: TokenizerConfig) -> TokenizerConfig:
+    """Return the section of another kind for the modality ``name``.
+
+    Settings that both kinds have are those of ``before``, the others the new kind's defaults.
+
+    Raises:
+        UserError: No such kind, or one whose tokens have another layout.
+    """
+    fitting = [k for k, section in SECTIONS.items() if section.layout == before.layout]
+    if kind not in fitting:
+        raise UserError(
+            f"--tokenizers.{name}.kind {kind}: {name} has tokens of the layout {before.layout!r}; "
+            f"{nearest(kind, fitting)}"
+        )
+    section = SECTIONS[kind]
+    shared = section.model_fields.keys() & type(before).model_fields.keys() - {"kind"}
+    if section is type(before):
+        return before
+    # SECTIONS holds the members of this union.
+    return cast(TokenizerConfig, section(**{field: getattr(before, field) for field in shared}))
