@@ -210,7 +210,7 @@ def test_folder_of_no_known_form_names_the_forms_and_what_is_there(tmp_path):
         ("pairs.csv", "audio_id,class\n1,cat\n", r"missing \['audio', 'caption', 'images'\]"),
         ("pairs.csv", "audio_id,class,audio,images,caption\n", "no row"),
         ("pairs.csv", b"audio_id\xff\xfe\x00", "UTF-8"),
-        ("labels.csv", "file,label,caption\na.txt,cat,a cat\n", "a.txt"),
+        ("labels.csv", "file,label,caption\na.txt,cat,a cat\n", "not read: 1 no medium: .txt"),
     ],
 )
 def test_folder_refuses_a_wrong_table(tmp_path, name, text, said):

@@ -33,16 +33,17 @@ from nano4m.data.clip_shards import (
 from nano4m.data.cut import cut
 from nano4m.data.duplicates import exclude_duplicates
 from nano4m.data.sources import SOURCES, source
-from nano4m.data.sources.base import ClipPlan
+from nano4m.data.sources.base import ClipPlan, ClipPlans
 from nano4m.errors import BadMedia, UserError
 from nano4m.failures import is_of_machine
 from nano4m.progress import bar, log_info
 from nano4m.storage.damage import DamagedFile
 
 SHARD_CLIPS = 256
+"""Clips per shard; a stopped build loses at most one shard and the pieces in progress."""
+
 LATER = {"search_seconds", "group_by", "split_column"}
 """Options that came after the first tables: with their defaults the clips are those of before."""
-"""Clips per shard; a stopped build loses at most one shard and the pieces in progress."""
 
 PIECE_CLIPS = 64
 """Most encoded clips that a worker returns at once."""
@@ -168,13 +169,13 @@ def check_plans(plans: Sequence[ClipPlan]) -> None:
             )
 
 
-def plan_clips(config: Config, data: Path | None) -> list[ClipPlan]:
+def plan_clips(config: Config, data: Path | None) -> Sequence[ClipPlan]:
     """Return the checked plan of a run.
 
     Raises:
         UserError: As ``check_plans``, or a split that is needed has too few clips.
     """
-    plans = list(source(config.dataset.name).plan(config.dataset, data, config.seed))
+    plans = source(config.dataset.name).plan(config.dataset, data, config.seed)
     check_plans(plans)
     planned: Counter[str] = Counter(plan.split for plan in plans)
     few = [split for split, least in _least(config).items() if planned[split] < least]
@@ -285,7 +286,7 @@ def build_clips(
 
     Returns:
         Counts: clips, kept, by_split and by_label ({name: [kept, planned]}), reasons
-        ({reason: count}), and duplicates, a sentence.
+        ({reason: count}), files_not_read ({reason: {class: count}}), and duplicates, a sentence.
 
     Raises:
         UserError: The data or the folder are invalid, or a required split has too few clips left;
@@ -331,5 +332,5 @@ def build_clips(
         ) from error
     log_counts(tally, out)
     _check_kept(tally, config, out)
-    counts = tally.summary() | {"duplicates": duplicates}
-    return counts
+    unread = plans.unread if isinstance(plans, ClipPlans) else {}
+    return tally.summary() | {"files_not_read": unread, "duplicates": duplicates}

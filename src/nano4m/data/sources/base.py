@@ -1,6 +1,6 @@
 """Interface of a source: a cheap plan of all clips, and the media of one clip at a time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -43,6 +43,20 @@ class ClipPlan:
     measures: Mapping[str, float] = field(default_factory=dict)
     reason: str | None = None
     details: dict[str, str | int | float | list[str]] = field(default_factory=dict)
+
+
+class ClipPlans(list[ClipPlan]):
+    """Clips of a source, and how many of its files no clip reads.
+
+    Attributes:
+        unread: Reason -> class, or "" -> how many files; ``{"no medium: .txt": {"cat": 2}}``.
+    """
+
+    def __init__(
+        self, plans: Iterable[ClipPlan], unread: Mapping[str, Mapping[str, int]] | None = None
+    ) -> None:
+        super().__init__(plans)
+        self.unread = dict(unread or {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +105,7 @@ class Source(Protocol):
     """
 
     def plan(self, settings: object, data: Path | None, seed: int) -> Sequence[ClipPlan]:
-        """Return all clips, the same for the same arguments.
+        """Return all clips, the same for the same arguments; ``ClipPlans`` say what is not read.
 
         Raises:
             UserError: ``data`` is missing, empty or not of this source's layout.

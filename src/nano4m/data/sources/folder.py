@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from nano4m.config.datasets import FolderDataset
-from nano4m.data.sources.base import ClipPlan, RawMedia, Split
+from nano4m.data.sources.base import ClipPlan, ClipPlans, RawMedia, Split
 from nano4m.data.sources.folder_contents import Contents, Picture, Recording, log_contents
 from nano4m.data.sources.folder_groups import find_groups, join_groups
 from nano4m.data.sources.folder_layouts import find_contents
@@ -67,10 +67,14 @@ def _enough(contents: Contents, least: int) -> Contents:
             f"no class has {least} recordings ({dict(sorted(counts.items()))}); add recordings or "
             "lower --dataset.min-per-class"
         )
+    items: list[Recording | Picture] = [*contents.recordings, *contents.pictures]
+    few = Counter(item.label for item in items if counts[item.label] < least)
+    why = f"a class with fewer than {least}, see --dataset.min-per-class"
     return replace(
         contents,
         recordings=[r for r in contents.recordings if counts[r.label] >= least],
         pictures=[p for p in contents.pictures if counts[p.label] >= least],
+        unread=contents.unread + Counter({(label, why): n for label, n in few.items()}),
     )
 
 
@@ -163,7 +167,7 @@ def plan(settings: FolderDataset, data: Path | None, seed: int) -> Sequence[Clip
             plans += [_still(picture, split) for picture in pool]
     told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
     log_info(f"folder: of {len(plans)} clips {told}")
-    return plans
+    return ClipPlans(plans, contents.unread_by_reason())
 
 
 def _clip(

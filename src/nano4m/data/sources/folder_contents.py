@@ -83,7 +83,8 @@ class Contents:
     """Recordings and pictures of a folder.
 
     Attributes:
-        unread: Files that are not read: (class or "", reason) -> how many.
+        unread: Files that are not read, and rows of a list that name one: (class or "", reason)
+            -> how many.
         form: One line that says how the folder was read.
     """
 
@@ -91,6 +92,61 @@ class Contents:
     pictures: list[Picture] = field(default_factory=list)
     unread: Counter[tuple[str, str]] = field(default_factory=Counter)
     form: str = ""
+
+    def unread_by_reason(self) -> dict[str, dict[str, int]]:
+        """Return reason -> class, or "" -> how many files, the most frequent reason first."""
+        found: dict[str, Counter[str]] = defaultdict(Counter)
+        for (label, why), count in self.unread.items():
+            found[why][label] += count
+        ordered = sorted(found.items(), key=lambda item: (-item[1].total(), item[0]))
+        return {why: dict(by_class.most_common()) for why, by_class in ordered}
+
+
+def item_of(
+    name: str,
+    path: Path,
+    *,
+    stem: str,
+    label: str,
+    caption: str,
+    group: str = "",
+    split: Split | None = None,
+) -> Recording | Picture:
+    """Return a file as what its ending says; a recording has its name for a key."""
+    suffix = path.suffix.lower()
+    if suffix in PICTURES:
+        return Picture(
+            name=name,
+            path=path,
+            stem=stem,
+            label=label,
+            caption=caption,
+            group=group,
+            split=split,
+        )
+    return Recording(
+        key=name,
+        name=name,
+        path=path,
+        stem=stem,
+        label=label,
+        caption=caption,
+        group=group,
+        is_video=suffix in VIDEOS,
+        split=split,
+    )
+
+
+def parted(items: Iterable[Recording | Picture]) -> tuple[list[Recording], list[Picture]]:
+    """Return the recordings and the pictures."""
+    items = list(items)
+    recordings = [item for item in items if isinstance(item, Recording)]
+    return recordings, [item for item in items if isinstance(item, Picture)]
+
+
+def ending(path: Path) -> str:
+    """Return the ending of a file's name, for people."""
+    return printable(path.suffix.lower()) or "(none)"
 
 
 def is_medium(suffix: str) -> bool:
@@ -137,12 +193,10 @@ def log_contents(contents: Contents) -> None:
         for label, own in sorted(counts.items())
     ]
     log_info(f"folder: {len(counts)} classes: {shortened(told)}")
-    reasons: dict[str, Counter[str]] = defaultdict(Counter)
-    for (label, why), count in contents.unread.items():
-        reasons[why][label] += count
-    for why, by_class in sorted(reasons.items(), key=lambda item: -item[1].total()):
-        of = shortened([f"{n} of {label}" for label, n in by_class.most_common() if label])
-        log_info(f"folder: {by_class.total()} files not read: {why}{f' ({of})' if of else ''}")
+    for why, by_class in contents.unread_by_reason().items():
+        of = shortened([f"{n} of {label}" for label, n in by_class.items() if label])
+        count = sum(by_class.values())
+        log_info(f"folder: {count} files not read: {why}{f' ({of})' if of else ''}")
 
 
 def shortened(parts: list[str]) -> str:

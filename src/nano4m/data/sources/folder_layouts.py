@@ -11,11 +11,13 @@ from nano4m.data.sources.folder_contents import (
     SPLIT_NAMES,
     UNLABELLED,
     Contents,
-    Picture,
-    Recording,
     check_spellings,
+    ending,
     is_medium,
+    item_of,
     label_of,
+    parted,
+    shortened,
 )
 from nano4m.data.sources.folder_lists import from_labels, from_pairs
 from nano4m.data.sources.folder_pictures import look_at
@@ -23,7 +25,6 @@ from nano4m.data.sources.video import VIDEOS
 from nano4m.data.sources.walk import Entry, Walk, walk
 from nano4m.errors import UserError
 from nano4m.media.gate import printable
-from nano4m.media.image_file import SUFFIXES as PICTURES
 from nano4m.media.sound import SUFFIXES as SOUNDS
 from nano4m.progress import log_info
 
@@ -129,48 +130,31 @@ def _class_folders(data: Path, found: Walk) -> Contents:
                 unread["", place] += 1
         elif not is_medium(entry.suffix):
             if place.folder:
-                unread[label_of(place.folder), f"no medium: {_ending(entry)}"] += 1
+                unread[label_of(place.folder), f"no medium: {ending(entry.path)}"] += 1
         else:
             placed.append((entry, place))
     if any(place.folder for _, place in placed):
         unread["", "not in a class folder"] += sum(not place.folder for _, place in placed)
         placed = [(entry, place) for entry, place in placed if place.folder]
     check_spellings({place.folder for _, place in placed if place.folder})
-    recordings, pictures = [], []
+    items = []
     for entry, place in sorted(placed, key=lambda pair: pair[0].name):
         label = label_of(place.folder) if place.folder else UNLABELLED
         stem = "/".join(PurePosixPath(*place.below).with_suffix("").parts)
         caption = printable(place.folder.strip()).replace("_", " ")
-        if entry.suffix in PICTURES:
-            pictures.append(
-                Picture(
-                    name=entry.name,
-                    path=entry.path,
-                    stem=stem,
-                    label=label,
-                    caption=caption,
-                    split=place.split,
-                )
+        items.append(
+            item_of(
+                entry.name,
+                entry.path,
+                stem=stem,
+                label=label,
+                caption=caption,
+                split=place.split,
             )
-        else:
-            recordings.append(
-                Recording(
-                    key=entry.name,
-                    name=entry.name,
-                    path=entry.path,
-                    stem=stem,
-                    label=label,
-                    caption=caption,
-                    is_video=entry.suffix in VIDEOS,
-                    split=place.split,
-                )
-            )
+        )
+    recordings, pictures = parted(items)
     pictures = look_at(pictures, unread)
     return Contents(recordings=recordings, pictures=pictures, unread=+unread, form=form.in_words())
-
-
-def _ending(entry: Entry) -> str:
-    return printable(entry.suffix) or "(none)"
 
 
 def _lone_folder(found: Walk) -> str:
@@ -210,8 +194,10 @@ def find_contents(data: Path | None, settings: FolderDataset | None = None) -> C
     for folder, why in sorted(found.skipped.items()):
         log_info(f"folder: {folder} is not entered: {why}")
     if not contents.recordings and not contents.pictures:
-        kinds = Counter(_ending(entry) for entry in found.files)
+        kinds = Counter(ending(entry.path) for entry in found.files)
         listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(6)) or "no file"
+        reasons = [f"{sum(n.values())} {why}" for why, n in contents.unread_by_reason().items()]
+        listed += f"; not read: {shortened(reasons)}" if reasons else ""
         raise UserError(
             f"no sound, no video and no picture in {printable(data)} (there: {listed}); give "
             f"{FORMS}\n  sounds: {' '.join(sorted(SOUNDS))}; videos: {' '.join(sorted(VIDEOS))}"

@@ -14,8 +14,11 @@ from nano4m.data.sources.folder_contents import (
     Contents,
     Picture,
     Recording,
+    ending,
     is_medium,
+    item_of,
     label_of,
+    parted,
     shortened,
 )
 from nano4m.data.sources.folder_pictures import look_at
@@ -270,63 +273,52 @@ def _count_others(
 def from_labels(data: Path, found: Walk, settings: FolderDataset) -> Contents:
     """Return the contents of a folder with a ``labels.csv``, and pictures of images/<class>/*.
 
+    A row that names a file of an ending that is not read is left out, logged and counted.
+
     Raises:
-        UserError: The table is wrong, or names a file that is no medium.
+        UserError: The table is wrong.
     """
     files = Files(data, found.files)
     table = read_table(data / "labels.csv", {"file", "label", "caption"})
     by_group, by_split = _group_column(settings, [table]), _splits(settings, table)
     _log_merged(row["label"] for row in table.rows if row["label"])
-    contents = Contents(form="as its labels.csv says")
-    pictures = []
+    unread: Counter[tuple[str, str]] = Counter()
+    items: list[Recording | Picture] = []
+    unknown: list[str] = []
     for row in table.rows:
         name, path = files.find(row["file"])
-        suffix = path.suffix.lower()
-        if not is_medium(suffix):
-            raise UserError(
-                f"{table.path}, line {row.line}: {row['file']!r} is no sound, no video and no "
-                f"picture; allowed: {', '.join(sorted(SOUNDS | VIDEOS | PICTURES))}"
-            )
         label = label_of(row["label"]) or UNLABELLED
-        caption, split = row["caption"] or row["label"], _split_of(row, NOBODY, by_split)
-        stem, group = stem_of(name, label), row[by_group] if by_group else ""
-        if suffix in PICTURES:
-            pictures.append(
-                Picture(
-                    name=name,
-                    path=path,
-                    stem=stem,
-                    label=label,
-                    caption=caption,
-                    group=group,
-                    split=split,
-                )
-            )
+        if not is_medium(path.suffix.lower()):
+            unknown.append(f"{row['file'] or 'an empty cell'} (line {row.line})")
+            unread[label, f"no medium: {ending(path)}"] += 1
             continue
-        contents.recordings.append(
-            Recording(
-                key=name,
-                name=name,
-                path=path,
-                stem=stem,
-                group=group,
+        items.append(
+            item_of(
+                name,
+                path,
+                stem=stem_of(name, label),
                 label=label,
-                caption=caption,
-                is_video=suffix in VIDEOS,
-                split=split,
+                caption=row["caption"] or row["label"],
+                group=row[by_group] if by_group else "",
+                split=_split_of(row, NOBODY, by_split),
             )
         )
-    listed = {p.name for p in pictures} | {r.name for r in contents.recordings}
+    if unknown:
+        log_info(
+            f"folder: {len(unknown)} rows of {table.path.name} name a file that is no sound, no "
+            f"video and no picture; not used: {shortened(unknown)}"
+        )
+    listed = {item.name for item in items}
     for entry in found.files:
         parts = entry.name.split("/")
         is_pool = parts[0] == "images" and len(parts) > 2 and entry.suffix in PICTURES
         if is_pool and entry.name not in listed:
             stem = "/".join(PurePosixPath(*parts[2:]).with_suffix("").parts)
             label, caption = label_of(parts[1]), parts[1].strip().replace("_", " ")
-            pictures.append(
-                Picture(name=entry.name, path=entry.path, stem=stem, label=label, caption=caption)
-            )
+            items.append(item_of(entry.name, entry.path, stem=stem, label=label, caption=caption))
             listed.add(entry.name)
-    contents.pictures.extend(look_at(pictures, contents.unread))
-    _count_others(found, listed, table.path.name, contents.unread)
-    return contents
+    recordings, pictures = parted(items)
+    pictures = look_at(pictures, unread)
+    _count_others(found, listed, table.path.name, unread)
+    form = "as its labels.csv says"
+    return Contents(recordings=recordings, pictures=pictures, unread=unread, form=form)
