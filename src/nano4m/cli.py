@@ -146,7 +146,8 @@ def _describe(config: Any) -> str:
 
 def _run(command: str, args: Sequence[str]) -> None:
     from nano4m.pipeline.run import run_one_stage, run_pipeline
-    from nano4m.pipeline.stages import Run, remembered_data
+    from nano4m.pipeline.source_data import remembered_data
+    from nano4m.pipeline.stages import Run
     from nano4m.progress import log_info
     from nano4m.stage import writable
     from nano4m.storage.lock import owned
@@ -156,7 +157,9 @@ def _run(command: str, args: Sequence[str]) -> None:
     # One process of a training that torchrun started holds the folder for all.
     held = contextlib.nullcontext() if rank_of_process() else owned(out)
     with writable(out), held, staying(out):
-        run = Run(config, out, options.data or remembered_data(out))
+        is_given = options.data is not None or options.overwrite
+        data = options.data or remembered_data(out)
+        run = Run(config, out, data, is_data_given=is_given)
         if command == "run":
             run_pipeline(run, options.overwrite)
         else:

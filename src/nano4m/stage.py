@@ -28,7 +28,7 @@ from nano4m.progress import log_info
 from nano4m.storage.damage import DamagedFile, reading
 from nano4m.storage.inventory import check_inventory, take_inventory
 from nano4m.storage.json_files import read_object, write_json
-from nano4m.storage.replaced import is_begun, set_aside
+from nano4m.storage.replaced import is_begun, set_aside, ways_on
 
 MADE = {".parquet", ".arrow", ".safetensors", ".npz"}
 LISTED = MADE | {".json", ".html", ".png", ".csv"}
@@ -187,8 +187,8 @@ def run_stage(
                 shown = "\n  ".join(changed[:8])
                 raise UserError(
                     f"{folder} belongs to another configuration:\n  {shown}\n"
-                    f"choose another --out, or add --overwrite to replace it and the stages "
-                    f"after it"
+                    f"give the options that it was made with to go on with it, or "
+                    f"{ways_on(out, name)}"
                 )
             made_from = folder / "inputs.json"
             if made_from.exists() and read_object(made_from) != inputs:

@@ -11,7 +11,8 @@ from nano4m.config.presets import preset
 from nano4m.errors import UserError
 from nano4m.pipeline import stages
 from nano4m.pipeline.run import run_one_stage, run_pipeline
-from nano4m.pipeline.stages import STAGES, Run, remembered_data
+from nano4m.pipeline.source_data import remembered_data
+from nano4m.pipeline.stages import STAGES, Run
 from nano4m.stage import manifest_of
 from nano4m.storage import replaced
 from nano4m.storage.json_files import write_json

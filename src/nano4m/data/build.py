@@ -34,10 +34,12 @@ from nano4m.data.cut import cut
 from nano4m.data.duplicates import exclude_duplicates
 from nano4m.data.sources import SOURCES, source
 from nano4m.data.sources.base import ClipPlan, ClipPlans
+from nano4m.data.sources.file_record import FileRecord
 from nano4m.errors import BadMedia, UserError
 from nano4m.failures import is_of_machine
 from nano4m.progress import bar, log_info
 from nano4m.storage.damage import DamagedFile
+from nano4m.storage.replaced import ways_on
 
 SHARD_CLIPS = 256
 """Clips per shard; a stopped build loses at most one shard and the pieces in progress."""
@@ -234,7 +236,7 @@ def _fingerprint(
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _to_do(out: Path, count: int, fingerprint: str, preset: str) -> list[int]:
+def _to_do(out: Path, count: int, fingerprint: str) -> list[int]:
     """Return the numbers of the missing shards.
 
     Raises:
@@ -250,7 +252,7 @@ def _to_do(out: Path, count: int, fingerprint: str, preset: str) -> list[int]:
         if found != fingerprint:
             raise UserError(
                 f"{out} holds clips of other settings or data (fingerprint {found}, this run "
-                f"{fingerprint}); run nano4m clips {preset} --overwrite, or choose another --out"
+                f"{fingerprint}); {ways_on(out.parent, out.name)}"
             )
     return [index for index in range(count) if not shard_path(out, index).exists()]
 
@@ -274,7 +276,11 @@ def _without_duplicates(config: Config, out: Path) -> str:
 
 
 def build_clips(
-    config: Config, data: Path | None, out: Path, listing: Mapping[str, Any] | None = None
+    config: Config,
+    data: Path | None,
+    out: Path,
+    listing: Mapping[str, Any] | None = None,
+    record: FileRecord | None = None,
 ) -> dict[str, Any]:
     """Cut the clips of ``config.dataset`` into a clips table in ``out``; resume an unfinished one.
 
@@ -283,6 +289,7 @@ def build_clips(
         data: Folder of the source's own media; None if it needs none.
         out: Folder of the table.
         listing: Files in ``data``, see ``sources.listing``; shards of two listings do not mix.
+        record: What remembers the contents of the files that are read; None: nothing does.
 
     Returns:
         Counts: clips, kept, by_split and by_label ({name: [kept, planned]}), reasons
@@ -295,7 +302,7 @@ def build_clips(
     plans = plan_clips(config, data)
     fingerprint = _fingerprint(config, plans, listing)
     count = -(-len(plans) // SHARD_CLIPS)
-    todo = _to_do(out, count, fingerprint, config.preset)
+    todo = _to_do(out, count, fingerprint)
     make = partial(
         make_piece, name=config.dataset.name, settings=config.dataset, clips=config.clips
     )
@@ -305,6 +312,8 @@ def build_clips(
     pieces = _cut_up(left, _piece_clips(to_make, workers))
     try:
         out.mkdir(parents=True, exist_ok=True)
+        if record:
+            record.begin(out, is_resumed=len(todo) < count)
         with (
             bar("clips", len(plans), "clip", len(plans) - to_make) as progress,
             _mapper(make, workers) as made,
@@ -315,6 +324,8 @@ def build_clips(
                 while sum(batch.num_rows for batch in rows) < len(part):
                     rows.append(next(batches))
                     progress.advance(rows[-1].num_rows)
+                if record:
+                    record.add(out, part)
                 write_batches(
                     out,
                     index,
@@ -323,6 +334,9 @@ def build_clips(
                     num_shards=count,
                     fingerprint=fingerprint,
                 )
+        if record:
+            # Those of shards that an earlier version has cut.
+            record.add(out, plans)
         duplicates = _without_duplicates(config, out)
         tally = write_manifest(out)
     except OSError as error:

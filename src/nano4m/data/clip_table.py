@@ -148,7 +148,7 @@ class ClipTable:
             raise UserError(
                 f"the clips in {self.folder} have no {kind}, only {known}; "
                 "leave its modality out (--without), or make clips of a source that records it: "
-                "nano4m clips PRESET --out OUT --overwrite"
+                "nano4m clips PRESET with another --out"
             )
 
     def media(self, kind: str, rows: np.ndarray | Sequence[int], frame: int | None = None) -> Any:

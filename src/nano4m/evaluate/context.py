@@ -20,6 +20,11 @@ from nano4m.tokenizers.base import Tokenizer
 from nano4m.tokens.batch import TokenSequence
 from nano4m.tokens.table import TokenTable
 
+_NOT_OF_ONE_RUN = (
+    "the two are not of one run: bring the clips back that the table was made from, or make a "
+    "table of these in a run of its own (another --out)"
+)
+
 
 @dataclass(frozen=True)
 class RunArtifacts:
@@ -81,7 +86,7 @@ def clip_rows(table: TokenTable, clips: ClipTable, rows: np.ndarray) -> np.ndarr
     if missing:
         raise UserError(
             f"{len(missing)} clips of the token table (first {missing[0]!r}) are not in "
-            f"{clips.folder}; tokenise again: nano4m table PRESET --out OUT --overwrite"
+            f"{clips.folder}; {_NOT_OF_ONE_RUN}"
         )
     found = np.array([number[clip] for clip in wanted], dtype=np.int64)
     differ = np.flatnonzero(clips.labels[found] != table.labels[rows])
@@ -89,7 +94,7 @@ def clip_rows(table: TokenTable, clips: ClipTable, rows: np.ndarray) -> np.ndarr
         clip = wanted[int(differ[0])]
         raise UserError(
             f"clip {clip!r} has another label in {clips.folder} than in the token table; "
-            "tokenise again: nano4m table PRESET --out OUT --overwrite"
+            f"{_NOT_OF_ONE_RUN}"
         )
     return found
 

@@ -102,8 +102,8 @@ def open_run(folder: Path, device: str) -> LoadedRun:
         if found[name] != expected:
             raise UserError(
                 f"the {name} tokenizer of {folder} has fingerprint {found[name]}, the checkpoint "
-                f"was trained on {expected}; make the run again with: nano4m run {config.preset} "
-                f"--out {folder} --overwrite"
+                f"was trained on {expected}; bring the files of that tokenizer back, as ids mean "
+                f"something else now"
             )
     digests = {name: (manifest_of(folder, name) or {}).get("digest", "") for name in NEEDED}
     return LoadedRun(

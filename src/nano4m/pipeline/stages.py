@@ -1,8 +1,7 @@
 """The stages of a run in order, what each depends on and what it calls."""
 
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +10,8 @@ from nano4m.config.compatibility import read_stored, with_new_names
 from nano4m.config.run import Config
 from nano4m.errors import UserError
 from nano4m.pipeline.settings import NOT_SETTINGS, without_usual
-from nano4m.stage import (
-    manifest_of,
-    provenance,
-    settings_there,
-    writable,
-)
-from nano4m.storage.damage import DamagedFile
+from nano4m.pipeline.source_data import SourceData, look_at_data
+from nano4m.stage import manifest_of, provenance, writable
 from nano4m.storage.json_files import read_object, write_json
 
 if TYPE_CHECKING:
@@ -28,23 +22,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """One run: configuration, data folder, output folder, and the processes that train it."""
+    """One run: configuration, data folder, output folder, and the processes that train it.
+
+    ``is_data_given`` is false if ``data`` is only what the run remembers, see ``look_at_data``.
+    """
 
     config: Config
     out: Path
     data: Path | None = None
     world: "DistributedContext | None" = None
+    is_data_given: bool = True
 
     @cached_property
-    def listing(self) -> dict[str, Any] | None:
-        """Listing of ``data``; if it is gone, its listing from when the clips were cut."""
-        from nano4m.data.sources.listing import list_files
-
-        if self.data is None:
-            return None
-        if self.data.is_dir():
-            return dict(list_files(self.data, self.out))
-        return _settings_of_clips(self.out).get("data_files")
+    def source_data(self) -> SourceData:
+        """The data, compared with those that the clips were cut from."""
+        return look_at_data(self.data, self.out, self.is_data_given)
 
 
 def _tokenizers(run: Run) -> "dict[str, Tokenizer]":
@@ -58,7 +50,9 @@ def _tokenizers(run: Run) -> "dict[str, Tokenizer]":
 def _clips(run: Run, folder: Path) -> dict[str, Any]:
     from nano4m.data.build import build_clips
 
-    return build_clips(run.config, run.data, folder, run.listing)
+    found = run.source_data
+    listing = found.settings["data_files"]
+    return build_clips(run.config, run.data, folder, listing, found.record())
 
 
 def _fit(run: Run, folder: Path) -> dict[str, Any]:
@@ -183,38 +177,23 @@ STAGES: dict[str, Stage] = {
 
 def settings_of(run: Run, name: str) -> dict[str, Any]:
     """Return the JSON of everything that stage ``name`` depends on."""
-    settings: dict[str, Any] = {
-        "data": str(run.data.resolve()) if run.data else None,
-        "data_files": run.listing,
-    }
+    return _settings(run.config, run.source_data, name)
+
+
+def _settings(config: Config, data: SourceData, name: str) -> dict[str, Any]:
+    settings = dict(data.settings)
     for stage_name, stage in STAGES.items():
         for section in stage.sections:
-            value = run.config.model_dump(mode="json", include={section})[section]
+            value = config.model_dump(mode="json", include={section})[section]
             if isinstance(value, dict):
                 value = {k: v for k, v in value.items() if k not in NOT_SETTINGS.get(section, ())}
             settings[section] = value
         if "masking" in stage.sections:
             # Masks follow generation: a run that was trained for another is another run.
-            settings["masking"] = without_usual(run.config.masks.model_dump(mode="json"))
+            settings["masking"] = without_usual(config.masks.model_dump(mode="json"))
         if stage_name == name:
             break
     return settings
-
-
-def remembered_data(out: Path) -> Path | None:
-    """Return the ``--data`` that the clips of a run were made from, if any."""
-    found = _settings_of_clips(out).get("data")
-    return Path(found) if isinstance(found, str) else None
-
-
-def _settings_of_clips(out: Path) -> dict[str, Any]:
-    """Return what the clips were made with; nothing if no file tells: they can be mended then."""
-    with suppress(FileNotFoundError, DamagedFile):
-        return settings_there(out / "clips")
-    with suppress(DamagedFile):
-        settings = (manifest_of(out, "clips") or {}).get("settings", {})
-        return settings if isinstance(settings, dict) else {}
-    return {}
 
 
 def inputs_of(run: Run, name: str) -> dict[str, str]:
@@ -232,8 +211,7 @@ def is_said(run: Run) -> bool:
         stored = read_stored(Config, with_new_names(read_object(run.out / "config.json")))
     except (FileNotFoundError, UserError, ValueError):
         return False
-    there = replace(run, config=stored)
-    return settings_of(there, "report") == settings_of(run, "report")
+    return _settings(stored, run.source_data, "report") == settings_of(run, "report")
 
 
 def write_config(run: Run) -> None:

@@ -20,10 +20,25 @@ from nano4m.storage.json_files import read_object, write_json
 ASIDE = ".replaced"
 """Folder in a run."""
 
-NOTHING_BEGUN = {"settings.json", "inputs.json"}
+NOTHING_BEGUN = {"settings.json", "inputs.json", "files.jsonl"}
 """What an attempt leaves that failed before it made anything."""
 
 _RECORD = "replaced.json"
+
+
+TRAINING = "train"
+LOSES_TRAINING = ("clips", "tokenizers", "table", TRAINING)
+"""Results whose replacement replaces the training too."""
+
+
+def ways_on(out: Path, name: str) -> str:
+    """Return how to go on beside a result that stays: another folder, or replacing it.
+
+    Where that would cost a training, it is said and not advised.
+    """
+    if name in LOSES_TRAINING and is_begun(out / TRAINING):
+        return "choose another --out (--overwrite would replace the training in it too)"
+    return "choose another --out, or add --overwrite to replace it and the stages after it"
 
 
 def size_of(folder: Path) -> int:

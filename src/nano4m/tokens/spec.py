@@ -61,6 +61,6 @@ class TokenSpec:
         raise UserError(
             f"{mine} ({self.fingerprint}) and {theirs} ({other.fingerprint}) do not belong "
             f"together; tokenizers that differ: {'; '.join(differ)}. Tokenise again with the "
-            f"tokenizers of the checkpoint, or train again on this table: "
-            f"nano4m train PRESET --out OUT --overwrite"
+            f"tokenizers of the checkpoint, or train on this table in a run of its own (another "
+            f"--out)"
         )

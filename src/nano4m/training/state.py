@@ -205,7 +205,7 @@ class TrainingState:
             other = "ddp" if self.world.sharded else "fsdp"
             raise UserError(
                 f"the state in {there[-1]} is of a run with --train.strategy {other}; go on with "
-                f"that, or start again with --overwrite"
+                f"that, or start anew in another --out"
             )
         if self.world.sharded:
             return self._resume_shards(progress_state)
