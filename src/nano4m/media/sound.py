@@ -99,7 +99,7 @@ def _fidelity(x: "Tensor", y: "Tensor", tokenizer: Any) -> dict[str, float]:
     from nano4m.media.mel import MelSpectrogram
 
     # A tokenizer of spectrograms is measured by its own, before the phase is made up.
-    section = getattr(tokenizer, "section", None)
+    section = tokenizer.section if hasattr(tokenizer, "decode_logmel") else None
     sizes = [getattr(section, name, size) for name, size in SPECTRUM.items()]
     mel = MelSpectrogram(tokenizer.sample_rate, *sizes).to(x.device)
     original, waveform = mel(x), mel(y)

@@ -50,6 +50,12 @@ TOKENIZERS: dict[str, Entry] = {
         description="log-mel spectrogram, convolutional VQ over time, Griffin-Lim: sound",
         licence="that of the clips it was fitted on",
     ),
+    "wave_vq": Entry(
+        module="nano4m.tokenizers.wave_vq",
+        name="WaveVQTokenizer",
+        description="raw waveform, strided convolutions, residual VQ or FSQ, a decoder: sound",
+        licence="that of the clips it was fitted on",
+    ),
     "bpe": Entry(
         module="nano4m.tokenizers.bpe",
         name="BpeTokenizer",

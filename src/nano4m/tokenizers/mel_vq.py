@@ -20,7 +20,8 @@ from nano4m.config.compatibility import read_section
 from nano4m.config.tokenizers import MelVQ
 from nano4m.media.mel import FLOOR_DB, MelSpectrogram
 from nano4m.tokenizers.base import Material, Tokenizer
-from nano4m.tokenizers.quantize import Autoencoder, Quantizer, check_ids, train_autoencoder
+from nano4m.tokenizers.codebook_ids import to_codebooks, to_vocabulary
+from nano4m.tokenizers.quantize import Autoencoder, Quantizer, train_autoencoder
 
 LEVEL_WEIGHT = 0.2
 """Weight of the level of a frame against its shape in the loss."""
@@ -168,7 +169,7 @@ class MelVQTokenizer(Tokenizer):
         """Return ids, int64 (B, T, Q), of sounds, float32 (B, samples) in [-1, 1]."""
         with repeatable(self.device, exact=True):
             ids = self.net.ids(self._normal(self._logmel(media, self.device)))
-        return ids + self._offsets(ids.device)
+        return to_vocabulary(ids, self.section.vocab)
 
     @torch.no_grad()
     def decode_logmel(self, ids: Tensor) -> Tensor:
@@ -177,16 +178,7 @@ class MelVQTokenizer(Tokenizer):
         Raises:
             ValueError: Wrong shape, id out of range, or an id of another codebook.
         """
-        check_ids(ids, self.shape, self.vocab_size)
-        own = ids.long() - self._offsets(ids.device)
-        wrong = (own < 0) | (own >= self.section.vocab)
-        if bool(wrong.any()):
-            row, frame, book = (int(i) for i in wrong.nonzero()[0])
-            low = book * self.section.vocab
-            raise ValueError(
-                f"id {int(ids[row, frame, book])} at frame {frame} is in the place of codebook "
-                f"{book}, whose ids are {low} to {low + self.section.vocab - 1}"
-            )
+        own = to_codebooks(ids, self.shape, self.section.vocab)
         with repeatable(self.device, exact=True):
             codes = self.net.quantizer.vectors(own.to(self.device))
             y = self.net.decoder(codes.transpose(1, 2))
@@ -233,9 +225,6 @@ class MelVQTokenizer(Tokenizer):
 
     def _normal(self, logmel: Tensor) -> Tensor:
         return (logmel - self.mean) / self.std
-
-    def _offsets(self, device: torch.device) -> Tensor:
-        return torch.arange(self.num_codebooks, device=device) * self.section.vocab
 
     def _vary(self, logmel: Tensor, generator: torch.Generator) -> Tensor:
         # The shift and the gain of a view, in whole frames, on its spectrogram.

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from vector_quantize_pytorch import FSQ, ResidualVQ, VectorQuantize
+from vector_quantize_pytorch import FSQ, ResidualFSQ, ResidualVQ, VectorQuantize
 
 from nano4m.compute.on_device import fused, ordered_sums, repeatable
 from nano4m.config.tokenizers.form import FSQ_LEVELS
@@ -21,7 +21,7 @@ from nano4m.progress import bar
 
 
 class Quantizer(nn.Module):
-    """Vectors to ids and back, with ``codebooks`` residual stages for VQ and one for FSQ.
+    """Vectors to ids and back, with ``codebooks`` residual stages.
 
     Args:
         kind: ``vq`` or ``fsq``.
@@ -31,7 +31,7 @@ class Quantizer(nn.Module):
         cosine: Whether codes are on the unit sphere (Yu et al. 2021, arXiv:2110.04627).
 
     Raises:
-        UserError: FSQ with a vocabulary that no levels give, or with several codebooks.
+        UserError: FSQ with a vocabulary that no levels give.
     """
 
     def __init__(
@@ -45,9 +45,11 @@ class Quantizer(nn.Module):
                 raise UserError(
                     f"FSQ has no levels for vocab {vocab}; allowed: {sorted(FSQ_LEVELS)}"
                 )
-            if codebooks != 1:
-                raise UserError(f"FSQ has one codebook, not {codebooks}")
-            self.body = FSQ(levels=list(FSQ_LEVELS[vocab]), dim=dim)
+            levels = list(FSQ_LEVELS[vocab])
+            if codebooks == 1:
+                self.body = FSQ(levels=levels, dim=dim)
+            else:
+                self.body = ResidualFSQ(levels=levels, dim=dim, num_quantizers=codebooks)
             return
         options = {
             "dim": dim, "codebook_size": vocab, "decay": 0.9, "kmeans_init": True,
@@ -63,7 +65,8 @@ class Quantizer(nn.Module):
         """Return quantized vectors (B, L, C), ids (B, L, Q) in 0..vocab-1 and a scalar loss."""
         if self.kind == "fsq":
             quantized, ids = self.body(z_BLC)
-            return quantized, ids[..., None].long(), z_BLC.new_zeros(())
+            ids = ids.long().view(*z_BLC.shape[:2], self.codebooks)
+            return quantized, ids, z_BLC.new_zeros(())
         quantized, ids, loss = self.body(z_BLC)
         return quantized, ids.view(*z_BLC.shape[:2], self.codebooks), loss.sum()
 
@@ -71,13 +74,20 @@ class Quantizer(nn.Module):
         """Return the vector of each id, (codebooks * vocab, C), codebook after codebook."""
         if isinstance(self.body, ResidualVQ):
             return self.body.codebooks.flatten(0, 1)
+        if isinstance(self.body, ResidualFSQ):
+            first, *others = (self.body.codebooks * self.body.scales[:, None]).unbind(0)
+            project = self.body.project_out
+            if isinstance(project, nn.Linear):
+                # Codes of all codebooks add up to a vector, so the bias counts once.
+                first, others = project(first), [c @ project.weight.T for c in others]
+            return torch.cat([first, *others])
         ids = torch.arange(self.vocab, device=next(self.buffers()).device)
         return self.vectors(ids[None, :, None])[0]
 
     def vectors(self, ids_BLQ: Tensor) -> Tensor:
         """Return the vectors (B, L, C) of ids (B, L, Q)."""
-        if self.kind == "fsq":
-            return self.body.indices_to_codes(ids_BLQ[..., 0])  # type: ignore[operator]
+        if isinstance(self.body, FSQ):
+            return self.body.indices_to_codes(ids_BLQ[..., 0])
         ids = ids_BLQ if self.codebooks > 1 else ids_BLQ[..., 0]
         return self.body.get_output_from_indices(ids)  # type: ignore[operator]
 

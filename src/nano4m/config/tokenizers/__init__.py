@@ -11,11 +11,21 @@ from nano4m.config.tokenizers.bpe import Bpe
 from nano4m.config.tokenizers.form import TokenizerSection
 from nano4m.config.tokenizers.image_vq import ImageVQ
 from nano4m.config.tokenizers.mel_vq import MelVQ
+from nano4m.config.tokenizers.wave_vq import WaveVQ
 from nano4m.errors import UserError, nearest
 
-__all__ = ["SECTIONS", "Bpe", "ImageVQ", "MelVQ", "TokenizerConfig", "TokenizerSection", "of_kind"]
+__all__ = [
+    "SECTIONS",
+    "Bpe",
+    "ImageVQ",
+    "MelVQ",
+    "TokenizerConfig",
+    "TokenizerSection",
+    "WaveVQ",
+    "of_kind",
+]
 
-TokenizerConfig = Annotated[ImageVQ | MelVQ | Bpe, Field(discriminator="kind")]
+TokenizerConfig = Annotated[ImageVQ | MelVQ | WaveVQ | Bpe, Field(discriminator="kind")]
 
 SECTIONS: dict[str, type[TokenizerSection]] = {
     section.model_fields["kind"].default: section

@@ -1,0 +1,1 @@
+"""Parts of ``wave_vq``: encoder, losses, discriminators, and the loop that trains them."""
