@@ -13,11 +13,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ, ResidualFSQ, ResidualVQ, VectorQuantize
+from vector_quantize_pytorch.vector_quantize_pytorch import Codebook
 
 from nano4m.compute.on_device import fused, ordered_sums, repeatable
 from nano4m.config.tokenizers.form import FSQ_LEVELS
 from nano4m.errors import UserError
 from nano4m.progress import bar
+
+DEAD_SHARE = 0.2
+"""A code that gets less than this share of the vectors that a code has on average is revived: it
+becomes one of the vectors of the batch."""
+
+LAST_REVIVAL = 0.8
+"""Share of the steps after which no code is revived, so that the decoder sees each code settle."""
 
 
 class Quantizer(nn.Module):
@@ -30,6 +38,10 @@ class Quantizer(nn.Module):
         codebooks: Residual codebooks.
         cosine: Whether codes are on the unit sphere (Yu et al. 2021, arXiv:2110.04627).
 
+    Attributes:
+        revives: Whether codes that are hardly used are revived in training. The training loop ends
+            it after LAST_REVIVAL of its steps.
+
     Raises:
         UserError: FSQ with a vocabulary that no levels give.
     """
@@ -39,6 +51,7 @@ class Quantizer(nn.Module):
     ) -> None:
         super().__init__()
         self.kind, self.vocab, self.codebooks = kind, vocab, codebooks
+        self.revives = True
         self.body: nn.Module
         if kind == "fsq":
             if vocab not in FSQ_LEVELS:
@@ -67,8 +80,19 @@ class Quantizer(nn.Module):
             quantized, ids = self.body(z_BLC)
             ids = ids.long().view(*z_BLC.shape[:2], self.codebooks)
             return quantized, ids, z_BLC.new_zeros(())
+        self._set_revival(z_BLC.shape[0] * z_BLC.shape[1])
         quantized, ids, loss = self.body(z_BLC)
         return quantized, ids.view(*z_BLC.shape[:2], self.codebooks), loss.sum()
+
+    def _set_revival(self, vectors: int) -> None:
+        # An absolute count would be a share that grows with the codebook: with as many codes as
+        # vectors, one vector a code is the mean, and a fourth of the codes would always be below.
+        threshold = DEAD_SHARE * vectors / self.vocab
+        for module in self.body.modules():
+            if isinstance(module, Codebook):
+                module.has_dead_code_replacement = self.revives
+                module.threshold_ema_dead_code = threshold
+                module.reset_cluster_size = threshold
 
     def codebook(self) -> Tensor:
         """Return the vector of each id, (codebooks * vocab, C), codebook after codebook."""
@@ -147,6 +171,7 @@ def train_autoencoder(
             x = batch(generator)
             if step == plain and net.quantizer.kind == "vq":
                 _start_codebook(net, x, batch, generator)
+            net.quantizer.revives = step < LAST_REVIVAL * steps
             y, extra = net(x, quantize=step >= plain)
             loss = loss_fn(y, x) + extra
             optimizer.zero_grad()
