@@ -20,7 +20,7 @@ from nano4m.config.tokenizers.form import FSQ_LEVELS
 from nano4m.errors import UserError
 from nano4m.progress import bar
 
-DEAD_SHARE = 0.2
+DEAD_SHARE = 1 / 3
 """A code that gets less than this share of the vectors that a code has on average is revived: it
 becomes one of the vectors of the batch."""
 
