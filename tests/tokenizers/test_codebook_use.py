@@ -129,11 +129,10 @@ def test_few_codes_are_replaced_late_whatever_their_number(vocab, monkeypatch):
         if name == "count":
             monkeypatch.setattr(quantize, "DEAD_SHARE", 1.0)
 
-        def replace(self, batch_samples, batch_mask, seq_mask=None, kept=replaced):
+        def replace(self, samples, batch_mask, kept=replaced, work=Codebook.replace, **options):
             kept.append(float(batch_mask.float().mean()))
-            return original(self, batch_samples, batch_mask, seq_mask)
+            return work(self, samples, batch_mask, **options)
 
-        original = Codebook.replace
         monkeypatch.setattr(Codebook, "replace", replace)
         g = torch.Generator().manual_seed(0)
         with torch.no_grad():

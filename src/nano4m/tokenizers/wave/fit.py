@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from nano4m.compute.on_device import fused, ordered_sums, repeatable
 from nano4m.config.tokenizers.wave_vq import WaveVQ
 from nano4m.progress import bar
-from nano4m.tokenizers.quantize import Autoencoder
+from nano4m.tokenizers.quantize import LAST_REVIVAL, Autoencoder
 
 PLAIN_SHARE = 0.2
 """Share of the steps that train a plain autoencoder, from whose latents k-means starts."""
@@ -63,6 +63,7 @@ def train_wave(
             real = batch(generator)
             if step == plain and section.quantizer == "vq":
                 start_codebook(net, real, batch, generator)
+            net.quantizer.revives = step < LAST_REVIVAL * section.steps
             for group in optimizer.param_groups:
                 group["lr"] = section.lr * learning_rate(section, step)
             made, extra = net(real, quantize=step >= plain)
