@@ -1,8 +1,10 @@
 """One recording under two names: planted twins are told, distinct clips are left alone."""
 
+import csv
+import dataclasses
 import io
 import itertools
-from pathlib import Path
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -12,8 +14,9 @@ from test_build import RATE, config, fake, plan, shards  # noqa: F401
 
 from nano4m.config.datasets import FarmDataset
 from nano4m.data import build as clips
+from nano4m.data import duplicates
 from nano4m.data.clip_table import open_clips
-from nano4m.data.duplicates import exclude_duplicates, resolve_duplicates
+from nano4m.data.duplicate_rules import ClipFacts, choose_excluded
 from nano4m.data.fingerprints import (
     agreement,
     audio_fingerprint,
@@ -130,16 +133,50 @@ def test_a_picture_saved_again_is_found_and_distinct_ones_are_not():
 # -- what gives way ----------------------------------------------------------------------------
 
 
+def facts(splits: list[str], groups: list[str] | None = None, **more) -> ClipFacts:
+    """Return clips of one class, each of a group of its own unless ``groups`` says otherwise."""
+    n = len(splits)
+    usual = {
+        "labels": ["cat"] * n,
+        "groups": groups or [f"g{i}" for i in range(n)],
+        "kept": [True] * n,
+        "fixed": [False] * n,
+        "draws": [False] * n,
+    }
+    return ClipFacts(splits=splits, **(usual | more))
+
+
 def test_few_clips_give_way_and_the_train_split_first():
-    splits = ["train", "train", "train", "val", "test"]
-    assert resolve_duplicates([(0, 3, "sound")], splits) == {0: (0, 3, "sound")}
+    clips = facts(["train", "train", "train", "val", "test"])
+    assert choose_excluded([(0, 3, "sound")], clips) == {0: (0, 3, "sound")}
     star = [(0, 3, "picture"), (1, 3, "picture"), (2, 3, "picture")]
-    assert list(resolve_duplicates(star, splits)) == [3]
-    assert list(resolve_duplicates([(3, 4, "sound")], splits)) == [3]
+    assert list(choose_excluded(star, clips)) == [3]
+    assert list(choose_excluded([(3, 4, "sound")], clips)) == [3]
     rng = np.random.default_rng(0)
     many = [(int(a), int(b), "sound") for a, b in rng.integers(0, 5, (30, 2)) if a != b]
-    gone = resolve_duplicates(many, splits)
+    gone = choose_excluded(many, clips)
     assert all(a in gone or b in gone for a, b, _ in many)
+
+
+def test_of_given_splits_the_last_counts_however_many_that_costs():
+    splits = ["train", "train", "train", "val", "test"]
+    star = [(0, 3, "picture"), (1, 3, "picture"), (2, 3, "picture"), (3, 4, "sound")]
+    gone = choose_excluded(star, facts(splits, fixed=[True] * 5))
+    assert gone.keys() == {0, 1, 2, 3}
+    # A split that is dealt from what is given as train gives way to a given test split.
+    gone = choose_excluded([(0, 4, "sound")], facts(splits, fixed=[False] * 4 + [True]))
+    assert gone.keys() == {0}
+
+
+def test_a_sound_found_twice_takes_its_whole_group_and_a_picture_one_clip():
+    clips = facts(["train"] * 4 + ["val"] * 2, ["a", "a", "b", "c", "d", "e"])
+    gone = choose_excluded([(0, 4, "sound")], clips)
+    assert list(gone) == [4]  # one clip of val is less than two of train
+    gone = choose_excluded([(0, 4, "sound"), (1, 4, "sound"), (1, 5, "sound")], clips)
+    assert set(gone) in ({0, 1}, {4, 5})
+    assert list(choose_excluded([(0, 4, "picture")], clips)) == [0]
+    clips = facts(["train"] * 4 + ["val"] * 2, ["a", "a", "b", "c", "d", "d"])
+    assert set(choose_excluded([(0, 4, "sound")], clips)) == {0, 1}
 
 
 # -- the stage ---------------------------------------------------------------------------------
@@ -161,36 +198,80 @@ def twins(fake):  # noqa: F811
     return fake
 
 
-def test_a_recording_under_two_names_is_moved_out_counted_and_told(tmp_path, twins, capsys):
-    asked = config(window_seconds=1.0, window="start")
-    counts = clips.build_clips(asked, None, tmp_path)
-    assert counts["reasons"] == {"duplicate": 1} and counts["kept"] == 19
-    assert "c003: duplicate: the sound is that of c015 of val" in capsys.readouterr().err
+SMALL = {"window_seconds": 1.0, "window": "start"}
+
+
+def test_a_recording_under_two_names_moves_and_is_counted_and_told(tmp_path, twins, capsys):
+    counts = clips.build_clips(config(**SMALL), None, tmp_path)
+    assert counts["reasons"] == {} and counts["kept"] == 20
+    assert counts["moved"] == {"from val to train": 1}
+    assert counts["by_split"] == {"train": [17, 17], "val": [3, 3]}
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert "1 moved with their recordings, as they are found in two splits: 1 from val to" in said
+    assert "first c015: the sound of c003 is that of c015" in said
     table = open_clips(tmp_path)
-    assert "c003" not in table.clip_ids and "c015" in table.clip_ids and len(table) == 19
-    assert "c003" in (tmp_path / "manifest.csv").read_text()
-    assert table.media("sound", range(19)).shape == (19, RATE)
+    splits = dict(zip(table.clip_ids.tolist(), table.splits.tolist(), strict=True))
+    assert splits["c003"] == splits["c015"] == "train" and len(table) == 20
+    with (tmp_path / "manifest.csv").open(newline="") as file:
+        rows = {row["clip_id"]: row for row in csv.DictReader(file)}
+    assert rows["c015"]["moved"] == "from val to train: the sound of c003 is that of c015"
+    assert {row["moved"] for clip, row in rows.items() if clip != "c015"} == {""}
 
 
-def test_a_picture_of_another_split_is_moved_out(tmp_path, twins):
+def test_a_picture_of_another_split_moves_its_clip_or_costs_it_where_it_was_drawn(tmp_path, twins):
     twins.pictures[10] = twins.pictures[6]
-    counts = clips.build_clips(config(window_seconds=1.0, window="start"), None, tmp_path)
-    assert counts["reasons"] == {"duplicate": 2}
-    assert {"c003", "c006"}.isdisjoint(open_clips(tmp_path).clip_ids)
+    counts = clips.build_clips(config(**SMALL), None, tmp_path / "own")
+    assert counts["kept"] == 20 and counts["moved"] == {"from val to train": 2}
+    assert counts["by_split"]["val"] == [2, 2]
+    twins.plans = [plan(i, draws_pictures=i == 6) for i in range(20)]
+    counts = clips.build_clips(config(**SMALL), None, tmp_path / "drawn")
+    assert counts["moved"] == {"from val to train": 1} and counts["reasons"] == {"duplicate": 1}
+    assert "c006" not in open_clips(tmp_path / "drawn").clip_ids
+
+
+def test_given_splits_stay_and_what_is_in_the_last_one_is_left_out_of_the_others(tmp_path, twins):
+    twins.plans = [plan(i, is_split_given=True) for i in range(20)]
+    counts = clips.build_clips(config(**SMALL), None, tmp_path)
+    assert counts["reasons"] == {"duplicate": 1} and counts["moved"] == {}
+    table = open_clips(tmp_path)
+    assert "c003" not in table.clip_ids and "c015" in table.clip_ids
+    assert "c003: the sound" not in (tmp_path / "manifest.csv").read_text()
+    assert "duplicate: the sound is that of c015 of val" in (tmp_path / "manifest.csv").read_text()
+
+
+def test_a_group_moves_as_a_whole_with_the_clips_that_are_not_kept(tmp_path, twins):
+    """Clips 15 and 10 of val are of one recording; 10 is silent."""
+    twins.plans = [plan(i, video_id="film" if i in (10, 15) else f"v{i}") for i in range(20)]
+    media = twins.media
+
+    def with_silence(clip, settings):
+        found = media(clip, settings)
+        return (
+            dataclasses.replace(found, sound=0 * found.sound)
+            if clip.details["number"] == 10
+            else found
+        )
+
+    twins.media = with_silence
+    clips.build_clips(config(**SMALL), None, tmp_path)
+    with (tmp_path / "manifest.csv").open(newline="") as file:
+        rows = {row["clip_id"]: row for row in csv.DictReader(file)}
+    assert {rows[c]["split"] for c in ("c010", "c015", "c003")} == {"train"}
+    assert rows["c010"]["reason"].startswith("silent") and rows["c010"]["moved"]
 
 
 def test_duplicates_are_not_looked_for_where_clips_are_distinct_by_construction(
     tmp_path, twins, monkeypatch
 ):
     assert SOURCES["farm"].is_distinct and not SOURCES["folder"].is_distinct
-    asked = config(window_seconds=1.0, window="start")
+    asked = config(**SMALL)
     found = clips.build_clips(asked, None, tmp_path / "folder")
-    assert found["duplicates"] == "looked for: 1 excluded"
+    assert found["duplicates"] == "looked for: 1 moved, 0 excluded"
 
-    def never(folder):
+    def never(*args):
         raise AssertionError("duplicates are looked for")
 
-    monkeypatch.setattr(clips, "exclude_duplicates", never)
+    monkeypatch.setattr(duplicates, "settle_duplicates", never)
     distinct = asked.model_copy(update={"dataset": FARM})
     counts = clips.build_clips(distinct, None, tmp_path / "farm")
     assert counts["duplicates"].startswith("not looked for: no two clips of the source farm")
@@ -201,29 +282,39 @@ def test_duplicates_are_not_looked_for_where_clips_are_distinct_by_construction(
 
 def test_twins_of_one_split_stay(tmp_path, twins):
     twins.plans = [plan(i, split="val" if i in (3, 15) else "train") for i in range(20)]
-    assert clips.build_clips(config(window_seconds=1.0), None, tmp_path)["kept"] == 20
+    counts = clips.build_clips(config(window_seconds=1.0), None, tmp_path)
+    assert counts["kept"] == 20 and counts["moved"] == {}
 
 
-def test_moving_out_is_done_once_and_a_resumed_build_makes_the_same_bytes(tmp_path, twins):
-    asked = config(window_seconds=1.0, window="start")
-    clips.build_clips(asked, None, tmp_path / "a")
+@pytest.mark.parametrize("is_given", [False, True])
+def test_a_build_that_is_resumed_or_stopped_while_clips_move_makes_the_same_bytes(
+    tmp_path, twins, monkeypatch, is_given
+):
+    # Clip 5 of val is clip 2: another shard.
+    twins.pictures[5] = twins.pictures[2]
+    twins.plans = [plan(i, is_split_given=is_given) for i in range(20)]
+    asked = config(**SMALL)
+    counts = clips.build_clips(asked, None, tmp_path / "a")
     before = shards(tmp_path / "a")
-    assert list(exclude_duplicates(tmp_path / "a")) == ["c003"]
-    clips.build_clips(asked, None, tmp_path / "a")
+    assert clips.build_clips(asked, None, tmp_path / "a") == counts
     assert shards(tmp_path / "a") == before
-    clips.build_clips(asked, None, tmp_path / "b")
-    (Path(tmp_path) / "b" / "clips-00001.parquet").unlink()
-    clips.build_clips(asked, None, tmp_path / "b")
-    assert shards(tmp_path / "b") == before
+    for number in range(3):
+        (tmp_path / "a" / f"clips-0000{number}.parquet").unlink()
+        assert clips.build_clips(asked, None, tmp_path / "a") == counts
+        assert shards(tmp_path / "a") == before
+    written = duplicates.write_batches
+    for stop in range(3):
+        out, calls = tmp_path / f"stop{stop}", []
 
+        def stopped(*args, calls=calls, stop=stop, **more):
+            if len(calls) == stop:
+                raise KeyboardInterrupt
+            calls.append(1)
+            return written(*args, **more)
 
-def test_a_sound_found_twice_takes_its_whole_group_and_a_picture_one_clip():
-    splits = ["train"] * 4 + ["val"] * 2
-    groups = ["a", "a", "b", "c", "d", "e"]
-    gone = resolve_duplicates([(0, 4, "sound")], splits, groups)
-    assert list(gone) == [4]  # one clip of val is less than two of train
-    gone = resolve_duplicates([(0, 4, "sound"), (1, 4, "sound"), (1, 5, "sound")], splits, groups)
-    assert set(gone) in ({0, 1}, {4, 5})
-    assert list(resolve_duplicates([(0, 4, "picture")], splits, groups)) == [0]
-    twos = resolve_duplicates([(0, 4, "sound")], splits, ["a", "a", "b", "c", "d", "d"])
-    assert set(twos) == {0, 1}
+        monkeypatch.setattr(duplicates, "write_batches", stopped)
+        with suppress(KeyboardInterrupt):
+            clips.build_clips(asked, None, out)
+        monkeypatch.setattr(duplicates, "write_batches", written)
+        assert clips.build_clips(asked, None, out) == counts
+        assert shards(out) == before

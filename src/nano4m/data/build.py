@@ -21,7 +21,12 @@ from nano4m.compute.workers import count_workers, worker_pool
 from nano4m.config.clips import ClipsConfig
 from nano4m.config.run import Config
 from nano4m.config.section import Section
-from nano4m.data.clip_counts import MANIFEST, ClipCounts, log_counts, write_manifest
+from nano4m.data.clip_counts import (
+    MANIFEST,
+    ClipCounts,
+    log_counts,
+    write_manifest,
+)
 from nano4m.data.clip_shards import (
     FORMAT,
     read_about,
@@ -31,8 +36,8 @@ from nano4m.data.clip_shards import (
     write_batches,
 )
 from nano4m.data.cut import cut
-from nano4m.data.duplicates import exclude_duplicates
-from nano4m.data.sources import SOURCES, source
+from nano4m.data.duplicates import without_duplicates
+from nano4m.data.sources import source
 from nano4m.data.sources.base import ClipPlan, ClipPlans
 from nano4m.data.sources.file_record import FileRecord
 from nano4m.errors import BadMedia, UserError
@@ -260,21 +265,6 @@ def _to_do(out: Path, count: int, fingerprint: str) -> list[int]:
 # -- the stage ---------------------------------------------------------------------------------
 
 
-def _without_duplicates(config: Config, out: Path) -> str:
-    """Exclude duplicates across splits, unless the source has none; return what was done."""
-    name = config.dataset.name
-    if SOURCES[name].is_distinct:
-        return f"not looked for: no two clips of the source {name} are one, by construction"
-    moved = exclude_duplicates(out)
-    if moved:
-        clip, reason = next(iter(moved.items()))
-        log_info(
-            f"clips: {len(moved)} excluded, as they are also in another split (first {clip}: "
-            f"{reason}); all are in {MANIFEST}"
-        )
-    return f"looked for: {len(moved)} excluded"
-
-
 def build_clips(
     config: Config,
     data: Path | None,
@@ -293,7 +283,8 @@ def build_clips(
 
     Returns:
         Counts: clips, kept, by_split and by_label ({name: [kept, planned]}), reasons
-        ({reason: count}), files_not_read ({reason: {class: count}}), and duplicates, a sentence.
+        ({reason: count}), files_not_read ({reason: {class: count}}), duplicates, a sentence, and
+        moved ({"from val to train": count}).
 
     Raises:
         UserError: The data or the folder are invalid, or a required split has too few clips left;
@@ -337,7 +328,7 @@ def build_clips(
         if record:
             # Those of shards that an earlier version has cut.
             record.add(out, plans)
-        duplicates = _without_duplicates(config, out)
+        duplicates = without_duplicates(config, out, plans, make, fingerprint)
         tally = write_manifest(out)
     except OSError as error:
         raise UserError(
@@ -347,4 +338,4 @@ def build_clips(
     log_counts(tally, out)
     _check_kept(tally, config, out)
     unread = plans.unread if isinstance(plans, ClipPlans) else {}
-    return tally.summary() | {"files_not_read": unread, "duplicates": duplicates}
+    return tally.summary() | {"files_not_read": unread} | duplicates

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nano4m.data.clip_shards import MANIFEST_COLUMNS, manifest_shards
+from nano4m.data.duplicates import read_settled
 from nano4m.progress import log_info
 from nano4m.storage.files import whole_file
 
@@ -95,10 +96,15 @@ def write_manifest(out: Path) -> ClipCounts:
         whole_file(out / MANIFEST) as part,
         part.open("w", newline="", encoding="utf-8") as file,
     ):
-        writer = csv.DictWriter(file, MANIFEST_COLUMNS)
+        # Clips of before have no record of duplicates.
+        settled = read_settled(out)
+        moved = settled[0].moved if settled else {}
+        writer = csv.DictWriter(file, (*MANIFEST_COLUMNS, "moved"))
         writer.writeheader()
         for rows in manifest_shards(out):
-            writer.writerows(_for_people(rows))
+            writer.writerows(
+                row | {"moved": moved.get(row["clip_id"])} for row in _for_people(rows)
+            )
             for row in rows:
                 tally.add(row)
     return tally

@@ -1,191 +1,308 @@
-"""Finding clips that occur in two splits, and excluding them from the table.
+"""Clips that occur in two splits are moved into one of them, or left out of the table.
 
 One recording may have two names: uploaded twice, listed in two data sets, saved again. Such a pair
 across splits would inflate the scores.
 """
 
-import json
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nano4m.data.clip_shards import GROUP_ROWS, KEY, find_shards
-from nano4m.data.fingerprints import same_pictures, same_sounds
-from nano4m.storage.files import whole_file
+from nano4m.config.run import Config
+from nano4m.data.clip_shards import find_shards, write_batches
+from nano4m.data.duplicate_pairs import find_pairs
+from nano4m.data.duplicate_rules import (
+    DUPLICATE,
+    ClipFacts,
+    Pair,
+    choose_excluded,
+    choose_moves,
+)
+from nano4m.data.sources import SOURCES, source
+from nano4m.data.sources.base import ClipPlan
+from nano4m.progress import log_info
+from nano4m.storage.damage import DamagedFile
+from nano4m.storage.json_files import read_object, write_json
 
-SOUND = "sound"
-"""What two clips share, beside a picture."""
-
-DUPLICATE = "duplicate"
-"""Beginning of the reason of an excluded clip."""
+SETTLED = "duplicates.json"
+"""What was done with duplicates, beside the shards: a stopped build does the same again."""
 
 FILTERS = {
     "duplicates": {
-        "description": "a clip with the sound or picture of a clip of another split is not kept; "
-        "its reason names that clip",
+        "description": "what has the sound or picture of a clip of another split moves into one "
+        "split with its recording; where a split is given, or a class would lose most of its "
+        "clips there, it is not kept, and its reason names that clip",
         "licence": "Apache-2.0",
     }
 }
-"""The filter of ``exclude_duplicates``."""
+"""The filter of ``settle_duplicates``."""
 
-EXCLUDED_FIRST = ("train", "val", "test")
-"""Among equals, the duplicate in the earlier of these splits is excluded."""
+COLUMNS = (
+    "clip_id",
+    "split",
+    "video_id",
+    "label",
+    "kept",
+    "reason",
+    "audio_fingerprint",
+    "image_fingerprints",
+)
 
-Pair = tuple[int, int, str]
-"""Numbers of two clips, and what they share."""
+Redraw = Callable[[Sequence[ClipPlan], Mapping[str, str]], pa.RecordBatch]
+"""Plans, and recording -> split that it moves to -> the rows of those clips with their pictures
+drawn from those of that split."""
 
 
-def find_pairs(table: pa.Table, places: Sequence[tuple[Path, int]]) -> list[Pair]:
-    """Return pairs of clips of different splits with the same recording or the same picture.
+@dataclass(frozen=True, kw_only=True)
+class Move:
+    """A clip that moved: the split it was dealt to, the one it is in now, and why."""
 
-    Args:
-        table: Columns split, kept, reason, audio_fingerprint and image_fingerprints of all clips.
-        places: Shard, and row in it, of each clip.
-    """
-    splits, kept = table["split"].to_pylist(), table["kept"].to_pylist()
-    reasons = table["reason"].to_pylist()
-    there = [
-        i for i in range(len(splits)) if kept[i] or (reasons[i] or "").startswith(f"{DUPLICATE}:")
+    before: str
+    now: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"from {self.before} to {self.now}: {self.why}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settled:
+    """What was done with duplicates: clip_id -> its move; clip_id -> reason of one left out."""
+
+    moved: Mapping[str, Move] = field(default_factory=dict)
+    excluded: Mapping[str, str] = field(default_factory=dict)
+
+    def moves(self) -> dict[str, int]:
+        """Return how many clips moved, such as ``{"from val to train": 2}``."""
+        return dict(Counter(f"from {m.before} to {m.now}" for m in self.moved.values()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Table:
+    """Facts of all clips of a table and the pairs across its splits."""
+
+    ids: list[str]
+    facts: ClipFacts
+    pairs: list[Pair]
+
+
+def _look(folder: Path, plans: Sequence[ClipPlan]) -> _Table:
+    shards = [path for path, _ in find_shards(folder)]
+    tables = [pq.read_table(path, columns=list(COLUMNS)) for path in shards]
+    places = [
+        (path, row) for path, t in zip(shards, tables, strict=True) for row in range(t.num_rows)
     ]
-    audio_fingerprint = [cell or b"" for cell in table["audio_fingerprint"].to_pylist()]
-    image_fingerprints = [cell or [] for cell in table["image_fingerprints"].to_pylist()]
-
-    def sounds(numbers: Sequence[int]) -> dict[int, np.ndarray]:
-        return _read_sounds(numbers, places)
-
-    train, val, test = ([i for i in there if splits[i] == name] for name in EXCLUDED_FIRST)
-    pairs: list[Pair] = []
-    for first, second in ((train, sorted(val + test)), (val, test)):
-        pairs += [(*p, SOUND) for p in same_sounds(audio_fingerprint, first, second, sounds)]
-        pairs += [(*p, "picture") for p in same_pictures(image_fingerprints, first, second)]
-    return pairs
-
-
-def _read_sounds(
-    numbers: Sequence[int], places: Sequence[tuple[Path, int]]
-) -> dict[int, np.ndarray]:
-    import io
-
-    import soundfile
-
-    by_shard: dict[Path, list[int]] = {}
-    for i in numbers:
-        by_shard.setdefault(places[i][0], []).append(i)
-    found = {}
-    for path, own in by_shard.items():
-        column = pq.read_table(path, columns=["audio"]).column("audio")
-        for i in own:
-            data = io.BytesIO(column[places[i][1]].as_py())
-            found[i] = soundfile.read(data, dtype="float32")[0]
-    return found
+    whole = pa.concat_tables(tables)
+    groups = whole["video_id"].to_pylist()
+    fixed = {plan.video_id for plan in plans if plan.is_split_given}
+    draws = {plan.video_id for plan in plans if plan.draws_pictures}
+    facts = ClipFacts(
+        splits=whole["split"].to_pylist(),
+        labels=whole["label"].to_pylist(),
+        groups=groups,
+        kept=whole["kept"].to_pylist(),
+        fixed=[name in fixed for name in groups],
+        draws=[name in draws for name in groups],
+    )
+    return _Table(ids=whole["clip_id"].to_pylist(), facts=facts, pairs=find_pairs(whole, places))
 
 
-def resolve_duplicates(
-    pairs: Sequence[Pair], splits: Sequence[str], groups: Sequence[str] | None = None
-) -> dict[int, Pair]:
-    """Return the clips to exclude so that no pair is left, each with a pair that it is in.
+# -- the stage ---------------------------------------------------------------------------------
 
-    A clip whose sound is found twice goes with its whole group, as other clips of one recording
-    are of the other one too; a picture, which clips may draw from those of their class, costs one
-    clip. Who has the most duplicates a clip is excluded first, so that few are lost; among equals,
-    one of the train split, the largest.
+
+def without_duplicates(
+    config: Config,
+    out: Path,
+    plans: Sequence[ClipPlan],
+    make: Callable[[Sequence[ClipPlan]], pa.RecordBatch],
+    fingerprint: str,
+) -> dict[str, Any]:
+    """Settle duplicates across splits, unless the source has none; return what was done.
+
+    ``make`` makes the rows of some clips; the others are of the table, see ``settle_duplicates``.
+    """
+    name = config.dataset.name
+    if SOURCES[name].is_distinct:
+        return {
+            "duplicates": f"not looked for: no two clips of the source {name} are one, by "
+            "construction"
+        }
+
+    def redraw(chosen: Sequence[ClipPlan], splits: Mapping[str, str]) -> pa.RecordBatch:
+        return make(source(name).in_split(chosen, splits, plans))
+
+    done = settle_duplicates(out, plans, redraw, fingerprint)
+    _log(done)
+    return {
+        "duplicates": f"looked for: {len(done.moved)} moved, {len(done.excluded)} excluded",
+        "moved": done.moves(),
+    }
+
+
+def _log(done: Settled) -> None:
+    """Log which clips moved into one split or were left out, as they are found in two."""
+    for clip, move in list(done.moved.items())[:1]:
+        counts = ", ".join(f"{count} {way}" for way, count in done.moves().items())
+        log_info(
+            f"clips: {len(done.moved)} moved with their recordings, as they are found in two "
+            f"splits: {counts} (first {clip}: {move.why}); all are in manifest.csv"
+        )
+    for clip, reason in list(done.excluded.items())[:1]:
+        log_info(
+            f"clips: {len(done.excluded)} excluded, as they are also in another split (first "
+            f"{clip}: {reason}); all are in manifest.csv"
+        )
+
+
+def settle_duplicates(
+    folder: Path, plans: Sequence[ClipPlan], redraw: Redraw, fingerprint: str = ""
+) -> Settled:
+    """Move clips of a complete table that are found in two splits, or leave them out.
+
+    Shards are replaced atomically; a second call, and one after a stop, ends in the same bytes.
 
     Args:
-        pairs: See ``find_pairs``.
-        splits: Of all clips.
-        groups: Group of each clip; None: each is its own.
-    """
-    members: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for i, name in enumerate(groups or ()):
-        members[name, splits[i]].append(i)
-    own = {i: unit for m in members.values() for unit in (tuple(m),) for i in m}
-    left, excluded = list(pairs), dict[int, Pair]()
-    while left:
-        found: dict[tuple[int, ...], int] = Counter()
-        for first, second, what in left:
-            for i in (first, second):
-                found[own.get(i, (i,)) if what == SOUND else (i,)] += 1
-        worst = max(
-            found,
-            key=lambda unit: (
-                found[unit] / len(unit),
-                -EXCLUDED_FIRST.index(splits[unit[0]]),
-                -unit[0],
-            ),
-        )
-        pair = next(p for p in left if {*p[:2]} & {*worst} and (p[2] == SOUND or len(worst) == 1))
-        excluded |= {i: pair for i in worst if i not in excluded}
-        left = [p for p in left if not {*p[:2]} & {*worst}]
-    return excluded
-
-
-def exclude_duplicates(folder: Path) -> dict[str, str]:
-    """Exclude duplicates across splits from a complete table; return clip_id -> reason.
-
-    Shards are replaced atomically; a second call changes nothing.
+        folder: Of the table.
+        plans: Of all its clips.
+        redraw: Makes clips again whose pictures are drawn from those of their split.
+        fingerprint: Of the table; what was done to another one does not count.
 
     Raises:
         UserError: The table is not complete.
         OSError: A shard cannot be written.
     """
-    shards = [path for path, _ in find_shards(folder)]
-    columns = [
-        "clip_id",
-        "split",
-        "video_id",
-        "kept",
-        "reason",
-        "audio_fingerprint",
-        "image_fingerprints",
-    ]
-    tables = [pq.read_table(path, columns=columns) for path in shards]
-    places = [
-        (path, row) for path, t in zip(shards, tables, strict=True) for row in range(t.num_rows)
-    ]
-    whole = pa.concat_tables(tables)
-    ids, splits = whole["clip_id"].to_pylist(), whole["split"].to_pylist()
-    reasons: dict[int, str] = {}
-    groups = whole["video_id"].to_pylist()
-    kept = whole["kept"].to_pylist()
-    for gone, (first, second, what) in resolve_duplicates(
-        find_pairs(whole, places), splits, groups
-    ).items():
-        if gone not in (first, second):
-            own, other = (first, second) if groups[first] == groups[gone] else (second, first)
-            if kept[gone] or (whole["reason"][gone].as_py() or "").startswith(f"{DUPLICATE}:"):
-                reasons[gone] = (
-                    f"{DUPLICATE}: of one recording with {ids[own]}, whose {what} is that of "
-                    f"{ids[other]} of {splits[other]}"
-                )
+    done, is_whole = read_settled(folder, fingerprint) or _decide(_look(folder, plans))
+    if not done.moved and not done.excluded:
+        return done
+    _write_settled(folder, done, fingerprint, is_whole)
+    _apply(folder, done, plans, redraw)
+    if not is_whole:
+        # Pictures that moved clips have drawn may be found twice as well.
+        done = _with_excluded(done, _look(folder, plans))
+        _write_settled(folder, done, fingerprint, is_whole=True)
+        _apply(folder, done, plans, redraw)
+    return done
+
+
+def _decide(table: _Table) -> tuple[Settled, bool]:
+    """Return what moves; where nothing does, what is left out, and that this is all."""
+    moves = choose_moves(table.pairs, table.facts)
+    if not moves:
+        return _with_excluded(Settled(), table), True
+    moved = {
+        table.ids[i]: Move(before=table.facts.splits[i], now=split, why=_shared(pair, table))
+        for i, (split, pair) in sorted(moves.items())
+    }
+    return Settled(moved=moved), False
+
+
+def _shared(pair: Pair, table: _Table) -> str:
+    first, second, what = pair
+    return f"the {what} of {table.ids[first]} is that of {table.ids[second]}"
+
+
+def _with_excluded(done: Settled, table: _Table) -> Settled:
+    facts, ids = table.facts, table.ids
+    reasons: dict[str, str] = {}
+    for gone, (first, second, what) in sorted(choose_excluded(table.pairs, facts).items()):
+        is_first = facts.groups[first] == facts.groups[gone]
+        own, other = (first, second) if is_first else (second, first)
+        if gone in (first, second):
+            twin = second if gone == first else first
+            reasons[ids[gone]] = (
+                f"{DUPLICATE}: the {what} is that of {ids[twin]} of {facts.splits[twin]}"
+            )
+        elif facts.kept[gone]:
+            reasons[ids[gone]] = (
+                f"{DUPLICATE}: of one recording with {ids[own]}, whose {what} is that of "
+                f"{ids[other]} of {facts.splits[other]}"
+            )
+    return Settled(moved=done.moved, excluded=reasons)
+
+
+def read_settled(folder: Path, fingerprint: str | None = None) -> tuple[Settled, bool] | None:
+    """Return what was done with duplicates, and whether that is all of it; None: nothing yet.
+
+    Args:
+        folder: Of the table.
+        fingerprint: Of the table; None: any.
+    """
+    with suppress(FileNotFoundError, DamagedFile, KeyError, TypeError, AttributeError):
+        found = read_object(folder / SETTLED)
+        if fingerprint in (None, found["fingerprint"]):
+            moved = {clip: Move(**move) for clip, move in found["moved"].items()}
+            return Settled(moved=moved, excluded=found["excluded"]), found["is_whole"]
+    return None
+
+
+def _write_settled(folder: Path, done: Settled, fingerprint: str, is_whole: bool) -> None:
+    moved = {clip: vars(move) for clip, move in done.moved.items()}
+    about = {"fingerprint": fingerprint, "is_whole": is_whole, "moved": moved}
+    write_json(folder / SETTLED, about | {"excluded": dict(done.excluded)})
+
+
+def _apply(folder: Path, done: Settled, plans: Sequence[ClipPlan], redraw: Redraw) -> None:
+    """Bring the shards into the state that was decided."""
+    drawn: dict[str, pa.RecordBatch] | None = None
+    for index, (path, about) in enumerate(find_shards(folder)):
+        now = pq.read_table(path, columns=["clip_id", "split", "reason", "video_id"]).to_pylist()
+        is_due = [
+            row["split"] != getattr(done.moved.get(row["clip_id"]), "now", row["split"])
+            or row["reason"] != done.excluded.get(row["clip_id"], row["reason"])
+            for row in now
+        ]
+        if not any(is_due):
             continue
-        twin = second if gone == first else first
-        reasons[gone] = f"{DUPLICATE}: the {what} is that of {ids[twin]} of {splits[twin]}"
-    for path in shards:
-        rows = {places[i][1]: text for i, text in reasons.items() if places[i][0] == path}
-        if rows:
-            _rewrite(path, rows)
-    return {ids[i]: text for i, text in sorted(reasons.items())}
-
-
-def _rewrite(path: Path, reasons: dict[int, str]) -> None:
-    table = pq.read_table(path)
-    changed: dict[str, list[Any]] = {n: table[n].to_pylist() for n in ("kept", "reason")}
-    before = list(changed["reason"])
-    for row, text in reasons.items():
-        changed["kept"][row], changed["reason"][row] = False, text
-    if changed["reason"] == before:
-        return
-    about = json.loads(table.schema.metadata[KEY]) | {"kept": sum(changed["kept"])}
-    for name, values in changed.items():
-        index = table.schema.get_field_index(name)
-        table = table.set_column(
-            index, table.schema.field(name), pa.array(values, table[name].type)
+        if drawn is None:
+            drawn = _drawn(folder, done, plans, redraw)
+        table = pq.read_table(path).replace_schema_metadata(None)
+        rows = [
+            _row(table.slice(number, 1), row["clip_id"], done, drawn)
+            for number, row in enumerate(now)
+        ]
+        write_batches(
+            folder,
+            index,
+            [batch for row in rows for batch in row.to_batches()],
+            sample_rate=about["sample_rate"],
+            num_shards=about["num_shards"],
+            fingerprint=about["fingerprint"],
         )
-    table = table.replace_schema_metadata({KEY: json.dumps(about).encode()})
-    with whole_file(path) as part:
-        pq.write_table(table, part, compression="zstd", row_group_size=GROUP_ROWS)
+
+
+def _drawn(
+    folder: Path, done: Settled, plans: Sequence[ClipPlan], redraw: Redraw
+) -> dict[str, pa.RecordBatch]:
+    """Return the new rows of moved clips that draw their pictures, by clip_id."""
+    splits: dict[str, str] = {}
+    for path, _ in find_shards(folder):
+        for row in pq.read_table(path, columns=["clip_id", "video_id"]).to_pylist():
+            if row["clip_id"] in done.moved:
+                splits[row["video_id"]] = done.moved[row["clip_id"]].now
+    chosen = [plan for plan in plans if plan.video_id in splits and plan.draws_pictures]
+    if not chosen:
+        return {}
+    made = redraw(chosen, splits)
+    return {clip: made.slice(k, 1) for k, clip in enumerate(made["clip_id"].to_pylist())}
+
+
+def _row(row: pa.Table, clip: str, done: Settled, drawn: Mapping[str, pa.RecordBatch]) -> pa.Table:
+    """Return a table of one row as it was decided."""
+    changed: dict[str, Any] = {}
+    if clip in done.moved:
+        if clip in drawn:
+            row = pa.Table.from_batches([drawn[clip]]).cast(row.schema)
+        changed["split"] = done.moved[clip].now
+    if clip in done.excluded:
+        changed |= {"kept": False, "reason": done.excluded[clip]}
+    for name, value in changed.items():
+        index = row.schema.get_field_index(name)
+        cell = pa.array([value], row.schema.field(name).type)
+        row = row.set_column(index, row.schema.field(name), cell)
+    return row

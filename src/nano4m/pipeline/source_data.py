@@ -133,8 +133,8 @@ def _by_times(before: Any, count: int) -> str:
     if files != count:
         return f"there are {count} files, and there were {files}"
     return (
-        "names, sizes or times are not those of before; contents cannot be compared, as these clips "
-        "are of an earlier version, which did not remember them"
+        "names, sizes or times are not those of before; contents cannot be compared, as these "
+        "clips are of an earlier version, which did not remember them"
     )
 
 

@@ -28,6 +28,10 @@ class ClipPlan:
             source drew; columns of the clips table.
         reason: Why the clip is not kept, where that is known before its media are read; it is
             counted by what stands before the first colon.
+        is_split_given: Whether the user or the source says the split, so that it is never changed;
+            else it is dealt.
+        draws_pictures: Whether its pictures are drawn from those of its class and split, see
+            ``Source.in_split``.
         details: What ``load`` needs to find or make the media (paths, a seed).
     """
 
@@ -42,6 +46,8 @@ class ClipPlan:
     group: str | None = None
     measures: Mapping[str, float] = field(default_factory=dict)
     reason: str | None = None
+    is_split_given: bool = False
+    draws_pictures: bool = False
     details: dict[str, str | int | float | list[str]] = field(default_factory=dict)
 
 
@@ -99,9 +105,10 @@ class RawMedia:
 
 
 class Source(Protocol):
-    """A module of this folder with these two functions; SOURCES lists them by name.
+    """A module of this folder with these functions; SOURCES lists them by name.
 
-    ``settings`` is the source's own section of the configuration.
+    ``settings`` is the source's own section of the configuration. ``in_split`` is needed only of a
+    source whose clips draw pictures.
     """
 
     def plan(self, settings: object, data: Path | None, seed: int) -> Sequence[ClipPlan]:
@@ -117,3 +124,8 @@ class Source(Protocol):
         Raises:
             BadMedia: The media cannot be read; the clip gets a manifest row with the reason.
         """
+
+    def in_split(
+        self, chosen: Sequence[ClipPlan], splits: Mapping[str, str], plans: Sequence[ClipPlan]
+    ) -> list[ClipPlan]:
+        """Return clips that move to the split of their ``video_id`` and draw from its pictures."""

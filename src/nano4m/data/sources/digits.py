@@ -104,6 +104,7 @@ def plan(settings: DigitsDataset, data: Path | None, seed: int) -> Sequence[Clip
                 caption=WORDS[digit],
                 split=split,
                 licence=_LICENCE,
+                is_split_given=True,
                 details={
                     "sound": str(path),
                     "pictures": [str(i) for i in drawn[: settings.pictures_per_sound]],

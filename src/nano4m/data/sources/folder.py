@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -157,14 +158,20 @@ def plan(settings: FolderDataset, data: Path | None, seed: int) -> Sequence[Clip
                 pool, min(len(pool), settings.pictures_per_sound + SPARE), seed, recording.key
             )
             kind = "draw from the pictures of their class and split" if order else "have no picture"
+        is_drawn = bool(order) and not recording.pictures
         kinds[kind] += 1
         missing = f" left for {split}" if recording.label in with_pictures else ""
-        plans.append(_clip(recording, split, order, settings, missing))
+        made = _clip(recording, split, order, settings, missing)
+        is_given = recording.split is not None or recording.group in given
+        plans.append(replace(made, is_split_given=is_given, draws_pictures=is_drawn))
     recorded = {recording.label for recording in found.recordings}
     for (label, split), pool in sorted(pools.items()):
         if label not in recorded:
             kinds["are pictures of a class without a recording"] += len(pool)
-            plans += [_still(picture, split) for picture in pool]
+            plans += [
+                replace(_still(p, split), is_split_given=p.split is not None or p.group in given)
+                for p in pool
+            ]
     told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
     log_info(f"folder: of {len(plans)} clips {told}")
     return ClipPlans(plans, contents.unread_by_reason())
@@ -193,6 +200,35 @@ def _clip(
     )
 
 
+def in_split(
+    chosen: Sequence[ClipPlan], splits: Mapping[str, str], plans: Sequence[ClipPlan]
+) -> list[ClipPlan]:
+    """Return clips in the splits of ``splits`` (video_id -> split), with pictures of those.
+
+    They draw from the pictures that other sounds of the class and split draw from, those of one
+    that has none left have none.
+    """
+    pools: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for plan in plans:
+        if plan.draws_pictures and plan.video_id not in splits:
+            for key in ("pictures", "spare"):
+                pools[plan.label, plan.split] |= set(cast(list[str], plan.details[key]))
+    found = []
+    for plan in chosen:
+        split = cast(Split, splits[plan.video_id])
+        pool = sorted(pools[plan.label, split])
+        count = len(cast(list[str], plan.details["pictures"]))
+        rng = names_rng(0, "draw", plan.clip_id, split)
+        order = [pool[i] for i in rng.permutation(len(pool))[: count + SPARE]]
+        drawn: dict[str, str | int | float | list[str]] = {
+            "pictures": order[:count],
+            "spare": order[count:],
+            "missing": f" left for {split}",
+        }
+        found.append(replace(plan, split=split, details=plan.details | drawn))
+    return found
+
+
 def _unused(recording: Recording, why: str) -> ClipPlan:
     assert recording.split is not None
     return ClipPlan(
@@ -206,6 +242,7 @@ def _unused(recording: Recording, why: str) -> ClipPlan:
         split=recording.split,
         licence=recording.licence,
         reason=why,
+        is_split_given=True,
     )
 
 
