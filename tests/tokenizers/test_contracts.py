@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from small_codecs import SIZES, WRITERS, save_codec
 
 from nano4m.config.clips import ClipsConfig
 from nano4m.config.tokenizers import SECTIONS
@@ -22,6 +23,8 @@ SMALL = {
     "hop": 64, "mels": 24, "codebooks": 2, "griffin_lim": 2, "max_length": 12,
 }  # fmt: skip
 """Settings by the names that kinds share; one that a kind lacks is left out."""
+WEIGHTS: dict[str, str] = {}
+"""Kind that is pretrained -> folder of small random weights."""
 CASES = [
     (kind, media)
     for kind, section in SECTIONS.items()
@@ -46,8 +49,8 @@ def media_of(name: str, count: int, seed: int = 0):
 
 
 def section_of(kind: str):
-    fields = SECTIONS[kind].model_fields
-    return SECTIONS[kind](**{name: value for name, value in SMALL.items() if name in fields})
+    fields, given = SECTIONS[kind].model_fields, SMALL | SIZES | {"weights": WEIGHTS.get(kind)}
+    return SECTIONS[kind](**{name: value for name, value in given.items() if name in fields})
 
 
 def prepare(kind: str, media: str, seed: int = 0):
@@ -58,7 +61,9 @@ def prepare(kind: str, media: str, seed: int = 0):
 
 
 @pytest.fixture(scope="module")
-def prepared():
+def prepared(tmp_path_factory):
+    for kind in WRITERS:
+        WEIGHTS[kind] = str(save_codec(kind, tmp_path_factory.mktemp(kind)))
     return {case: prepare(*case) for case in CASES}
 
 
@@ -71,6 +76,7 @@ def test_registries_know_the_same_kinds():
     assert {media for _, media in CASES} == set(MEDIA), "a kind of media that nothing tokenises"
     for kind, entry in TOKENIZERS.items():
         assert entry.load().key == kind and entry.description and entry.licence
+        assert entry.load().licence == entry.licence
 
 
 @pytest.mark.parametrize("case", CASES, ids="-".join)

@@ -56,6 +56,42 @@ TOKENIZERS: dict[str, Entry] = {
         description="raw waveform, strided convolutions, residual VQ or FSQ, a decoder: sound",
         licence="that of the clips it was fitted on",
     ),
+    "encodec_24khz": Entry(
+        module="nano4m.tokenizers.encodec",
+        name="Encodec24Tokenizer",
+        description="EnCodec 24 kHz, pretrained: sound",
+        licence="card: none; code: MIT; audiocraft's: CC BY-NC 4.0: take as non-commercial",
+    ),
+    "encodec_48khz": Entry(
+        module="nano4m.tokenizers.encodec",
+        name="Encodec48Tokenizer",
+        description="EnCodec 48 kHz, pretrained, stereo chunks: sound",
+        licence="card and code: MIT; audiocraft's: CC BY-NC 4.0: take as non-commercial",
+    ),
+    "dac": Entry(
+        module="nano4m.tokenizers.dac",
+        name="DacTokenizer",
+        description="Descript Audio Codec, pretrained: sound",
+        licence="MIT",
+    ),
+    "mimi": Entry(
+        module="nano4m.tokenizers.mimi",
+        name="MimiTokenizer",
+        description="Mimi, pretrained, first codebook semantic: sound",
+        licence="CC BY 4.0",
+    ),
+    "xcodec": Entry(
+        module="nano4m.tokenizers.xcodec",
+        name="XCodecTokenizer",
+        description="X-Codec, pretrained, semantic and acoustic together: sound",
+        licence="the weights name none (code: MIT)",
+    ),
+    "speechtokenizer": Entry(
+        module="nano4m.tokenizers.speechtokenizer",
+        name="SpeechTokTokenizer",
+        description="SpeechTokenizer, pretrained, first codebook semantic: speech",
+        licence="the weights' card names none (code: Apache 2.0)",
+    ),
     "bpe": Entry(
         module="nano4m.tokenizers.bpe",
         name="BpeTokenizer",
@@ -93,6 +129,6 @@ def load_tokenizer(folder: Path, device: "torch.device | str" = "cpu") -> "Token
         said = f"it was changed: fingerprint {found}, and {head.name} says {expected}"
         raise DamagedFile(weights, said)
     with reading(head):
-        tokenizer = TOKENIZERS[key].load().from_state(settings, tensors)
+        tokenizer = TOKENIZERS[key].load().from_folder(folder, settings, tensors)
     tokenizer.fingerprint = found
     return tokenizer.to(device)

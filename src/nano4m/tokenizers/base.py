@@ -147,6 +147,17 @@ class Tokenizer(ABC):
     def from_state(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> "Tokenizer":
         """Return the tokenizer with this ``state``, on the CPU."""
 
+    @classmethod
+    def from_folder(
+        cls, folder: Path, settings: dict[str, Any], tensors: dict[str, Tensor]
+    ) -> "Tokenizer":
+        """Return the tokenizer that ``save`` wrote into a folder; weights may be elsewhere.
+
+        Raises:
+            UserError: Weights that are not in the folder are not where they were.
+        """
+        return cls.from_state(settings, tensors)
+
     @cached_property
     def fingerprint(self) -> str:
         """Twelve hex digits of a SHA-256 over settings and weights: equal means same ids.

@@ -8,6 +8,7 @@ from typing import Annotated, cast, get_args
 from pydantic import Field
 
 from nano4m.config.tokenizers.bpe import Bpe
+from nano4m.config.tokenizers.codec import Dac, Encodec24, Encodec48, Mimi, SpeechTok, XCodec
 from nano4m.config.tokenizers.form import TokenizerSection
 from nano4m.config.tokenizers.image_vq import ImageVQ
 from nano4m.config.tokenizers.mel_vq import MelVQ
@@ -17,15 +18,24 @@ from nano4m.errors import UserError, nearest
 __all__ = [
     "SECTIONS",
     "Bpe",
+    "Dac",
+    "Encodec24",
+    "Encodec48",
     "ImageVQ",
     "MelVQ",
+    "Mimi",
+    "SpeechTok",
     "TokenizerConfig",
     "TokenizerSection",
     "WaveVQ",
+    "XCodec",
     "of_kind",
 ]
 
-TokenizerConfig = Annotated[ImageVQ | MelVQ | WaveVQ | Bpe, Field(discriminator="kind")]
+TokenizerConfig = Annotated[
+    ImageVQ | MelVQ | WaveVQ | Bpe | Encodec24 | Encodec48 | Dac | Mimi | XCodec | SpeechTok,
+    Field(discriminator="kind"),
+]
 
 SECTIONS: dict[str, type[TokenizerSection]] = {
     section.model_fields["kind"].default: section
@@ -37,7 +47,8 @@ SECTIONS: dict[str, type[TokenizerSection]] = {
 def of_kind(name: str, kind: str, before: TokenizerConfig) -> TokenizerConfig:
     """Return the section of another kind for the modality ``name``.
 
-    Settings that both kinds have are those of ``before``, the others the new kind's defaults.
+    Settings that both kinds have are those of ``before`` where they are not its kind's defaults;
+    all others are the new kind's defaults.
 
     Raises:
         UserError: No such kind, or one whose tokens have another layout.
@@ -49,8 +60,13 @@ def of_kind(name: str, kind: str, before: TokenizerConfig) -> TokenizerConfig:
             f"{nearest(kind, fitting)}"
         )
     section = SECTIONS[kind]
-    shared = section.model_fields.keys() & type(before).model_fields.keys() - {"kind"}
     if section is type(before):
         return before
+    own = section.model_fields.keys() - {"kind"}
+    chosen = {
+        name: getattr(before, name)
+        for name, field in type(before).model_fields.items()
+        if name in own and getattr(before, name) != field.default
+    }
     # SECTIONS holds the members of this union.
-    return cast(TokenizerConfig, section(**{field: getattr(before, field) for field in shared}))
+    return cast(TokenizerConfig, section(**chosen))
