@@ -26,7 +26,7 @@ import numpy as np
 from nano4m.config.clips import ClipsConfig
 from nano4m.config.datasets import FarmDataset
 from nano4m.config.presets import FARM
-from nano4m.data.build import build_clips, make_row
+from nano4m.data.build import build_clips, make_rows
 from nano4m.data.sources import farm
 from nano4m.data.sources.base import ClipPlan
 from nano4m.data.sources.farm_render import render
@@ -102,7 +102,7 @@ def main() -> None:
     )
     plans = list(farm.plan(settings, None, seed=0))[: min(options.clips, few)]
     farm.load(plans[0], settings)
-    row = partial(make_row, name="farm", settings=settings, clips=cutting(settings))
+    row = partial(make_rows, name="farm", settings=settings, clips=cutting(settings))
     size, seconds = settings.picture_size, settings.seconds
     report = {
         "clips_per_second": rates(lambda p: farm.load(p, settings), plans, options.repeats),

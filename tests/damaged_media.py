@@ -12,8 +12,7 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from nano4m.config.clips import ClipsConfig
-from nano4m.data.film_window import read_window
+from media_files import read_window
 from nano4m.errors import BadMedia
 from nano4m.media.picture import read_picture
 from nano4m.media.sound import read_sound
@@ -30,7 +29,7 @@ Reader = Callable[[Path], object]
 
 def read_film(path: Path) -> object:
     """Return the window of a film with the defaults."""
-    return read_window(path, ClipsConfig())
+    return read_window(path)
 
 
 def _picture(name: str) -> bytes:

@@ -1,10 +1,15 @@
 """Small sounds, pictures and films, written for a test; no tests."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import soundfile
 from PIL import Image
+
+from nano4m.config.clips import ClipsConfig
+from nano4m.data.sources.base import RawMedia
+from nano4m.data.windows import opened_windows
 
 
 def tone(path: Path, seconds: float = 0.3, rate: int = 8000, hertz: float = 440, channels: int = 1):
@@ -40,3 +45,24 @@ def video(path: Path, seconds: float = 2.0, has_sound: bool = True):
             container.mux(track.encode(frame))
             container.mux(track.encode(None))
     return path
+
+
+def raw_recording(path: Path, **more) -> RawMedia:
+    """What a source gives for a sound or a film."""
+    return RawMedia(sound=None, sample_rate=0, frames=(), recording=path, **more)
+
+
+def read_window(path: Path, settings: ClipsConfig | None = None) -> SimpleNamespace:
+    """The best window of a sound or a film, and its pictures by time; times begin at the window."""
+    settings = settings or ClipsConfig()
+    with opened_windows(raw_recording(path), settings) as windows:
+        window = windows[0]
+        frames, times = window.pictures()
+    return SimpleNamespace(
+        sound=window.sound and window.sound.sound,
+        sample_rate=settings.sample_rate,
+        start_s=window.start,
+        frames=frames,
+        frame_times=tuple(time - window.start for time in times or ()),
+        seconds=window.seconds,
+    )

@@ -7,8 +7,9 @@ import av
 import numpy as np
 import pytest
 
+from media_files import read_window
 from nano4m.config.clips import ClipsConfig
-from nano4m.data.film_window import PARTS, parts, read_window
+from nano4m.data.windows import PARTS, parts
 
 
 def film(path, seconds, loud_at):
@@ -55,7 +56,7 @@ def test_a_film_of_two_hours_gives_its_clip_in_seconds(tmp_path):
     begun = time.process_time()
     raw = read_window(path, ClipsConfig())
     assert time.process_time() - begun < 5
-    heard = raw.start_s + np.flatnonzero(np.abs(raw.sound[:, 0]) > 0.1)[[0, -1]] / raw.sample_rate
+    heard = raw.start_s + np.flatnonzero(np.abs(raw.sound) > 0.1)[[0, -1]] / raw.sample_rate
     assert np.abs(heard - [loud, loud + 1]).max() < 0.1
     times = raw.start_s + np.array(raw.frame_times)
     assert (times > loud - 0.6).all() and (times < loud + 1.6).all()

@@ -171,7 +171,7 @@ def test_sounds_without_pictures_and_pictures_without_sounds_are_clips(tmp_path)
     assert Counter(p.label for p in plans) == {"cat": 6, "emu": 6, "owl": 6}
     for plan in plans:
         raw = folder.load(plan, FolderDataset())
-        assert (raw.sound is None) == (plan.label == "owl")
+        assert (raw.recording is None) == (plan.label == "owl")
         assert bool(raw.frames) == (plan.label != "emu")
 
 

@@ -5,16 +5,14 @@ import pytest
 import soundfile
 from PIL import Image
 
-from media_files import tone, video
-from nano4m.config.clips import ClipsConfig
-from nano4m.data.film_window import read_window
+from media_files import read_window, tone, video
 from nano4m.errors import BadMedia
 from nano4m.media.picture import read_picture
 from nano4m.media.sound import read_sound
 
 
 def read_film(path):
-    return read_window(path, ClipsConfig())
+    return read_window(path)
 
 
 @pytest.mark.parametrize(

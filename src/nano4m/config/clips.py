@@ -24,8 +24,13 @@ class ClipsConfig(Section):
     )
     search_seconds: Annotated[float, Range(1, 600)] = Field(
         600.0,
-        description="Of a film, in which its window is looked for; of a longer one, ten parts "
+        description="Of a recording, in which its window is looked for; of a longer one, ten parts "
         "evenly spread over it are heard.",
+    )
+    windows_per_recording: Annotated[int, Range(1, 100)] = Field(
+        1,
+        description="Most clips of a recording: its best windows that do not overlap and are not "
+        "silent, all in one split.",
     )
     target_rms_db: Annotated[float | None, Range(-120, 0)] = Field(
         None,

@@ -7,7 +7,6 @@ uninterrupted one.
 
 import hashlib
 import json
-import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from nano4m.data.clip_counts import (
     log_counts,
     write_manifest,
 )
+from nano4m.data.clip_ids import check_plans, window_id
 from nano4m.data.clip_shards import (
     FORMAT,
     read_about,
@@ -35,7 +35,7 @@ from nano4m.data.clip_shards import (
     to_batch,
     write_batches,
 )
-from nano4m.data.cut import cut
+from nano4m.data.cut import cut_windows
 from nano4m.data.duplicates import without_duplicates
 from nano4m.data.sources import source
 from nano4m.data.sources.base import ClipPlan, ClipPlans
@@ -47,9 +47,9 @@ from nano4m.storage.damage import DamagedFile
 from nano4m.storage.replaced import ways_on
 
 SHARD_CLIPS = 256
-"""Clips per shard; a stopped build loses at most one shard and the pieces in progress."""
+"""Recordings per shard; a stopped build loses at most one shard and the pieces in progress."""
 
-LATER = {"search_seconds", "group_by", "split_column"}
+LATER = {"search_seconds", "group_by", "split_column", "windows_per_recording"}
 """Options that came after the first tables: with their defaults the clips are those of before."""
 
 PIECE_CLIPS = 64
@@ -58,13 +58,15 @@ PIECE_CLIPS = 64
 AHEAD = 4
 """Pieces per worker that are in progress or wait to be written; this bounds the memory."""
 
-_CLIP_ID = re.compile(r"[A-Za-z0-9_.-]+")
-
 MakePiece = Callable[[Sequence[ClipPlan]], pa.RecordBatch]
 
 
-def make_row(plan: ClipPlan, *, name: str, settings: object, clips: ClipsConfig) -> dict[str, Any]:
-    """Return the row of one clip; an error in its media becomes its ``reason``.
+def make_rows(
+    plan: ClipPlan, *, name: str, settings: object, clips: ClipsConfig
+) -> list[dict[str, Any]]:
+    """Return the rows of one recording, one a window; an error in its media becomes a ``reason``.
+
+    There is at least one. All have the plan's caption, label and split, and ids of ``window_id``.
 
     Raises:
         UserError: The settings are wrong for all clips.
@@ -85,29 +87,32 @@ def make_row(plan: ClipPlan, *, name: str, settings: object, clips: ClipsConfig)
         "left_out": None,
     }
     if plan.reason:
-        return row | {"reason": plan.reason}
+        return [row | {"reason": plan.reason}]
     try:
         raw = source(name).load(plan, settings)
-        columns = cut(raw, clips)
+        windows = list(cut_windows(raw, clips))
     except UserError:
         raise
     except BadMedia as error:
-        return row | {"reason": str(error)}
+        return [row | {"reason": str(error)}]
     except Exception as error:  # one bad clip becomes a row with a reason, not a crash
         if is_of_machine(error):
             raise
-        return row | {"reason": f"{type(error).__name__}: {error}"}
+        return [row | {"reason": f"{type(error).__name__}: {error}"}]
     row["left_out"] = "; ".join(raw.left_out) or None
     row["measures"] |= raw.measures
-    if "reason" in columns:
-        return row | columns
-    row["start_s"] += columns.pop("offset_s")
-    return row | columns | {"kept": True}
+    return [_window_row(row, number, columns) for number, columns in enumerate(windows)]
+
+
+def _window_row(row: Mapping[str, Any], number: int, columns: dict[str, Any]) -> dict[str, Any]:
+    found = {**row, "clip_id": window_id(row["clip_id"], number)} | columns
+    start = row["start_s"] + found.pop("offset_s", 0.0)
+    return found if "reason" in columns else found | {"start_s": start, "kept": True}
 
 
 def make_piece(plans: Sequence[ClipPlan], **settings: Any) -> pa.RecordBatch:
-    """Return the rows of some clips (``make_row``) as one piece of a shard."""
-    return to_batch([make_row(plan, **settings) for plan in plans])
+    """Return the rows of some recordings (``make_rows``) as one piece of a shard."""
+    return to_batch([row for plan in plans for row in make_rows(plan, **settings)])
 
 
 # -- the pool ----------------------------------------------------------------------------------
@@ -150,32 +155,6 @@ def _cut_up(parts: Sequence[Sequence[ClipPlan]], size: int) -> Iterator[Sequence
 # -- checks ------------------------------------------------------------------------------------
 
 
-def check_plans(plans: Sequence[ClipPlan]) -> None:
-    """Check a plan: ids are unique and valid, and each recording is in one split.
-
-    Raises:
-        UserError: No clips, a duplicate or invalid clip_id, or a video in two splits.
-    """
-    if not plans:
-        raise UserError("the source gives no clip; check --data and the settings under --dataset")
-    twice = [name for name, count in Counter(plan.clip_id for plan in plans).items() if count > 1]
-    if twice:
-        raise UserError(
-            f"{len(twice)} clip ids are given more than once (first {sorted(twice)[0]!r}); every "
-            "clip needs its own: rename the files or the ids in the table of the source"
-        )
-    wrong = [plan.clip_id for plan in plans if not _CLIP_ID.fullmatch(plan.clip_id)]
-    if wrong:
-        raise UserError(f"clip id {wrong[0]!r} may only have letters, digits and _ . -")
-    splits: dict[str, str] = {}
-    for plan in plans:
-        if splits.setdefault(plan.video_id, plan.split) != plan.split:
-            raise UserError(
-                f"recording {plan.video_id!r} is in two splits, {splits[plan.video_id]} and "
-                f"{plan.split}; clips of one recording must be in one split"
-            )
-
-
 def plan_clips(config: Config, data: Path | None) -> Sequence[ClipPlan]:
     """Return the checked plan of a run.
 
@@ -183,7 +162,7 @@ def plan_clips(config: Config, data: Path | None) -> Sequence[ClipPlan]:
         UserError: As ``check_plans``, or a split that is needed has too few clips.
     """
     plans = source(config.dataset.name).plan(config.dataset, data, config.seed)
-    check_plans(plans)
+    check_plans(plans, config.clips.windows_per_recording)
     planned: Counter[str] = Counter(plan.split for plan in plans)
     few = [split for split, least in _least(config).items() if planned[split] < least]
     if few:
@@ -300,7 +279,8 @@ def build_clips(
     left = [plans[i * SHARD_CLIPS : (i + 1) * SHARD_CLIPS] for i in todo]
     to_make = sum(map(len, left))
     workers = min(count_workers(config.clips.workers), to_make)
-    pieces = _cut_up(left, _piece_clips(to_make, workers))
+    size = _piece_clips(to_make, workers)
+    pieces = _cut_up(left, size)
     try:
         out.mkdir(parents=True, exist_ok=True)
         if record:
@@ -312,9 +292,9 @@ def build_clips(
             batches = made(pieces)
             for index, part in zip(todo, left, strict=True):
                 rows: list[pa.RecordBatch] = []
-                while sum(batch.num_rows for batch in rows) < len(part):
+                for start in range(0, len(part), size):
                     rows.append(next(batches))
-                    progress.advance(rows[-1].num_rows)
+                    progress.advance(min(size, len(part) - start))
                 if record:
                     record.add(out, part)
                 write_batches(

@@ -1,15 +1,16 @@
-"""Cutting one recording to one clip: a sound window, keyframes inside it, one square crop.
+"""Cutting a recording to clips: a sound window, keyframes inside it, one square crop.
 
-``cut`` returns the media columns of the clips table; ``waveform`` cuts the sound.
+``cut`` returns the media columns of the clips table; ``windows`` finds and reads the window.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nano4m.config.clips import ClipsConfig
-from nano4m.data.film_window import read_window
 from nano4m.data.fingerprints import audio_fingerprint, content_hash, image_fingerprint
 from nano4m.data.sources.base import RawMedia
-from nano4m.data.waveform import cut_sound, silent
+from nano4m.data.waveform import silent
+from nano4m.data.windows import Window, opened_windows
 from nano4m.errors import BadMedia
 from nano4m.media import MEDIA, media_kind
 from nano4m.media.base import Box
@@ -50,12 +51,18 @@ LABELLERS = {
 
 
 def choose_frames(
-    times: tuple[float, ...] | None, available: int, needed: int, start: float, end: float
+    times: tuple[float, ...] | None,
+    available: int,
+    needed: int,
+    start: float,
+    end: float,
+    number: int = 0,
 ) -> list[int]:
     """Return the indices of the clip's frames, in order of time.
 
     Frames of a video are evenly spaced inside [start, end] (seconds); still pictures belong to the
-    whole sound and are repeated if there are too few.
+    whole sound and are repeated if there are too few; those of window ``number`` come after those
+    of the window before.
 
     Raises:
         BadMedia: No picture at all, or too few different frames inside the window.
@@ -63,7 +70,7 @@ def choose_frames(
     if not available:
         raise BadMedia("no picture")
     if times is None:
-        return [i % available for i in range(needed)]
+        return [(number * needed + i) % available for i in range(needed)]
     inside = [i for i, time in enumerate(times) if start <= time <= end]
     if len(inside) < needed:
         raise BadMedia(
@@ -97,40 +104,74 @@ def cut(raw: RawMedia, settings: ClipsConfig) -> dict[str, Any]:
         BadMedia: The clip cannot be used; the message is the reason.
         UserError: The source records a kind of media that is not in the registry.
     """
-    if raw.film is not None:
-        raw = read_window(raw.film, settings)
-    _check_media(raw, settings)
+    one = settings.model_copy(update={"windows_per_recording": 1})
+    with opened_windows(raw, one) as windows:
+        return cut_window(windows[0], raw, settings)
+
+
+def cut_windows(raw: RawMedia, settings: ClipsConfig) -> Iterator[dict[str, Any]]:
+    """Yield the columns of each window of a recording, the best one first, see ``cut``.
+
+    A window that cannot be used has only a ``reason``. Windows of a sound begin at different
+    pictures of those that it has.
+
+    Raises:
+        BadMedia: The recording cannot be used.
+        UserError: As ``cut``.
+    """
+    with opened_windows(raw, settings) as windows:
+        for number, window in enumerate(windows):
+            try:
+                yield cut_window(window, raw, settings, number)
+            except BadMedia as error:
+                yield {"reason": str(error)}
+
+
+def cut_window(
+    window: Window, raw: RawMedia, settings: ClipsConfig, number: int = 0
+) -> dict[str, Any]:
+    """Return the columns of window ``number`` of an open recording, see ``cut``.
+
+    Raises:
+        BadMedia: As ``cut``.
+    """
     rate, size = settings.sample_rate, settings.picture_size
     columns: dict[str, Any] = {name: [] for name in ("image_fingerprints", "picture", "crop")}
     columns |= {kind.column: [] for kind in MEDIA.values() if kind.is_plane}
-    start, last = 0, round(settings.window_seconds * rate)
-    if raw.sound is not None:
-        window, levels, start, last = cut_sound(raw.sound, raw.sample_rate, settings)
+    if window.sound is not None:
+        levels = window.sound.levels
         reason = silent(levels["rms_db"], settings)
         if reason:
             return levels | {"reason": reason}
         columns |= levels
         columns |= {
-            "audio": flac(window, rate),
-            "audio_fingerprint": audio_fingerprint(window, rate),
+            "audio": flac(window.sound.sound, rate),
+            "audio_fingerprint": audio_fingerprint(window.sound.sound, rate),
         }
-    columns["offset_s"] = raw.start_s + start / rate
-    if not raw.frames:
+    columns["offset_s"] = window.start
+    frames, times = window.pictures()
+    _check_media(window, frames, raw, settings)
+    if not frames:
         return columns
     chosen = choose_frames(
-        raw.frame_times, len(raw.frames), settings.frames, max(start, 0) / rate, last / rate
+        None if times is None else tuple(times),
+        len(frames),
+        settings.frames,
+        window.begin,
+        window.end,
+        number,
     )
-    for number in chosen:
-        picture = raw.frames[number]
-        original = raw.frames if raw.originals is None else raw.originals
-        columns["picture"].append(content_hash(original[number]))
+    for index in chosen:
+        picture = frames[index]
+        original = frames if raw.originals is None else raw.originals
+        columns["picture"].append(content_hash(original[index]))
         box = centre_box(*picture.shape[:2])
         columns["crop"].append(list(box))
         cropped = crop_picture(picture, box, size)
         columns["frames"].append(jpeg(cropped))
         columns["image_fingerprints"].append(image_fingerprint(cropped))
         for name, planes in raw.planes.items():
-            kind, plane = media_kind(name), planes[number]
+            kind, plane = media_kind(name), planes[index]
             if plane.shape[:2] != picture.shape[:2]:
                 raise BadMedia(
                     f"wrong {name}: {plane.shape[:2]} pixels, its picture has {picture.shape[:2]}"
@@ -140,13 +181,15 @@ def cut(raw: RawMedia, settings: ClipsConfig) -> dict[str, Any]:
     return columns
 
 
-def _check_media(raw: RawMedia, settings: ClipsConfig) -> None:
+def _check_media(
+    window: Window, frames: Sequence[Any], raw: RawMedia, settings: ClipsConfig
+) -> None:
     """Refuse a clip without sound and pictures, or without media that all clips must have."""
-    sources = {"sound": raw.sound is not None, "picture": bool(raw.frames)}
-    has = dict.fromkeys(raw.planes, bool(raw.frames)) | sources
+    sources = {"sound": window.sound is not None, "picture": bool(frames)}
+    has = dict.fromkeys(raw.planes, bool(frames)) | sources
+    reasons = {"sound": window.no_sound, "picture": window.no_picture}
     for name in settings.require:
         if media_kind(name).form != "text" and not has.get(name):
-            why = raw.absent.get(name)
-            raise BadMedia(f"no {name}: {why}" if why else f"no {name}")
+            raise BadMedia(reasons.get(name) or f"no {name}")
     if not any(sources.values()):
         raise BadMedia("no sound and no picture")

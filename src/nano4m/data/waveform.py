@@ -3,6 +3,7 @@
 Pure functions on arrays (samples,) or (samples, channels).
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,28 @@ LOST_DB = 10.0
 
 FLOOR_DB = -200.0
 """Level of digital silence."""
+
+POLICIES = ("loudest", "start", "centre")
+"""Which part of a longer recording is kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoundWindow:
+    """The sound of a clip.
+
+    Attributes:
+        sound: float32 (samples,) at ``clips.sample_rate``, exactly the window.
+        levels: ``rms_db`` and ``peak_db`` as recorded, without padding.
+        first, last: Its start and end in samples of the recording at that rate; ``first`` is
+            negative if padding comes first.
+        energy: Sum of the squares of its samples as recorded.
+    """
+
+    sound: np.ndarray
+    levels: dict[str, Any]
+    first: int
+    last: int
+    energy: float
 
 
 def to_mono(sound: np.ndarray) -> np.ndarray:
@@ -51,23 +74,36 @@ def resample(sound: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
     return soxr.resample(sound.astype(np.float32, copy=False), rate, sample_rate, quality="HQ")
 
 
-def window_start(sound: np.ndarray, length: int, policy: str) -> int:
-    """Return the first sample of the window; negative if a shorter sound is centred in it.
+def window_starts(sound: np.ndarray, length: int, policy: str, count: int = 1) -> list[int]:
+    """Return the first samples of up to ``count`` windows that do not overlap, the best one first.
+
+    loudest: the window with the most energy, then the loudest of what the others leave free; start:
+    one after the other; centre: the middle one, then its neighbours in turn. The first windows do
+    not depend on ``count``. A shorter sound is centred in one window, whose start is negative.
 
     Raises:
         ValueError: An unknown policy.
     """
-    if policy not in ("loudest", "start", "centre"):
-        raise ValueError(f"unknown window {policy!r}; choose from centre, loudest, start")
+    if policy not in POLICIES:
+        raise ValueError(f"unknown window {policy!r}; choose from {', '.join(sorted(POLICIES))}")
     spare = len(sound) - length
     if spare <= 0:
-        return -(-spare // 2)
+        return [-(-spare // 2)]
     if policy == "start":
-        return 0
+        return list(range(0, spare + 1, length))[:count]
     if policy == "centre":
-        return spare // 2
-    energy = np.concatenate([[0.0], np.cumsum(np.square(sound, dtype=np.float64))])
-    return int(np.argmax(energy[length:] - energy[:-length]))
+        around = [spare // 2 + (k + 1) // 2 * (-1) ** k * length for k in range(2 * count)]
+        return [start for start in around if 0 <= start <= spare][:count]
+    sums = np.concatenate([[0.0], np.cumsum(np.square(sound, dtype=np.float64))])
+    energy = sums[length:] - sums[:-length]
+    found: list[int] = []
+    while len(found) < count:
+        best = int(np.argmax(energy))
+        if energy[best] < 0:
+            break
+        found.append(best)
+        energy[max(0, best - length + 1) : best + length] = -1.0
+    return found
 
 
 def decibels(amplitude: float) -> float:
@@ -82,15 +118,18 @@ def set_loudness(sound: np.ndarray, rms: float, target_rms_db: float) -> np.ndar
     return sound * min(gain, PEAK_LIMIT / peak)
 
 
-def cut_sound(
-    recorded: np.ndarray, rate: int, settings: ClipsConfig
-) -> tuple[np.ndarray, dict[str, Any], int, int]:
-    """Return the window, its levels, and its start and end in samples of the recording.
+def sound_windows(
+    recorded: np.ndarray, rate: int, settings: ClipsConfig, count: int = 1
+) -> list[SoundWindow]:
+    """Return up to ``count`` windows of a recording, see ``window_starts``.
+
+    The first one is there however quiet it is; others are as loud as ``silence_db`` at least.
 
     Args:
         recorded: float32 (samples,) or (samples, channels) at ``rate`` Hz.
         rate: Of the recording.
-        settings: Sample rate, length and place of the window, its level.
+        settings: Sample rate, length and place of the windows, their level.
+        count: Most windows.
 
     Raises:
         BadMedia: Shorter than ``min_seconds``, or a sample that is not finite.
@@ -101,10 +140,16 @@ def cut_sound(
         raise BadMedia(f"too short: {seconds:.4f} s, below min_seconds {settings.min_seconds:g} s")
     sound = resample(sound, rate, settings.sample_rate)
     length = round(settings.window_seconds * settings.sample_rate)
-    start = window_start(sound, length, settings.window)
+    starts = window_starts(sound, length, settings.window, count)
+    found = [_sound_window(sound, start, length, settings) for start in starts]
+    return [w for w in found if w is found[0] or not silent(w.levels["rms_db"], settings)]
+
+
+def _sound_window(sound: np.ndarray, start: int, length: int, settings: ClipsConfig) -> SoundWindow:
     first, last = max(start, 0), min(start + length, len(sound))
     heard = sound[first:last]
-    rms = float(np.sqrt(np.square(heard, dtype=np.float64).mean())) if len(heard) else 0.0
+    power = float(np.square(heard, dtype=np.float64).mean()) if len(heard) else 0.0
+    rms = float(np.sqrt(power))
     levels = {"rms_db": decibels(rms), "peak_db": decibels(float(np.abs(heard).max(initial=0)))}
     if settings.target_rms_db is not None and rms > 0:
         heard = set_loudness(heard, rms, settings.target_rms_db)
@@ -112,7 +157,9 @@ def cut_sound(
     heard = heard / max(1.0, float(np.abs(heard).max(initial=0)))
     window = np.zeros(length, np.float32)
     window[first - start : last - start] = heard
-    return window, levels, start, last
+    return SoundWindow(
+        sound=window, levels=levels, first=start, last=last, energy=power * len(heard)
+    )
 
 
 def silent(rms_db: float, settings: ClipsConfig) -> str | None:

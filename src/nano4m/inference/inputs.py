@@ -14,15 +14,19 @@ import torch
 from torch import Tensor
 
 from nano4m.config.clips import ClipsConfig
-from nano4m.data.cut import centre_box, cut
-from nano4m.data.film_window import read_window
+from nano4m.data.cut import centre_box, cut_window
+from nano4m.data.sources.base import RawMedia
 from nano4m.data.sources.video import VIDEOS
-from nano4m.data.waveform import cut_sound, silent
+from nano4m.data.windows import opened_windows
 from nano4m.errors import BadMedia, UserError, nearest
 from nano4m.inference.loaded_run import LoadedRun
 from nano4m.media import MEDIA, media_kind
 from nano4m.media.base import MediaKind
+from nano4m.media.gate import printable
 from nano4m.modalities import TEXT_END
+
+LONGEST_STEM = 180
+"""Bytes of the name of a file that the names of outputs begin with; file systems allow 255."""
 
 Cell = Any
 """Media of one clip as a column of the clips table holds them."""
@@ -72,26 +76,11 @@ def _crop_note(height: int, width: int, clips: ClipsConfig) -> str:
     return f"{width} x {height} pixels{cut_away}, resized to {clips.picture_size}"
 
 
-def _sound_cell(kind: MediaKind, path: Path, clips: ClipsConfig) -> tuple[Cell, str]:
-    recorded, rate = kind.part("read")(path, clips)
-    window, levels, start, _ = cut_sound(recorded, rate, clips)
-    reason = silent(levels["rms_db"], clips)
-    if reason:
-        raise BadMedia(reason)
-    note = _window_note(len(recorded) / rate, start / clips.sample_rate, clips) + _level_note(clips)
-    return kind.part("encode")(window, clips.sample_rate), note
-
-
 def _plane_cell(kind: MediaKind, path: Path, clips: ClipsConfig) -> tuple[Cell, str]:
     plane = kind.part("read")(path, clips)
     height, width = plane.shape[:2]
     stored = kind.part("crop")(plane, centre_box(height, width), clips)
     return [kind.part("encode")(stored)], _crop_note(height, width, clips)
-
-
-def _cell(kind: MediaKind, path: Path, clips: ClipsConfig) -> tuple[Cell, str]:
-    """Return the cell of a file, and a note of how it was processed."""
-    return (_plane_cell if kind.is_plane else _sound_cell)(kind, path, clips)
 
 
 def _kind_of(path: Path) -> MediaKind | None:
@@ -101,30 +90,55 @@ def _kind_of(path: Path) -> MediaKind | None:
     return MEDIA[best] if claims[best] else None
 
 
-def _video(path: Path, clips: ClipsConfig) -> tuple[dict[str, Cell], str]:
-    """Return the cells of a video, whose picture is its first keyframe, and a note.
+def _recording_cells(path: Path, clips: ClipsConfig) -> tuple[dict[str, Cell], str]:
+    """Return the cells of a sound or film, whose picture is its first keyframe, and a note.
 
-    A silent film is a picture, and a film without pictures a sound.
+    A film without a sound is a picture, and a film without pictures a sound.
     """
-    anything = clips.model_copy(update={"require": ()})
-    raw = read_window(path, anything)
-    columns = cut(raw, anything)
+    one = clips.model_copy(update={"require": (), "windows_per_recording": 1})
+    raw = RawMedia(sound=None, sample_rate=0, frames=(), recording=path)
+    with opened_windows(raw, one) as windows:
+        window = windows[0]
+        columns = cut_window(window, raw, one)
     if "reason" in columns:
         raise BadMedia(columns["reason"])
-    note = _window_note(raw.seconds or 0.0, columns["offset_s"], clips)
-    note += _level_note(clips) if raw.sound is not None else "; it has no sound"
+    note = _window_note(window.seconds, columns["offset_s"], clips)
+    note += _level_note(clips) if window.sound is not None else "; it has no sound"
     cells = {name: columns.get(kind.column) for name, kind in MEDIA.items()}
     return {name: cell for name, cell in cells.items() if cell}, note
+
+
+def _cells_of_kind(kind: MediaKind, path: Path, clips: ClipsConfig) -> tuple[Cell, str]:
+    """Return the cell of one kind that a file holds, and a note of how it was processed."""
+    if kind.is_plane and path.suffix.lower() not in VIDEOS:
+        return _plane_cell(kind, path, clips)
+    cells, note = _recording_cells(path, clips)
+    if kind.name not in cells:
+        raise BadMedia(f"no {kind.name}: {printable(path.name)} has only {', '.join(cells)}")
+    return cells[kind.name], note
 
 
 def _named(text: str, run: LoadedRun) -> tuple[str | None, Path]:
     """Return modality and path of ``MODALITY=PATH``, or None and the path."""
     name, sign, rest = text.partition("=")
-    if not sign or Path(text).exists():
+    if not sign or Path(text).exists() or "/" in name:
         return None, Path(text)
     if name not in run.by_name:
-        raise UserError(f"--in {text}: {run.folder} has no {name!r}; {nearest(name, run.by_name)}")
+        raise UserError(
+            f"--in {printable(text)}: no such file, and {run.folder} has no {printable(name)!r}; "
+            f"{nearest(name, run.by_name)}"
+        )
     return name, Path(rest)
+
+
+def _stem(path: Path) -> str:
+    """Return the beginning of the names of what is made from a file; a long one has a hash."""
+    stem = printable(path.stem)
+    data = stem.encode()
+    if len(data) <= LONGEST_STEM:
+        return stem
+    digest = hashlib.sha256(data).hexdigest()[:8]
+    return f"{data[:LONGEST_STEM].decode(errors='ignore')}-{digest}"
 
 
 def _cells(text: str, run: LoadedRun) -> tuple[dict[str, Cell], Path, str]:
@@ -132,32 +146,35 @@ def _cells(text: str, run: LoadedRun) -> tuple[dict[str, Cell], Path, str]:
     name, path = _named(text, run)
     clips = run.config.clips
     if not path.is_file():
-        raise UserError(f"--in {text}: no file at {path}")
+        raise UserError(f"--in {printable(text)}: no file at {printable(path)}")
     try:
         if name is not None:
             kind = media_kind(run.by_name[name].media)
             if kind.read is None:
                 raise UserError(f"--in {text}: {name!r} is text; give it with --caption")
-            cell, note = _cell(kind, path, clips)
+            cell, note = _cells_of_kind(kind, path, clips)
             return {name: cell}, path, note
         if path.suffix.lower() in VIDEOS:
-            cells, note = _video(path, clips)
+            cells, note = _recording_cells(path, clips)
         else:
             claimed = _kind_of(path)
             if claimed is None:
                 suffixes = [kind.suffixes for kind in MEDIA.values()]
                 allowed = ", ".join(sorted(VIDEOS.union(*suffixes)))
-                raise UserError(f"--in {text}: {path.suffix or path.name!r} is not read; "
-                                f"choose from {allowed}")  # fmt: skip
-            cell, note = _cell(claimed, path, clips)
+                raise UserError(
+                    f"--in {printable(text)}: {path.suffix or path.name!r} is not read; choose "
+                    f"from {allowed}"
+                )
+            cell, note = _cells_of_kind(claimed, path, clips)
             cells = {claimed.name: cell}
     except BadMedia as error:
-        raise UserError(f"--in {text}: {error}; give another file") from error
+        raise UserError(f"--in {printable(text)}: {error}; give another file") from error
     own = {m.name: cells[m.media] for m in run.table.modalities if m.media in cells}
     if not own:
         has = ", ".join(f"{m.name} ({m.media})" for m in run.table.modalities)
         raise UserError(
-            f"--in {text}: a file of {', '.join(cells)}, and {run.folder} has none; it has {has}"
+            f"--in {printable(text)}: a file of {', '.join(cells)}, and {run.folder} has none; it "
+            f"has {has}"
         )
     return own, path, note
 
@@ -179,18 +196,22 @@ def read_files(
     """
     cells: dict[str, Cell] = {}
     about: list[dict[str, Any]] = []
+    stems: list[str] = []
     for text in paths:
         found, path, note = _cells(text, run)
         twice = sorted(found.keys() & cells.keys())
         if twice:
             raise UserError(
-                f"--in {text}: {twice[0]!r} is given by another file already; one input holds one "
-                "of each, run the command once for each file"
+                f"--in {printable(text)}: {twice[0]!r} is given by another file already; one input "
+                "holds one of each, run the command once for each file"
             )
-        warn(f"{path.name}: {', '.join(found)}; {note}")
+        warn(f"{printable(path.name)}: {', '.join(found)}; {note}")
+        stems.append(_stem(path))
         cells |= found
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        about.append({"file": str(path), "sha256": digest, "modalities": [*found], "note": note})
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        own = {"sha256": digest, "modalities": [*found], "note": note}
+        about.append({"file": printable(path)} | own)
     if caption is not None:
         texts = [m.name for m in run.table.modalities if m.is_text]
         if not texts:
@@ -216,7 +237,6 @@ def read_files(
             strange = int(unknown(ids[None, :length])[0]) if unknown else 0
             if strange:
                 warn(f"--caption: {strange} of {length} tokens were not seen in training")
-    stems = [Path(text.partition("=")[2] or text).stem for text in paths]
     return GenerationInput(
         name=stems[0] if stems else ("caption" if cells else "nothing"),
         ids_L=ids_L,

@@ -18,6 +18,7 @@ from nano4m.media.gate import opened, printable
 from nano4m.media.image_file import MAX_PIXELS
 from nano4m.media.picture import MAX_SHORT_SIDE
 from nano4m.media.tracks import (
+    ATTACHED,
     TimedSound,
     check_whole,
     choose_track,
@@ -199,6 +200,20 @@ def opened_film(path: Path) -> Iterator[Film]:
             no_picture=no_picture,
             start=(container.start_time or 0) / 1e6,
         )
+
+
+def is_sound(path: Path) -> bool:
+    """Whether a file has a sound and no track of pictures but perhaps a cover.
+
+    False where it cannot be opened; reading it says why.
+    """
+    try:
+        with opened(path), opened_container(path) as container:
+            streams = container.streams
+            shown = [s for s in streams.video if not int(s.disposition) & ATTACHED]
+            return bool(streams.audio) and not shown
+    except BadMedia:
+        return False
 
 
 def _picture_track(container: Any) -> Any:

@@ -16,7 +16,7 @@ from nano4m.errors import BadMedia
 from nano4m.media.gate import printable
 
 MAX_SECONDS = 600
-"""A longer sound is refused: it would fill the memory of a worker for one window."""
+"""Most of a sound that is read at once: more would fill the memory of a worker for one window."""
 
 MAX_VALUES = 250_000_000
 """Most samples of all channels together: 1 GB."""
@@ -171,6 +171,7 @@ def timed_sound(
             count += gap
         elif late < -TOLERANCE:  # a clock that begins again
             shift -= late
+        values = values[: max(0, int(min((end - start) * rate, MAX_VALUES)) - count)]
         parts.append(values)
         count += len(values)
         _check_length(path, count, rate, channels)

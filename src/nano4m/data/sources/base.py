@@ -75,7 +75,7 @@ class RawMedia:
         frames: uint8 (H, W, 3) pictures, in order of time; those of one video have one size. Empty:
             the clip has none, and no planes.
         frame_times: Seconds of each frame on the clock of ``sound``; None for still pictures,
-            which belong to the whole sound.
+            which belong to the whole sound. Several windows of it begin at different pictures.
         planes: Kind of media -> arrays (H, W) or (H, W, 3), one a frame, that hold a value for each
             pixel: ``depth``, float32 distances along the ray in metres; ``normals``, float32 unit
             vectors in camera axes (x right, y up, z to the viewer); what the kind's ``crop`` takes.
@@ -85,9 +85,8 @@ class RawMedia:
             they alone decide whether two frames are the same picture. None: the frames themselves.
         absent: Kind of media -> why the clip has none, for the reason of one that needs it.
         measures: Numbers known of these media alone; columns of the clips table.
-        film: A film that ``cut`` reads, since its window decides what; all others are empty.
-        start_s: Where ``sound`` begins in the recording, in seconds.
-        seconds: Of the whole recording, where ``sound`` is a part of it.
+        recording: A sound or a film that ``cut`` reads, since its windows decide what; ``sound`` is
+            None then, and ``frames`` are those of a recording without pictures of its own.
     """
 
     sound: np.ndarray | None
@@ -99,9 +98,7 @@ class RawMedia:
     originals: Sequence[np.ndarray] | None = None
     absent: Mapping[str, str] = field(default_factory=dict)
     measures: Mapping[str, float] = field(default_factory=dict)
-    film: Path | None = None
-    start_s: float = 0.0
-    seconds: float | None = None
+    recording: Path | None = None
 
 
 class Source(Protocol):

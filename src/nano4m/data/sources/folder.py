@@ -23,10 +23,9 @@ from nano4m.data.sources.folder_splits import (
     split_recordings,
     without_given_val,
 )
-from nano4m.data.sources.video import read_video
 from nano4m.errors import BadMedia, UserError
+from nano4m.media.film import is_sound
 from nano4m.media.picture import read_picture
-from nano4m.media.sound import read_sound
 from nano4m.progress import log_info
 
 SPARE = 4
@@ -151,15 +150,15 @@ def plan(settings: FolderDataset, data: Path | None, seed: int) -> Sequence[Clip
             continue
         split = splits[recording.group]
         order = [paths[name] for name in recording.pictures]
-        kind = "have the picture of their list or name" if order else "are films"
-        if not order and not recording.is_video:
+        kind = "have the picture of their list or name"
+        if not order:
             pool = pools.get((recording.label, split), [])
             order = _draw(
                 pool, min(len(pool), settings.pictures_per_sound + SPARE), seed, recording.key
             )
             kind = "draw from the pictures of their class and split" if order else "have no picture"
-        is_drawn = bool(order) and not recording.pictures
-        kinds[kind] += 1
+        is_drawn = bool(order) and not recording.pictures and not recording.is_video
+        kinds["are films" if recording.is_video else kind] += 1
         missing = f" left for {split}" if recording.label in with_pictures else ""
         made = _clip(recording, split, order, settings, missing)
         is_given = recording.split is not None or recording.group in given
@@ -262,19 +261,17 @@ def _still(picture: Picture, split: Split) -> ClipPlan:
 
 
 def load(plan: ClipPlan, settings: FolderDataset) -> RawMedia:
-    """Return one recording and its pictures; a spare one replaces an unreadable one.
+    """Return one recording, which ``cut`` reads, and its pictures; a spare one replaces an
+    unreadable one.
 
-    Raises:
-        BadMedia: The recording is missing, empty, truncated or unreadable, or nothing can be read.
+    A film has its own pictures; one without any, such as a sound in an ``.mp4``, has those that a
+    sound would have.
     """
     pictures, spare = plan.details["pictures"], plan.details["spare"]
     assert isinstance(pictures, list) and isinstance(spare, list)
-    if plan.details.get("is_video"):
-        return read_video(Path(str(plan.details["file"])))
-    sound: np.ndarray | None = None
-    rate = 0
-    if "file" in plan.details:
-        sound, rate = read_sound(Path(str(plan.details["file"])))
+    recording = Path(str(plan.details["file"])) if "file" in plan.details else None
+    if recording and plan.details.get("is_video") and not is_sound(recording):
+        return RawMedia(sound=None, sample_rate=0, frames=(), recording=recording)
     read: list[np.ndarray] = []
     left_out: list[str] = []
     for name in [*pictures, *spare]:
@@ -288,8 +285,9 @@ def load(plan: ClipPlan, settings: FolderDataset) -> RawMedia:
     if pictures and not read:
         why = f"none of class {plan.label!r} can be read, {', '.join(left_out)}"
     return RawMedia(
-        sound=sound,
-        sample_rate=rate,
+        sound=None,
+        sample_rate=0,
+        recording=recording,
         frames=tuple(read),
         left_out=tuple(left_out),
         absent={} if read else {"picture": why},
