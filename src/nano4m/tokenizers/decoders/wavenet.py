@@ -20,7 +20,6 @@ from nano4m.tokenizers.decoders.autoregressive import (
     start_mixture,
 )
 
-
 SHRINK = 0.5**0.5
 """Keeps the variance of a sum of two."""
 
