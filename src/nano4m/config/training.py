@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from nano4m.config.numbers import Range
-from nano4m.config.section import BatchSize, LearningRate, Section, Steps
+from nano4m.config.section import BatchSize, LearningRate, Section, Share, Steps
 
 Switch = Literal["auto", "on", "off"]
 Minutes = Annotated[float, Range(0, 1e6, above=True, note="1000000: by steps alone")]
@@ -93,6 +93,31 @@ class TrainConfig(Section):
     tracker: Literal["auto", "none", "tensorboard", "wandb"] = Field(
         "auto",
         description="Beside log.jsonl, which is always written; auto: tensorboard if installed.",
+    )
+    keep: Literal["last", "best"] = Field(
+        "last",
+        description="Weights of the checkpoint: the last averaged ones, or those of the validation "
+        "with the least mean over modalities of loss over that of a uniform guess.",
+    )
+    by_heart: Literal["go_on", "weigh_down"] = Field(
+        "go_on",
+        description="What happens to a modality whose validation loss is above its best, because "
+        "it is learnt by heart: nothing, or its loss counts half at each such validation.",
+    )
+    balance: Share = Field(
+        0.0,
+        description="Sampling of classes: 0 takes every clip equally often, 1 every class, values "
+        "between are between (a clip's frequency is its class's size to the power of -balance).",
+    )
+    corruption: Annotated[float, Range(0, 1, below=True)] = Field(
+        0.0,
+        description="Share of the tokens given in training that are replaced by random ones of "
+        "the same codebook; the last step of a text is never replaced.",
+    )
+    init: str | None = Field(
+        None,
+        description="Run or checkpoint whose weights training begins with, where names and shapes "
+        "agree; tables and heads of a modality only if its tokenizer is the same.",
     )
     val_every: Steps = Field(200, description="Steps between validations.")
     val_samples: Annotated[int, Range(1, 10**7)] = Field(

@@ -99,10 +99,16 @@ class DeviceStep:
         self.updates = 0
         self.captured_update: Captured[None] | None = None
         self.warms_up, self.warm_seconds = compiled or graphs, 0.0
+        # On the device, so that a change reaches the captured graphs' loss without a read.
+        self.factors_C = torch.ones(len(model.modalities), device=self.device)
         self.most_scores = MOST_SCORES
         if self.device.type == "cuda":
             free = torch.cuda.mem_get_info(self.device)[0]
             self.most_scores = max(1 << 23, min(MOST_SCORES, free // 128))
+
+    def set_factors(self, factors: Sequence[float]) -> None:
+        """Set the factor of each modality's loss."""
+        self.factors_C.copy_(torch.tensor(factors))
 
     @property
     def _is_full(self) -> bool:
@@ -177,7 +183,8 @@ class DeviceStep:
         tensors = unpack(found.flat, batch, self.fused)
         packed_cross_entropy(
             self.computing, states_UD.detach(), tensors, batch.counts, self.head_gradients,
-            self.written, found.d_states_UD, self.update.sums_C, self.update.scale,
+            self.written, found.d_states_UD, self.update.sums_C,
+            self.update.scale * self.factors_C,
             self.most_scores, self.score,
         )  # fmt: skip
         self.update.counts_C += tensors.counts_C

@@ -185,7 +185,7 @@ def packed_cross_entropy(
             date.
         d_states_UD: Output: the gradient of the weighted loss, 0 for filler slots.
         sums_C: float32, summed cross-entropy of each modality; accumulated.
-        scale: Factor on the loss before the gradient, a scalar on the device.
+        scale: Factor on the loss before the gradient, a scalar or (C,) on the device.
         most: Maximum logits in memory at once.
         score: ``score_gradient``, possibly compiled.
     """

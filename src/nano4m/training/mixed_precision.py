@@ -8,6 +8,7 @@ Shapes: C modalities.
 """
 
 import copy
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -65,6 +66,11 @@ class MixedPrecisionModule:
         self.lanes += [Lane.like(own, self.is_copy) for _ in range(self.layout.lanes - 1)]
         self.threads = Threads(self.layout.lanes, threads)
         self.scale = 2.0**12 if dtype == torch.float16 else 1.0
+        self.factors_C = torch.ones(len(model.modalities))
+
+    def set_factors(self, factors: Sequence[float]) -> None:
+        """Set the factor of each modality's loss."""
+        self.factors_C = torch.tensor(factors)
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -90,7 +96,8 @@ class MixedPrecisionModule:
             (C,) on the CPU.
         """
         counts_C = count_targets(batches, len(self.model.modalities))
-        weights_C = modality_weights(counts_C).to(self.world.device) * self.scale
+        weights_C = modality_weights(counts_C) * self.factors_C
+        weights_C = weights_C.to(self.world.device) * self.scale
         # FSDP2 averages over processes, but the loss weights of the whole step need a sum.
         weights_C = weights_C * (self.world.size if self.world.sharded else 1)
         own = self.world.shard(batches)

@@ -24,6 +24,7 @@ from nano4m.storage.arrays import read_weights, write_tensors
 from nano4m.storage.damage import DamagedFile, reading
 from nano4m.storage.files import sync
 from nano4m.storage.json_files import read_object, write_json
+from nano4m.training.kept_weights import BEST, FACTORS, KEPT, KeptWeights
 from nano4m.training.optim import WeightAverage
 
 NOTHING: Mapping[str, Any] = {}
@@ -165,6 +166,7 @@ class TrainingState:
         folder: Folder of the stage.
         world: The processes; every rank calls ``save`` and ``resume``.
         model, optimizers, average: Saved, and restored in place.
+        kept: Likewise, where a run keeps the best weights.
     """
 
     def __init__(
@@ -174,9 +176,11 @@ class TrainingState:
         model: FourM,
         optimizers: Sequence[torch.optim.Optimizer],
         average: WeightAverage,
+        kept: KeptWeights | None = None,
     ) -> None:
         self.folder, self.world = folder, world
         self.model, self.optimizers, self.average = model, optimizers, average
+        self.kept = kept
 
     def _averages(self) -> dict[str, Tensor]:
         weights = self.average.weights if self.average.is_kept else []
@@ -190,6 +194,7 @@ class TrainingState:
         elif not self.world.rank:
             tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
             tensors |= self._averages() | pack_optimizers(self.optimizers)
+            tensors |= self.kept.tensors() if self.kept else {}
             save_state(self.folder, step, tensors, progress_state)
         self.world.barrier()
 
@@ -221,6 +226,8 @@ class TrainingState:
         self.average.updates = int(saved.get("updates", step - int(saved.get("skipped", 0))))
         for name, weight in self._averages().items():
             weight.copy_(tensors[name])
+        for name, weight in (self.kept.tensors() if self.kept else {}).items():
+            weight.copy_(tensors[name])
         return step
 
     def resumed(self, modalities: int, dtype: torch.dtype) -> tuple[int, dict[str, Any]]:
@@ -233,6 +240,7 @@ class TrainingState:
         none = [0.0] * modalities
         progress_state = {"seconds": 0.0, "tokens": 0, "operations": 0, "skipped": 0, "good": 0}
         progress_state |= {"sums": none, "counts": none} | start
+        progress_state |= {KEPT: [0.0, 0.0], FACTORS: [1.0] * modalities, BEST: none}
         step = self.resume(progress_state)
         if progress_state["precision"] != start["precision"]:
             progress_state |= start

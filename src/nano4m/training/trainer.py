@@ -36,6 +36,7 @@ from nano4m.training.device_step import DeviceStep
 from nano4m.training.engine import choose, mask_workers
 from nano4m.training.host_step import HostStep
 from nano4m.training.interrupt import Interrupt
+from nano4m.training.kept_weights import FACTORS, KEPT, KeptWeights, weigh_down
 from nano4m.training.learning_rate import learning_rate
 from nano4m.training.loss import count_targets
 from nano4m.training.mixed_precision import MixedPrecisionModule
@@ -111,7 +112,11 @@ class Trainer:
             threads = module.update_threads
         self.optimizers = build_optimizers(model, settings, self.fast.packed, threads)
         self.average = WeightAverage(model, settings.ema)
-        self.state = TrainingState(folder, world, model, self.optimizers, self.average)
+        is_best = settings.keep == "best"
+        self.kept = KeptWeights(table.modalities, self.average) if is_best else None
+        self.state = TrainingState(
+            folder, world, model, self.optimizers, self.average, self.kept
+        )
         self.first, self.progress_state = self.state.resumed(len(self.names), self.dtype)
         self.settled = self.first
         self.norm = 0.0
@@ -125,6 +130,7 @@ class Trainer:
         else:
             self.host = HostStep(module, moved[0], self.average, *moved[1:])
         self.computing: Any = self.on_device or module
+        self.computing.set_factors(self.progress_state[FACTORS])
         if module and module.is_laid_out and module.threads.number == 1:
             log_info("train: one thread, as OMP_NUM_THREADS or the container's quota says")
         if self.first and not world.rank:
@@ -215,6 +221,20 @@ class Trainer:
         counts = count_targets(self.validation, len(self.names))
         return _means(self.names, sums.tolist(), counts.tolist())
 
+    def judge(self, done: int, val: dict[str, float]) -> None:
+        """Keep the best weights and weigh modalities down, as the settings say, after ``done``."""
+        if self.kept:
+            self.kept.consider(done, val, self.progress_state)
+        if self.config.train.by_heart == "weigh_down":
+            for name in weigh_down(self.progress_state, val, self.names):
+                factor = self.progress_state[FACTORS][self.names.index(name)]
+                if not self.world.rank:
+                    log_info(
+                        f"train: after step {done:,} the validation loss of {name} is above its "
+                        f"best: it is learnt by heart, and its loss counts {factor:g} from now on"
+                    )
+            self.computing.set_factors(self.progress_state[FACTORS])
+
     @cached_property
     def packed_validation(self) -> list[PackedBatch]:
         """The validation batches, packed with about as many samples as in a pass."""
@@ -270,6 +290,7 @@ class Trainer:
                     line |= {"grad_norm": self.norm, "loss": self.losses()} | speed.line()
                     if schedule.is_validated(done):
                         line["val"] = val = self.validate()
+                        self.judge(done, val)
                     speed.restart()
                     log.write(line)
                     shown = " ".join(f"{k} {v:.2f}" for k, v in line["loss"].items())
@@ -284,7 +305,10 @@ class Trainer:
                     raise KeyboardInterrupt
         if not val:  # all steps were done, only the checkpoint was missing
             val = self.validate()
-        self.average.swap(self.model)
+        if self.kept and self.progress_state[KEPT][1]:
+            self.kept.put_into(self.model)
+        else:
+            self.average.swap(self.model)
         save_model(self.model.eval(), self.table.token_spec, self.folder / "checkpoint", self.world)
         if self.world.any_rank(interrupt.requested):
             raise KeyboardInterrupt
@@ -299,7 +323,13 @@ class Trainer:
             "engine": f"{self.fast}{self.on_device.warming if self.on_device else ''}",
             "epochs": round(self.epochs, 1),
             "val": val,
+            **self._kept(),
         }
+
+    def _kept(self) -> dict[str, Any]:
+        """Return what a summary says of the kept weights; nothing where they are the last."""
+        value, step = self.progress_state[KEPT]
+        return {"kept_step": int(step), "kept_over_uniform": round(value, 4)} if step else {}
 
 
 def train_model(
