@@ -112,7 +112,7 @@ class TrainConfig(Section):
     corruption: Annotated[float, Range(0, 1, below=True)] = Field(
         0.0,
         description="Share of the tokens given in training that are replaced by random ones of "
-        "the same codebook; the last step of a text is never replaced.",
+        "the same codebook; the end of a text stays.",
     )
     init: str | None = Field(
         None,

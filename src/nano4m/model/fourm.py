@@ -134,7 +134,7 @@ class FourM(nn.Module):
                     projection = torch.empty(vectors.shape[1], self.config.dim)
                     projection.normal_(0.0, vectors.shape[1] ** -0.5, generator=generator)
                     # Shares 0.36 and 0.64 of the variance preserve the scale of the table.
-                    rows = self._rows(self.table.weight, index)
+                    rows = self.table_rows(index)
                     rows.mul_(0.6).add_(vectors @ projection, alpha=0.8 * (normal or 1.0))
 
     @property
@@ -153,9 +153,10 @@ class FourM(nn.Module):
         parts = (self.encoder, self.encoder_norm, self.context, self.decoder, self.decoder_norm)
         return sum(p.numel() for part in parts for p in part.parameters())
 
-    def _rows(self, table: Tensor, index: int) -> Tensor:
-        """Return the rows of modality ``index``."""
-        return table[self.starts[index] : self.starts[index] + self.modalities[index].vocab_size]
+    def table_rows(self, index: int) -> Tensor:
+        """Return the rows of modality ``index`` in the table: (its vocabulary, D)."""
+        first = self.starts[index]
+        return self.table.weight[first : first + self.modalities[index].vocab_size]
 
     def _block(self, block: nn.Module, *inputs: Any) -> Tensor:
         """Return the output of a block; with checkpointing, recompute it in the backward pass."""

@@ -14,7 +14,7 @@ import torch
 from nano4m.tokens.table import Samples
 
 # Random streams: one name, one number, never reused for another purpose.
-ORDER, VIEWS, MASKS, WEIGHTS, VALIDATION, DROPOUT = range(6)
+ORDER, VIEWS, MASKS, WEIGHTS, VALIDATION, DROPOUT, CORRUPTION = range(7)
 
 
 def derive_seed(seed: int, stream: int, index: int = 0) -> int:
@@ -38,6 +38,31 @@ def rank_keys(counts: np.ndarray) -> np.ndarray:
         ranks = ranks * (int(column.max(initial=0)) + 1) + column
         ranks = np.unique(ranks, return_inverse=True)[1]
     return ranks
+
+
+def balanced_rows(rows: np.ndarray, labels: np.ndarray, balance: float, seed: int) -> np.ndarray:
+    """Return ``rows``, those of small classes several times.
+
+    A row of a class of n, where the largest has N, comes up (N / n) ** balance times; the fraction
+    of that is given to as many rows of the class, drawn with the seed.
+
+    Args:
+        rows: Row numbers (E,).
+        labels: Class of each, (E,).
+        balance: 0: every row once. 1: every class as often as the largest.
+        seed: Of which rows get one more.
+    """
+    if not balance:
+        return rows
+    found, index_E, count_C = np.unique(labels, return_inverse=True, return_counts=True)
+    times_C = (count_C.max() / count_C) ** balance
+    random = np.random.default_rng([seed, ORDER, 2]).random(len(rows))
+    whole_E = np.floor(times_C).astype(np.int64)[index_E]
+    for number in range(len(found)):
+        own = np.flatnonzero(index_E == number)
+        more = round(float(times_C[number] % 1) * len(own))
+        whole_E[own[np.argsort(random[own])[:more]]] += 1
+    return np.repeat(rows, whole_E)
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ import torch
 from nano4m.compute.workers import worker_pool
 from nano4m.config.masking import MaskingConfig
 from nano4m.masking import mask
+from nano4m.masking.corruption import corrupt
 from nano4m.progress import log_info
 from nano4m.tokens.batch import MaskedBatch, TokenSequence
 from nano4m.tokens.table import FREE, Samples, TokenTable, open_table
-from nano4m.training.batch_sampler import MASKS, VIEWS, generator
+from nano4m.training.batch_sampler import CORRUPTION, MASKS, VIEWS, generator
 from nano4m.training.packed_batch import PackedBatch, Packer
 
 
@@ -65,6 +66,7 @@ class BatchMaker:
         masking, seed, steps: Settings of the run.
         packer: Packs the groups of a step.
         passes: Packed batches of a step.
+        corruption: Share of the inputs that are replaced by random tokens.
     """
 
     masking: MaskingConfig
@@ -72,13 +74,18 @@ class BatchMaker:
     steps: int
     packer: Packer
     passes: int = 1
+    corruption: float = 0.0
 
     def masked(self, table: TokenTable, number: int, picked: Samples) -> list[MaskedBatch]:
         """Return the groups of step ``number`` (from 0) on the samples ``picked``."""
         progress = number / self.steps
-        return masked_batches(
+        batches = masked_batches(
             table, picked.rows, self.masking, self.seed, MASKS, number, progress, picked.views
         )
+        if not self.corruption:
+            return batches
+        draw = generator(self.seed, CORRUPTION, number)
+        return [corrupt(batch, table.modalities, self.corruption, draw) for batch in batches]
 
     def packed(self, table: TokenTable, number: int, picked: Samples) -> list[PackedBatch]:
         """Return the packed batches of ``masked``."""

@@ -24,7 +24,7 @@ from nano4m.storage.arrays import read_weights, write_tensors
 from nano4m.storage.damage import DamagedFile, reading
 from nano4m.storage.files import sync
 from nano4m.storage.json_files import read_object, write_json
-from nano4m.training.kept_weights import BEST, FACTORS, KEPT, KeptWeights
+from nano4m.training.kept_weights import BEST, FACTORS, KEPT_AT, KeptWeights
 from nano4m.training.optim import WeightAverage
 
 NOTHING: Mapping[str, Any] = {}
@@ -238,9 +238,15 @@ class TrainingState:
         scale = 2.0**12 if dtype == torch.float16 else 1.0
         start: dict[str, Any] = {"scale": scale, "precision": str(dtype)}
         none = [0.0] * modalities
-        progress_state = {"seconds": 0.0, "tokens": 0, "operations": 0, "skipped": 0, "good": 0}
+        progress_state: dict[str, Any] = {
+            "seconds": 0.0,
+            "tokens": 0,
+            "operations": 0,
+            "skipped": 0,
+            "good": 0,
+        }
         progress_state |= {"sums": none, "counts": none} | start
-        progress_state |= {KEPT: [0.0, 0.0], FACTORS: [1.0] * modalities, BEST: none}
+        progress_state |= {KEPT_AT: [0.0, 0.0], FACTORS: [1.0] * modalities, BEST: none}
         step = self.resume(progress_state)
         if progress_state["precision"] != start["precision"]:
             progress_state |= start

@@ -18,17 +18,15 @@ from nano4m.compute.precision import float32_math, measured_peak, resolve_dtype
 from nano4m.config.run import Config
 from nano4m.errors import UserError
 from nano4m.masking.check import check_masking
-from nano4m.model.fourm import FourM
 from nano4m.progress import bar, log_info
 from nano4m.tokens.batch import MaskedBatch, TokenSequence
 from nano4m.tokens.table import Samples, TokenTable
 from nano4m.training.accounting import Operations, count_tokens
 from nano4m.training.batch_sampler import (
     DROPOUT,
-    WEIGHTS,
     BatchSampler,
+    balanced_rows,
     derive_seed,
-    generator,
 )
 from nano4m.training.batches import BatchMaker
 from nano4m.training.checks import check_shares, fitting, not_finite
@@ -36,7 +34,7 @@ from nano4m.training.device_step import DeviceStep
 from nano4m.training.engine import choose, mask_workers
 from nano4m.training.host_step import HostStep
 from nano4m.training.interrupt import Interrupt
-from nano4m.training.kept_weights import FACTORS, KEPT, KeptWeights, weigh_down
+from nano4m.training.kept_weights import FACTORS, Judge
 from nano4m.training.learning_rate import learning_rate
 from nano4m.training.loss import count_targets
 from nano4m.training.mixed_precision import MixedPrecisionModule
@@ -44,6 +42,7 @@ from nano4m.training.optim import WeightAverage, build_optimizers
 from nano4m.training.packed_batch import PackedBatch, packer
 from nano4m.training.schedule import Request, SaveClock, Schedule
 from nano4m.training.speed import SpeedMeter
+from nano4m.training.start import starting_model
 from nano4m.training.state import TrainingState
 from nano4m.training.tracking import NullTracker, Tracker
 from nano4m.training.validation import validation_batches, validation_rows
@@ -76,18 +75,14 @@ class Trainer:
         check_masking(config.masks, TokenSequence(table.modalities))
         group = config.masking.group_size
         groups = settings.batch_size // group
+        rows = balanced_rows(rows, table.labels[rows], settings.balance, seed)
         self.epochs = settings.steps * settings.batch_size / len(rows)
         samples = table.variants(rows)
         self.sampler = BatchSampler(samples, table.counts(*samples), group, groups, seed)
         val_rows = validation_rows(val_rows, table.labels[val_rows], settings.val_samples)
         self.validation = validation_batches(table, val_rows, config)
 
-        model = FourM(config.model, table.modalities, settings.dropout)
-        use_codebooks = settings.init_from_codebook and config.model.tables == "modality"
-        codes = (
-            {n: torch.from_numpy(c) for n, c in table.codebooks.items()} if use_codebooks else None
-        )
-        model.init_weights(generator(seed, WEIGHTS), codes)
+        model, taken = starting_model(config, table)
         self.model = model.to(world.device)
         self.dtype = resolve_dtype(settings, world.device)
         self.operations = Operations.of(model)
@@ -100,6 +95,7 @@ class Trainer:
             seed=seed,
             steps=settings.steps,
             passes=settings.accumulate,
+            corruption=settings.corruption,
             packer=packer(
                 table.modalities, config.model.register_token,
                 settings.batch_size // settings.accumulate, config.masks, settings.quantum,
@@ -112,10 +108,9 @@ class Trainer:
             threads = module.update_threads
         self.optimizers = build_optimizers(model, settings, self.fast.packed, threads)
         self.average = WeightAverage(model, settings.ema)
-        is_best = settings.keep == "best"
-        self.kept = KeptWeights(table.modalities, self.average) if is_best else None
+        self.judge = Judge(settings, table.modalities, self.average, world)
         self.state = TrainingState(
-            folder, world, model, self.optimizers, self.average, self.kept
+            folder, world, model, self.optimizers, self.average, self.judge.kept
         )
         self.first, self.progress_state = self.state.resumed(len(self.names), self.dtype)
         self.settled = self.first
@@ -129,12 +124,15 @@ class Trainer:
             )
         else:
             self.host = HostStep(module, moved[0], self.average, *moved[1:])
-        self.computing: Any = self.on_device or module
+        computing: Any = self.on_device or module
+        self.computing = computing
         self.computing.set_factors(self.progress_state[FACTORS])
         if module and module.is_laid_out and module.threads.number == 1:
             log_info("train: one thread, as OMP_NUM_THREADS or the container's quota says")
         if self.first and not world.rank:
             log_info(f"train: goes on after step {self.first}")
+        elif taken and not world.rank:
+            log_info(f"train: begins with the {taken}")
 
     def step(
         self, number: int, picked: Samples, packed: list[PackedBatch] | None = None
@@ -221,20 +219,6 @@ class Trainer:
         counts = count_targets(self.validation, len(self.names))
         return _means(self.names, sums.tolist(), counts.tolist())
 
-    def judge(self, done: int, val: dict[str, float]) -> None:
-        """Keep the best weights and weigh modalities down, as the settings say, after ``done``."""
-        if self.kept:
-            self.kept.consider(done, val, self.progress_state)
-        if self.config.train.by_heart == "weigh_down":
-            for name in weigh_down(self.progress_state, val, self.names):
-                factor = self.progress_state[FACTORS][self.names.index(name)]
-                if not self.world.rank:
-                    log_info(
-                        f"train: after step {done:,} the validation loss of {name} is above its "
-                        f"best: it is learnt by heart, and its loss counts {factor:g} from now on"
-                    )
-            self.computing.set_factors(self.progress_state[FACTORS])
-
     @cached_property
     def packed_validation(self) -> list[PackedBatch]:
         """The validation batches, packed with about as many samples as in a pass."""
@@ -290,7 +274,8 @@ class Trainer:
                     line |= {"grad_norm": self.norm, "loss": self.losses()} | speed.line()
                     if schedule.is_validated(done):
                         line["val"] = val = self.validate()
-                        self.judge(done, val)
+                        self.judge(done, val, self.progress_state)
+                        self.computing.set_factors(self.progress_state[FACTORS])
                     speed.restart()
                     log.write(line)
                     shown = " ".join(f"{k} {v:.2f}" for k, v in line["loss"].items())
@@ -305,10 +290,7 @@ class Trainer:
                     raise KeyboardInterrupt
         if not val:  # all steps were done, only the checkpoint was missing
             val = self.validate()
-        if self.kept and self.progress_state[KEPT][1]:
-            self.kept.put_into(self.model)
-        else:
-            self.average.swap(self.model)
+        self.judge.finish(self.model, self.progress_state)
         save_model(self.model.eval(), self.table.token_spec, self.folder / "checkpoint", self.world)
         if self.world.any_rank(interrupt.requested):
             raise KeyboardInterrupt
@@ -323,13 +305,8 @@ class Trainer:
             "engine": f"{self.fast}{self.on_device.warming if self.on_device else ''}",
             "epochs": round(self.epochs, 1),
             "val": val,
-            **self._kept(),
+            **self.judge.summary(self.progress_state),
         }
-
-    def _kept(self) -> dict[str, Any]:
-        """Return what a summary says of the kept weights; nothing where they are the last."""
-        value, step = self.progress_state[KEPT]
-        return {"kept_step": int(step), "kept_over_uniform": round(value, 4)} if step else {}
 
 
 def train_model(

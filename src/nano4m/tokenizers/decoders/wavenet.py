@@ -7,7 +7,7 @@ which a decoder learns to copy its input.
 Legend: B batch, C channels of the latents, T tokens, S samples, K components, R residual channels.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -69,11 +69,11 @@ class WaveNet(Autoregressive):
         self.dilations = [2 ** (i % (layers // stacks)) for i in range(layers)]
         self.conditioning = Conditioning(channels, hop, width)
         self.first = nn.Conv1d(1, width, 1)
-        self.taps = nn.ModuleList(
+        self.taps: Any = nn.ModuleList(
             nn.Conv1d(width, 2 * width, kernel, dilation=d) for d in self.dilations
         )
-        self.conditions = nn.ModuleList(nn.Conv1d(width, 2 * width, 1) for _ in self.dilations)
-        self.outputs = nn.ModuleList(nn.Conv1d(width, 2 * width, 1) for _ in self.dilations)
+        self.conditions: Any = nn.ModuleList(nn.Conv1d(width, 2 * width, 1) for _ in self.dilations)
+        self.outputs: Any = nn.ModuleList(nn.Conv1d(width, 2 * width, 1) for _ in self.dilations)
         self.middle = nn.Conv1d(width, width, 1)
         self.last = nn.Conv1d(width, 3 * components, 1)
         start_mixture(self.last, components)
@@ -132,7 +132,7 @@ class WaveNet(Autoregressive):
 
     def step(self, state: list[_Layer], t: int, last_B: Tensor) -> Tensor:
         """Return the mixture (B, 3 K) of sample ``t``; the rings of ``state`` move on."""
-        x = torch.addmm(self.first.bias, last_B[:, None], self.first.weight[:, :, 0].T)
+        x = F.linear(last_B[:, None], self.first.weight[:, :, 0], self.first.bias)
         skips = torch.zeros_like(x)
         feature = t // self.conditioning.repeated
         for layer in state:

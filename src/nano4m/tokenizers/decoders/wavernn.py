@@ -69,16 +69,20 @@ class WaveRNN(Autoregressive):
 
     def start(self, latents_BCT: Tensor) -> _State:
         """Return the state before the first sample: nothing heard."""
-        weight = self.gru.weight_ih_l0[:, 1:]
+        weight = self.gru.get_parameter("weight_ih_l0")[:, 1:]
         gates = torch.einsum("bcf,hc->fbh", self.conditioning(latents_BCT), weight)
         hidden = gates.new_zeros(len(latents_BCT), self.gru.hidden_size)
-        return _State(gates + self.gru.bias_ih_l0, hidden)
+        return _State(gates + self.gru.get_parameter("bias_ih_l0"), hidden)
 
     def step(self, state: _State, t: int, last_B: Tensor) -> Tensor:
         """Return the mixture (B, 3 K) of sample ``t``; the hidden units of ``state`` move on."""
         given = state.condition_FBH[t // self.conditioning.repeated]
-        given = given + last_B[:, None] * self.gru.weight_ih_l0[:, 0]
-        recurrent = F.linear(state.hidden_BH, self.gru.weight_hh_l0, self.gru.bias_hh_l0)
+        given = given + last_B[:, None] * self.gru.get_parameter("weight_ih_l0")[:, 0]
+        recurrent = F.linear(
+            state.hidden_BH,
+            self.gru.get_parameter("weight_hh_l0"),
+            self.gru.get_parameter("bias_hh_l0"),
+        )
         reset_g, update_g, new_g = given.chunk(3, 1)
         reset_r, update_r, new_r = recurrent.chunk(3, 1)
         update = torch.sigmoid(update_g + update_r)
