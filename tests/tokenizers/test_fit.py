@@ -14,7 +14,8 @@ from nano4m.media.picture import psnr, ssim
 from nano4m.storage.json_files import read_json
 from nano4m.tokenizers import load_tokenizer
 from nano4m.tokenizers.fit import fit_tokenizers
-from nano4m.tokenizers.quality import code_use
+from nano4m.tokenizers.quality import Examined, code_use
+from nano4m.tokenizers.verdict import Verdict
 
 # -- quality and the fit of a run --------------------------------------------------------------
 
@@ -57,7 +58,12 @@ def config(**changes) -> Config:
     image = IMAGE.model_copy(update={"steps": 6})
     sections = {"rgb": image, "depth": image, "normals": image,
                 "sound": MEL.model_copy(update={"steps": 6}), "caption": Bpe()}  # fmt: skip
-    return Config(clips={"picture_size": 16, "workers": 0}, tokenizers=sections | changes)
+    accepts = "accept"  # they are fitted for six steps
+    return Config(
+        clips={"picture_size": 16, "workers": 0},
+        tokenizers=sections | changes,
+        broken_tokenizers=accepts,
+    )
 
 
 def test_fit_writes_resumes_and_fits_again_where_settings_changed(tmp_path, monkeypatch):
@@ -70,6 +76,8 @@ def test_fit_writes_resumes_and_fits_again_where_settings_changed(tmp_path, monk
     assert first["caption"]["exact_share"] == 1 and first["rgb"]["bits_a_clip"] == 16 * 6
     assert {"psnr_db", "ssim"} <= set(first["rgb"]) and "angle_error_degrees" in first["normals"]
     assert {"logmel_error_db", "rms_error_db"} <= set(first["sound"])
+    assert 0 < first["sound"]["griffin_lim_logmel_error_db"]
+    assert {quality["verdict"] for quality in first.values()} <= {"fine", "broken"}
     before = len(clips.asked)
     assert fit_tokenizers(config(), clips, tmp_path) == first and len(clips.asked) == before
     other = fit_tokenizers(config(caption=Bpe(vocab=40)), clips, tmp_path)
@@ -79,7 +87,8 @@ def test_fit_writes_resumes_and_fits_again_where_settings_changed(tmp_path, monk
 
 def test_fit_looks_at_train_clips_only(tmp_path, monkeypatch):
     """With the measuring on validation clips taken out, no other row is ever asked for."""
-    monkeypatch.setattr("nano4m.tokenizers.fit.measure", lambda *_: {})
+    nothing = Examined({}, Verdict(None, "", None))
+    monkeypatch.setattr("nano4m.tokenizers.fit.examine", lambda *_: nothing)
     monkeypatch.setattr("nano4m.tokenizers.fit.MOST_VAL", 0)
     clips = Clips()
     fit_tokenizers(config(), clips, tmp_path)

@@ -59,6 +59,11 @@ class Config(Section):
         description="Where every stage computes: cpu, cuda, cuda:N or mps (untested); auto: the "
         "GPU if there is one.",
     )
+    broken_tokenizers: Literal["refuse", "accept"] = Field(
+        "refuse",
+        description="What tokenizers, table and train do with a tokenizer whose round trip of real "
+        "media is silence, one colour, no numbers or another clip's, or whose ids do not fit.",
+    )
     dataset: DatasetConfig = FarmDataset()
     clips: ClipsConfig = ClipsConfig()
     tokenizers: dict[str, TokenizerConfig] = Field(

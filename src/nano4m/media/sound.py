@@ -103,9 +103,15 @@ def _fidelity(x: "Tensor", y: "Tensor", tokenizer: Any) -> dict[str, float]:
     sizes = [getattr(section, name, size) for name, size in SPECTRUM.items()]
     mel = MelSpectrogram(tokenizer.sample_rate, *sizes).to(x.device)
     original, waveform = mel(x), mel(y)
-    decoded = waveform
+    decoded, way_back = waveform, {}
     if hasattr(tokenizer, "decode_logmel"):
         decoded = torch.cat([tokenizer.decode_logmel(tokenizer.encode(s)) for s in x.split(64)])
+        # True spectrograms through the way back alone: what it loses before any token is made.
+        true = torch.cat([tokenizer.to_waveform(part) for part in original.split(64)])
+        way_back = {
+            "griffin_lim_logmel_error_db": (mel(true) - original).abs().mean().item(),
+            "griffin_lim_rms_error_db": (rms_db(true) - rms_db(x)).abs().mean().item(),
+        }
     loud = original > original.amax((1, 2), keepdim=True) - 40
     level = rms_db(y) - rms_db(x)
     return {
@@ -114,6 +120,7 @@ def _fidelity(x: "Tensor", y: "Tensor", tokenizer: Any) -> dict[str, float]:
         "waveform_logmel_error_db": (waveform - original).abs().mean().item(),
         "rms_error_db": level.abs().mean().item(),
         "rms_bias_db": level.mean().item(),
+        **way_back,
     }
 
 

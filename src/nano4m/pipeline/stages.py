@@ -62,7 +62,16 @@ def _fit(run: Run, folder: Path) -> dict[str, Any]:
     return fit_tokenizers(run.config, open_clips(run.out / "clips"), folder)
 
 
+def _refuse_broken(run: Run) -> None:
+    """Refuse tokenizers that their stage found broken, unless the run accepts them."""
+    from nano4m.tokenizers.verdict import refuse_broken
+
+    summary = (manifest_of(run.out, "tokenizers") or {}).get("summary", {})
+    refuse_broken(summary, run.config.broken_tokenizers == "accept")
+
+
 def _table(run: Run, folder: Path) -> dict[str, Any]:
+    _refuse_broken(run)
     from nano4m.data.clip_table import open_clips
     from nano4m.tokenizers.apply import build_table
 
@@ -70,6 +79,7 @@ def _table(run: Run, folder: Path) -> dict[str, Any]:
 
 
 def _train(run: Run, folder: Path) -> dict[str, Any]:
+    _refuse_broken(run)
     from nano4m.tokens.table import open_table
     from nano4m.training.trainer import train_model
 

@@ -28,7 +28,7 @@ CHUNK = 128
 MOST_CHUNKS = 4
 """Chunks that are encoded together on a GPU ..."""
 MOST_BYTES = 1 << 28
-"""... as long as their media are not larger, in bytes."""
+"""... as long as their media are not larger, in bytes; chunks of many or long views are smaller."""
 
 KEPT_SECONDS = 60.0
 """Seconds of encoding after which the ids since the last time are stored; a kill loses no more."""
@@ -123,6 +123,13 @@ def _together(chunks: list[Any]) -> Any:
     return chunks[0] if len(chunks) == 1 else torch.cat(chunks)
 
 
+def chunk_size(clips: ClipTable, kind: str, rows: np.ndarray, views: int) -> int:
+    """Return how many clips are read and augmented together: CHUNK, or as many as fit."""
+    first = clips.media(kind, rows[:1])
+    size = 0 if isinstance(first, list) else first.nbytes * views
+    return max(1, min(CHUNK, MOST_BYTES // max(size, 1)))
+
+
 def check_vocabulary(name: str, ids: int) -> None:
     """Refuse a vocabulary that the table cannot hold.
 
@@ -205,7 +212,9 @@ def build_table(
             parts = _kept(units, entry)
             done = sum(map(len, parts))
             progress.advance(done, entry.title)
-            chunks = [_Chunk(i, rows[i : i + CHUNK]) for i in range(done, len(rows), CHUNK)]
+            versions_of_each = getattr(config.tokenizers[entry.name], "augmentations", 1)
+            size = chunk_size(clips, entry.media, rows, versions_of_each)
+            chunks = [_Chunk(i, rows[i : i + size]) for i in range(done, len(rows), size)]
             threads = 1 if tokenizer.device.type == "cpu" else count_readers()
             begun, since = done, time.monotonic()
             for views in _join(ahead(read, chunks, threads), tokenizer.device):

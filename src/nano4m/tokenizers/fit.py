@@ -31,13 +31,17 @@ from nano4m.storage.files import recover, whole_folder
 from nano4m.storage.json_files import read_object, write_json
 from nano4m.tokenizers import TOKENIZERS, load_tokenizer
 from nano4m.tokenizers.base import Material, Tokenizer
-from nano4m.tokenizers.quality import measure
+from nano4m.tokenizers.quality import examine
+from nano4m.tokenizers.verdict import refuse_broken, verdict_figures
 
 if TYPE_CHECKING:
     from nano4m.data.clip_table import ClipTable
 
 MOST_TRAIN = 6000
 """Most pictures or sounds of a fit; more change little and fill the memory."""
+
+MOST_SOUND_BYTES = 1 << 30
+"""Most bytes of the sounds of a fit: fewer of them where windows are long."""
 
 MOST_VAL = 256
 """Most clips that the quality is measured on."""
@@ -64,13 +68,16 @@ ENOUGH_CORES = 4
 def fit_tokenizers(config: Config, clips: "ClipTable", out: Path) -> dict[str, dict[str, Any]]:
     """Fit all of ``config.tokenizers`` into ``out/<modality>`` and return the quality of each.
 
+    Each decodes what it has encoded of real media first, see ``verdict``.
+
     Deterministic in ``config.seed``, on one kind of device. Processes fit them in parallel; with a
     GPU and few cores they are fitted in turn, while the media of the next are read. Also writes
     ``out/quality.json``.
 
     Raises:
         UserError: No train or validation clip that has the media of a tokenizer, or settings that
-            do not suit the media.
+            do not suit the media, or a tokenizer is broken and ``config.broken_tokenizers`` does
+            not accept that. It stays in its folder.
     """
     for split in ("train", "val"):
         if not len(clips.rows(split)):
@@ -123,6 +130,7 @@ def fit_tokenizers(config: Config, clips: "ClipTable", out: Path) -> dict[str, d
                     done(running[future], future.result())
     qualities = {name: qualities[name] for name in config.tokenizers}
     write_json(out / "quality.json", qualities)
+    refuse_broken(qualities, config.broken_tokenizers == "accept")
     return qualities
 
 
@@ -193,8 +201,10 @@ def _fit_one(job: Job, material: Material, device: torch.device) -> dict[str, An
     # The fingerprint copies the weights to the host, so it waits for the GPU.
     fingerprint = tokenizer.fingerprint
     seconds = time.perf_counter() - started
+    figures, verdict = examine(tokenizer, job.kind, material.val)
     quality: dict[str, Any] = {
-        **measure(tokenizer, job.kind, material.val),
+        **figures,
+        **verdict_figures(verdict),
         "clips": material.val_clips,
         "parameters": _parameters(tokenizer),
         "fit_seconds": seconds,
@@ -232,7 +242,9 @@ def _read_pictures(
 def _read_sounds(
     clips: "ClipTable", kind: Any, rows: np.ndarray, g: torch.Generator, threads: int
 ) -> Tensor:
-    parts = _parts(rows[_some(len(rows), MOST_TRAIN, g)])
+    order = rows[torch.randperm(len(rows), generator=g).numpy()]
+    size = clips.media(kind, order[:1]).nbytes
+    parts = _parts(np.sort(order[: min(MOST_TRAIN, max(1, MOST_SOUND_BYTES // size))]))
     return torch.cat(list(ahead(lambda part: clips.media(kind, part), parts, threads)))
 
 

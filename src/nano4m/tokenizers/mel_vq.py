@@ -187,9 +187,12 @@ class MelVQTokenizer(Tokenizer):
     @torch.no_grad()
     def decode(self, ids: Tensor) -> Tensor:
         """Return sounds, float32 (B, samples) in [-1, 1], of ids (B, T, Q)."""
-        sound = self.mel.to_waveform(
-            self.decode_logmel(ids), self.section.griffin_lim, self.samples
-        )
+        return self.to_waveform(self.decode_logmel(ids))
+
+    @torch.no_grad()
+    def to_waveform(self, logmel: Tensor) -> Tensor:
+        """Return sounds, float32 (B, samples) in [-1, 1], of log-mel (B, mels, frames) in dB."""
+        sound = self.mel.to_waveform(logmel, self.section.griffin_lim, self.samples)
         return sound.clamp(-1, 1)
 
     @torch.no_grad()
