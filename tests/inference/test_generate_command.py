@@ -32,7 +32,8 @@ TINY = f"""
   {" ".join(f"--tokenizers.{name}.grid 4" for name in GRIDS)}
   {" ".join(f"--tokenizers.{name}.{option}" for name in FITTED
             for option in ("vocab 32", "width 8", "steps 2", "batch-size 8"))}
-  --broken-tokenizers accept --tokenizers.sound.griffin-lim 1 --tokenizers.sound.codebooks 2 --masking.group-size 8
+  --broken-tokenizers accept --tokenizers.sound.griffin-lim 1 --tokenizers.sound.codebooks 2
+  --masking.group-size 8
   --model.encoder-depth 1 --model.decoder-depth 1 --model.dim 16 --model.head-dim 8
   --train.batch-size 16 --train.steps 2 --train.warmup 1 --train.val-samples 16
   --generate.steps 3 --generate.modalities sound.temperature=1 sound.noise=2

@@ -105,7 +105,7 @@ def judge(tokenizer: Any, kind: str, media: Any, ids: Tensor, decoded: Any) -> V
                 f"in {100 * share:.0f} % of the pairs of {len(differ)} media a round trip is "
                 "nearer to its own original than to the other; chance is 50 %",
             )
-    return Verdict(*(found or (None, "")), share)
+    return Verdict(None, "", share) if found is None else Verdict(found.fault, found.reason, share)
 
 
 def check_ids_fit(tokenizer: Any, ids: Tensor) -> Verdict | None:
