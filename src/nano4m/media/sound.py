@@ -106,6 +106,7 @@ def _fidelity(x: "Tensor", y: "Tensor", tokenizer: Any) -> dict[str, float]:
     decoded, way_back = waveform, {}
     if hasattr(tokenizer, "decode_logmel"):
         decoded = torch.cat([tokenizer.decode_logmel(tokenizer.encode(s)) for s in x.split(64)])
+    if hasattr(tokenizer, "to_waveform"):
         # True spectrograms through the way back alone: what it loses before any token is made.
         true = torch.cat([tokenizer.to_waveform(part) for part in original.split(64)])
         way_back = {
