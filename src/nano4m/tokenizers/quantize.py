@@ -37,6 +37,8 @@ class Quantizer(nn.Module):
         vocab: Ids of one codebook.
         codebooks: Residual codebooks.
         cosine: Whether codes are on the unit sphere (Yu et al. 2021, arXiv:2110.04627).
+        decay: Of the moving averages of the codes. A batch that has few vectors a code needs a
+            longer memory.
 
     Attributes:
         revives: Whether codes that are hardly used are revived in training. The training loop ends
@@ -47,7 +49,13 @@ class Quantizer(nn.Module):
     """
 
     def __init__(
-        self, kind: str, dim: int, vocab: int, codebooks: int = 1, cosine: bool = False
+        self,
+        kind: str,
+        dim: int,
+        vocab: int,
+        codebooks: int = 1,
+        cosine: bool = False,
+        decay: float = 0.9,
     ) -> None:
         super().__init__()
         self.kind, self.vocab, self.codebooks = kind, vocab, codebooks
@@ -65,7 +73,7 @@ class Quantizer(nn.Module):
                 self.body = ResidualFSQ(levels=levels, dim=dim, num_quantizers=codebooks)
             return
         options = {
-            "dim": dim, "codebook_size": vocab, "decay": 0.9, "kmeans_init": True,
+            "dim": dim, "codebook_size": vocab, "decay": decay, "kmeans_init": True,
             "threshold_ema_dead_code": 1.0, "commitment_weight": 0.25, "use_cosine_sim": cosine,
             "rotation_trick": False,
         }  # fmt: skip

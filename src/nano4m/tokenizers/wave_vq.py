@@ -6,6 +6,7 @@ The encoder maps samples to one latent a token, a residual quantizer makes its i
 Legend: B batch, S samples, T tokens, Q codebooks, C width of a latent.
 """
 
+from collections.abc import Callable
 from typing import Self
 
 import torch
@@ -17,7 +18,7 @@ from nano4m.config.compatibility import read_section
 from nano4m.config.tokenizers import WaveVQ
 from nano4m.tokenizers.base import Material, Tokenizer
 from nano4m.tokenizers.codebook_ids import to_codebooks, to_vocabulary
-from nano4m.tokenizers.decoders import DECODERS
+from nano4m.tokenizers.decoders import DECODERS, joint_decoder
 from nano4m.tokenizers.quantize import Autoencoder, Quantizer
 from nano4m.tokenizers.wave.crops import random_crops
 from nano4m.tokenizers.wave.encoder import build_encoder
@@ -26,6 +27,10 @@ from nano4m.tokenizers.wave.losses import WaveLoss
 
 TOGETHER = 64
 """Sounds that a CPU encodes or decodes at a time; more leave its cache."""
+
+
+MEMORY = 8
+"""Vectors a code that the moving averages of the codebooks remember at least."""
 
 
 class WaveVQTokenizer(Tokenizer):
@@ -43,6 +48,7 @@ class WaveVQTokenizer(Tokenizer):
         net: ``encoder`` from sounds (B, T * hop) to latents (B, C, T), ``quantizer`` of latents
             (B, T, C), and ``decoder`` from latents (B, C, T) to sounds (B, T * hop).
         hop: Samples of a token.
+        crop_tokens: Tokens of a training crop.
     """
 
     key = "wave_vq"
@@ -54,9 +60,16 @@ class WaveVQTokenizer(Tokenizer):
         self.num_codebooks = section.codebooks
         self.shape = (-(-samples // self.hop), section.codebooks)
         self.vocab_size = section.vocab * section.codebooks
+        tokens = max(round(section.crop_seconds * sample_rate / section.hop), 1)
+        self.crop_tokens = min(tokens, self.shape[0])
+        # A step sees few tokens, so codes remember as many steps as bring MEMORY vectors to each.
+        decay = max(0.9, 1 - section.batch_size * self.crop_tokens / (MEMORY * section.vocab))
+        quantizer = Quantizer(
+            section.quantizer, section.code_dim, section.vocab, section.codebooks, decay=decay
+        )
         self.net = Autoencoder(
             build_encoder(section, sample_rate),
-            Quantizer(section.quantizer, section.code_dim, section.vocab, section.codebooks),
+            quantizer,
             DECODERS[section.decoder].build(section, sample_rate),
         ).eval()
 
@@ -75,10 +88,11 @@ class WaveVQTokenizer(Tokenizer):
         sample_rate: int,
         seed: int,
         device: torch.device = CPU,
+        on_step: Callable[[int, float], None] | None = None,
     ) -> "WaveVQTokenizer":
         """Return a tokenizer trained on crops of sounds (n, samples), on a device.
 
-        The same seed gives the same tokenizer on the same machine.
+        The same seed gives the same tokenizer on the same machine. ``on_step``: see ``train_wave``.
         """
         with seeded(seed, device):
             tokenizer = cls(sounds.shape[1], sample_rate, section).to(device)
@@ -90,8 +104,22 @@ class WaveVQTokenizer(Tokenizer):
             def batch(generator: torch.Generator) -> Tensor:
                 return random_crops(sounds, section.batch_size, length, generator, device)
 
+            net, own = tokenizer.net, DECODERS[section.decoder]
+            if own.train is not None:
+                decoder = joint_decoder(section).build(section, sample_rate).to(device)
+                net = Autoencoder(net.encoder, net.quantizer, decoder)
             loss = WaveLoss(section, sample_rate).to(device)
-            train_wave(tokenizer.net, batch, loss, section, seed)
+            train_wave(net, batch, loss, section, seed, on_step)
+            if own.train is not None:
+
+                def pairs(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+                    sounds = batch(generator)
+                    with torch.no_grad():
+                        latents = net.encoder(sounds).transpose(1, 2)
+                        return net.quantizer(latents)[0].transpose(1, 2), sounds
+
+                own.train(tokenizer.net.decoder, pairs, section, sample_rate, seed)
+            tokenizer.net.eval()
         return tokenizer
 
     def to(self, device: torch.device | str) -> Self:

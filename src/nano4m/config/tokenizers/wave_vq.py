@@ -15,6 +15,11 @@ Stride = Annotated[int, Range(1, 4096)]
 Weight = Annotated[float, Range(0, 1000)]
 
 
+def istft_fits(strides: tuple[int, ...]) -> bool:
+    """Return whether the decoder ``istft`` can make a spectrum every ``strides[0]`` samples."""
+    return strides[0] >= 8 and strides[0] % 2 == 0
+
+
 class WaveVQ(SoundSection):
     """Strided 1-D convolutions over the raw waveform, a residual quantizer, and a decoder."""
 
@@ -50,8 +55,8 @@ class WaveVQ(SoundSection):
         0.5, description="Length of a training crop, drawn at random from a sound."
     )
     lr: LearningRate = Field(2e-3, description="Peak of the learning rate.")
-    schedule: Literal["one_cycle", "cosine", "warm_restarts"] = Field(
-        "one_cycle", description="Of the learning rate."
+    schedule: Literal["cosine", "warm_restarts"] = Field(
+        "cosine", description="Of the learning rate, after a warm-up."
     )
     restart_share: Share = Field(
         1 / 6, description="Of warm restarts: the share of the steps from one to the next (T0)."
@@ -90,7 +95,7 @@ class WaveVQ(SoundSection):
 
     @model_validator(mode="after")
     def _layers_fit(self) -> "WaveVQ":
-        if self.decoder == "istft" and (self.strides[0] < 8 or self.strides[0] % 2):
+        if self.decoder == "istft" and not istft_fits(self.strides):
             raise ValueError(
                 f"decoder istft makes a spectrum every strides[0] = {self.strides[0]} samples, "
                 "which must be even and at least 8; take decoder conv, or a larger first stride"

@@ -1,17 +1,23 @@
 """Decoders of sound tokenizers: latents (B, C, T) to sounds (B, T * hop).
 
-DECODERS lists them by their name in a section. Those that are ``joint`` are trained with the
-encoder; any other is fitted afterwards, on latents that do not change any more.
+DECODERS lists them by their name in a section. One without ``train`` is trained together with the
+encoder; any other afterwards, on latents that do not change any more, in the place of the one that
+the encoder was trained with.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from nano4m.config.tokenizers.wave_vq import WaveVQ
+from nano4m.config.tokenizers.wave_vq import WaveVQ, istft_fits
 from nano4m.tokenizers.decoders.conv import build_conv
 from nano4m.tokenizers.decoders.istft import build_istft
+
+Pairs = Callable[[torch.Generator], tuple[Tensor, Tensor]]
+"""Returns a step's quantized latents (B, C, T) and their sounds (B, T * hop), from a CPU
+generator."""
 
 
 class DecoderEntry(NamedTuple):
@@ -20,14 +26,23 @@ class DecoderEntry(NamedTuple):
     Attributes:
         build: From the section and the sample rate, a module whose ``forward`` takes latents
             (B, code_dim, T) and returns sounds (B, T * hop), not clamped.
-        joint: Whether the losses of ``wave_vq`` train it, together with the encoder.
+        train: Trains such a module in place, on pairs of frozen latents and their sounds, with the
+            section, the sample rate and a seed; none: the losses of ``wave_vq`` train it.
     """
 
     build: Callable[[WaveVQ, int], nn.Module]
-    joint: bool = True
+    train: Callable[[nn.Module, Pairs, WaveVQ, int, int], None] | None = None
 
 
 DECODERS: dict[str, DecoderEntry] = {
     "conv": DecoderEntry(build_conv),
     "istft": DecoderEntry(build_istft),
 }
+
+
+def joint_decoder(section: WaveVQ) -> DecoderEntry:
+    """Return the decoder that the encoder is trained with: the section's own if it can be."""
+    own = DECODERS[section.decoder]
+    if own.train is None:
+        return own
+    return DECODERS["istft" if istft_fits(section.strides) else "conv"]

@@ -37,12 +37,12 @@ class SpectrumHead(nn.Module):
     def __init__(self, width: int, hop: int) -> None:
         super().__init__()
         self.hop, self.size = hop, WINDOW_HOPS * hop
-        self.linear = nn.Conv1d(width, 2 * (self.size // 2 + 1), 1)
+        self.linear = nn.Linear(width, 2 * (self.size // 2 + 1))
         self.register_buffer("window", torch.hann_window(self.size), persistent=False)
 
     def forward(self, x_BWF: Tensor) -> Tensor:
         """Return sounds of the spectra that the features stand for."""
-        level, phase = self.linear(x_BWF).transpose(1, 2).chunk(2, dim=2)
+        level, phase = self.linear(x_BWF.transpose(1, 2)).chunk(2, dim=2)
         # A bin of amplitude 1 is a sine of full scale.
         magnitude = (level + START_LOG).clamp_max(2.0).exp() * (self.window.sum() / 2)
         # The phase that a sine at the centre of a bin gains from frame to frame is given, so that

@@ -12,25 +12,28 @@ from nano4m.tokenizers.wave.layers import Down, stack
 FILTER_STRIDES = 4
 """Length of a filter of the front end in strides."""
 
+BANDS = 64
+"""Filters of the front end."""
+
 QUIET = 1e-4
 """Amplitude (-80 dB of full scale) that is added to levels before their logarithm."""
 
 
 class FilterBank(nn.Module):
-    """Log levels of learnt complex filters: (B, samples) to (B, width, samples / stride).
+    """Log levels of learnt complex filters: (B, samples) to (B, bands, samples / stride).
 
     The filters begin as Hann-windowed sines and cosines at frequencies equally spaced in mel from
     0 Hz to half the rate (a learnable front end after Zeghidour et al. 2021, arXiv:2101.08596): a
     plain convolution has to find out first that phases do not matter.
     """
 
-    def __init__(self, width: int, stride: int, sample_rate: int) -> None:
+    def __init__(self, bands: int, stride: int, sample_rate: int) -> None:
         super().__init__()
         self.stride, size = stride, FILTER_STRIDES * stride
         side = size - stride
         self.ends = (side // 2, side - side // 2)
         top = 2595 * math.log10(1 + sample_rate / 2 / 700)
-        mels = (torch.arange(width, dtype=torch.float64) + 0.5) * top / width
+        mels = (torch.arange(bands, dtype=torch.float64) + 0.5) * top / bands
         hertz = 700 * (10 ** (mels / 2595) - 1)
         window = torch.hann_window(size, dtype=torch.float64)
         window = window * (2 / window.sum())
@@ -65,13 +68,12 @@ def build_encoder(section: WaveVQ, sample_rate: int) -> nn.Sequential:
     The last layer is linear: codes lie on both sides of zero.
     """
     width, first = section.width, section.strides[0]
-    layers: list[nn.Module] = [
-        FilterBank(width, first, sample_rate)
-        if section.frontend == "filters"
-        else WaveFrontend(width, first),
-        nn.Conv1d(width, width, 1),
-        *stack(width, section.layers),
-    ]
+    layers: list[nn.Module]
+    if section.frontend == "filters":
+        layers = [FilterBank(BANDS, first, sample_rate), nn.Conv1d(BANDS, width, 3, padding=1)]
+    else:
+        layers = [WaveFrontend(width, first)]
+    layers += stack(width, section.layers)
     for stride in section.strides[1:]:
         layers += [nn.SiLU(), Down(width, width, stride), *stack(width, section.layers)]
     return nn.Sequential(*layers, nn.SiLU(), nn.Conv1d(width, section.code_dim, 1))

@@ -1,7 +1,7 @@
-"""The loop that trains ``wave_vq``."""
+"""The loop that trains ``wave_vq``: encoder, codebooks, decoder, and discriminators."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -10,21 +10,32 @@ from nano4m.compute.on_device import fused, ordered_sums, repeatable
 from nano4m.config.tokenizers.wave_vq import WaveVQ
 from nano4m.progress import bar
 from nano4m.tokenizers.quantize import LAST_REVIVAL, Autoencoder
+from nano4m.tokenizers.wave.discriminators import (
+    Discriminators,
+    adversarial_loss,
+    discriminator_loss,
+    feature_loss,
+)
+
+Batch = Callable[[torch.Generator], Tensor]
+"""Returns a step's sounds, (B, samples), from a CPU generator."""
 
 PLAIN_SHARE = 0.2
 """Share of the steps that train a plain autoencoder, from whose latents k-means starts."""
 
 WARMUP_SHARE, LAST_SHARE = 0.05, 0.01
-"""Warm-up of the cosine schedules as a share of the steps, and their last rate over the peak."""
+"""Warm-up as a share of the steps, and the last rate over the peak."""
+
+DISCRIMINATOR_LR = 5e-4
 
 
 def learning_rate(section: WaveVQ, step: int) -> float:
-    """Return the rate of a step over its peak, 0 < rate <= 1.
+    """Return the rate of a step over its peak, 0 < rate <= 1: a warm-up, then a cosine.
 
     With warm restarts (Loshchilov and Hutter 2017, arXiv:1608.03983) the cosine begins anew
     every ``restart_share`` of the steps.
     """
-    warm = section.steps * (0.15 if section.schedule == "one_cycle" else WARMUP_SHARE)
+    warm = section.steps * WARMUP_SHARE
     if step < warm:
         return (step + 1) / (warm + 1)
     done = (step - warm) / max(section.steps - warm, 1)
@@ -33,27 +44,98 @@ def learning_rate(section: WaveVQ, step: int) -> float:
     return LAST_SHARE + (1 - LAST_SHARE) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def clip_gradients(parameters: list[nn.Parameter], most: float | None) -> None:
-    """Scale gradients so that their common norm is at most ``most``; none: leave them."""
+class Average:
+    """Exponential moving average of weights, which starts as their plain mean."""
+
+    def __init__(self, weights: Iterable[nn.Parameter], decay: float) -> None:
+        self.weights, self.decay, self.steps = list(weights), decay, 0
+        self.means = [w.detach().clone() for w in self.weights]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights of a step."""
+        self.steps += 1
+        own = min(self.decay, 1 - 1 / self.steps)
+        for mean, weight in zip(self.means, self.weights, strict=True):
+            mean.lerp_(weight, 1 - own)
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Put the average in the place of the weights."""
+        for mean, weight in zip(self.means, self.weights, strict=True):
+            weight.copy_(mean)
+
+
+class Adversary:
+    """Discriminators with their optimizer: one step of theirs, and the loss that they give."""
+
+    def __init__(self, section: WaveVQ, device: torch.device) -> None:
+        self.section, self.nets = section, Discriminators(section).to(device)
+        self.optimizer = torch.optim.AdamW(
+            self.nets.parameters(), DISCRIMINATOR_LR, betas=(0.5, 0.9), fused=fused(device)
+        )
+
+    def step(self, made: Tensor, real: Tensor) -> None:
+        """Train the discriminators on made and real sounds."""
+        loss = discriminator_loss(
+            self.nets(real), self.nets(made.detach()), self.section.adversarial_loss
+        )
+        self.optimizer.zero_grad()
+        loss.backward()
+        take_step(self.optimizer, list(self.nets.parameters()), self.section.clip_norm)
+
+    def loss(self, made: Tensor, real: Tensor) -> Tensor:
+        """Return the adversarial and the feature loss of made sounds, weighted."""
+        self.nets.requires_grad_(False)
+        on_made = self.nets(made)
+        with torch.no_grad():
+            on_real = self.nets(real)
+        self.nets.requires_grad_(True)
+        section = self.section
+        return section.adversarial_weight * adversarial_loss(
+            on_made, section.adversarial_loss
+        ) + section.feature_weight * feature_loss(on_real, on_made)
+
+
+def take_step(
+    optimizer: torch.optim.Optimizer, weights: list[nn.Parameter], most: float | None
+) -> None:
+    """Step with the gradients that are there, their common norm not above ``most``.
+
+    Clipping comes before the step: after it, it acts on nothing.
+    """
     if most is not None:
-        nn.utils.clip_grad_norm_(parameters, most)
+        nn.utils.clip_grad_norm_(weights, most)
+    optimizer.step()
 
 
 def train_wave(
     net: Autoencoder,
-    batch: Callable[[torch.Generator], Tensor],
+    batch: Batch,
     loss_fn: Callable[[Tensor, Tensor], Tensor],
     section: WaveVQ,
     seed: int,
+    on_step: Callable[[int, float], None] | None = None,
 ) -> None:
-    """Train ``net`` in place, where it is, on batches drawn with a CPU generator of ``seed``.
+    """Train ``net`` in place, where it is, on batches drawn with a generator of ``seed``.
 
     The codebooks' library draws from the global random streams: call this inside ``seeded``.
+
+    Args:
+        net: From sounds (B, samples) to sounds of the same shape.
+        batch: Returns real sounds on the device of ``net``.
+        loss_fn: Distance of made from real sounds.
+        section: Settings.
+        seed: Of the batches.
+        on_step: Called after each step with its number and the reconstruction loss.
     """
     generator = torch.Generator().manual_seed(seed)
     device = next(net.parameters()).device
-    plain = 0 if section.quantizer == "fsq" else int(section.steps * PLAIN_SHARE)
+    plain = int(section.steps * PLAIN_SHARE) if section.quantizer == "vq" else 0
+    begin = int(section.steps * section.adversarial_start)
+    adversary = Adversary(section, device) if section.discriminators != "none" else None
     weights = list(net.parameters())
+    average = Average(weights, section.ema) if section.ema else None
     optimizer = torch.optim.AdamW(
         weights, section.lr, betas=(0.9, 0.98), weight_decay=1e-4, fused=fused(device)
     )
@@ -66,22 +148,28 @@ def train_wave(
             net.quantizer.revives = step < LAST_REVIVAL * section.steps
             for group in optimizer.param_groups:
                 group["lr"] = section.lr * learning_rate(section, step)
-            made, extra = net(real, quantize=step >= plain)
-            loss = loss_fn(made, real) + extra
+            made, commitment = net(real, quantize=step >= plain)
+            distance = loss_fn(made, real)
+            loss = distance + commitment
+            if adversary is not None and step >= begin:
+                adversary.step(made, real)
+                loss = loss + adversary.loss(made, real)
             optimizer.zero_grad()
             loss.backward()
-            clip_gradients(weights, section.clip_norm)
-            optimizer.step()
-            progress.advance(note=f"loss {loss.item():.4f}" if step % 20 == 0 else None)
+            take_step(optimizer, weights, section.clip_norm)
+            if average is not None:
+                average.update()
+            if on_step is not None:
+                on_step(step, distance.item())
+            progress.advance(note=f"loss {distance.item():.4f}" if step % 20 == 0 else None)
+    if average is not None:
+        average.keep()
     net.eval()
 
 
 @torch.no_grad()
 def start_codebook(
-    net: Autoencoder,
-    first: Tensor,
-    batch: Callable[[torch.Generator], Tensor],
-    generator: torch.Generator,
+    net: Autoencoder, first: Tensor, batch: Batch, generator: torch.Generator
 ) -> None:
     """Let k-means start the codebooks from several vectors a code."""
     vectors = [net.encoder(first).transpose(1, 2).flatten(0, 1)]
