@@ -164,7 +164,7 @@ def test_a_decoder_of_its_own_is_trained_on_frozen_latents(monkeypatch):
     assert torch.allclose(tokenizer.decode(ids), expected[:, :2000].clamp(-1, 1), atol=1e-6)
     # Those latents are of the codebook that is kept.
     book = tokenizer.codebook()
-    assert float(torch.cdist(latents.transpose(1, 2).flatten(0, 1), book).amin(1).max()) < 1e-4
+    assert float(torch.cdist(latents.transpose(1, 2).flatten(0, 1), book).amin(1).max()) < 1e-3
     # The encoder is the one that the decoder of the default has trained.
     plain = WaveVQTokenizer.fit(WaveVQ(**SMALL), tones(64), RATE, 0)
     assert torch.equal(plain.encode(tones(5, seed=3)), ids)
