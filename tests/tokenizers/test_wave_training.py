@@ -214,7 +214,9 @@ def test_discriminators_take_part_from_their_share_of_the_steps_on(monkeypatch):
     )
     losses: list[float] = []
     section = WaveVQ(**SMALL | {"steps": 10, "discriminators": "stft", "adversarial_start": 0.6})
-    WaveVQTokenizer.fit(section, tones(16), RATE, 0, on_step=lambda _, loss: losses.append(loss))
+    WaveVQTokenizer.fit(
+        section, tones(16), RATE, 0, on_step=lambda _, loss, net: losses.append(loss)
+    )
     assert len(losses) == 10 and calls == [6, 7, 8, 9]
 
 
@@ -283,12 +285,14 @@ def test_an_average_is_that_of_the_weights():
 def test_averaged_weights_are_kept_and_change_the_tokenizer():
     plain = WaveVQTokenizer.fit(WaveVQ(**SMALL), tones(32), RATE, 0)
     averaged = WaveVQTokenizer.fit(WaveVQ(**SMALL | {"ema": 0.9}), tones(32), RATE, 0)
-    one, other = plain.net.decoder[0].weight, averaged.net.decoder[0].weight
+    one, other = plain.net.decoder.body[0].weight, averaged.net.decoder.body[0].weight
     assert not torch.equal(one, other) and float((one - other).abs().max()) < 0.1
 
 
 def test_training_lowers_the_loss():
     section = WaveVQ(**SMALL | {"steps": 120, "vocab": 64, "l1_weight": 0, "lr": 5e-3})
     losses: list[float] = []
-    WaveVQTokenizer.fit(section, tones(64), RATE, 0, on_step=lambda _, loss: losses.append(loss))
+    WaveVQTokenizer.fit(
+        section, tones(64), RATE, 0, on_step=lambda _, loss, net: losses.append(loss)
+    )
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:5])

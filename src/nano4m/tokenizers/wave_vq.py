@@ -6,7 +6,6 @@ The encoder maps samples to one latent a token, a residual quantizer makes its i
 Legend: B batch, S samples, T tokens, Q codebooks, C width of a latent.
 """
 
-from collections.abc import Callable
 from typing import Self
 
 import torch
@@ -22,7 +21,7 @@ from nano4m.tokenizers.decoders import DECODERS, joint_decoder
 from nano4m.tokenizers.quantize import Autoencoder, Quantizer
 from nano4m.tokenizers.wave.crops import random_crops
 from nano4m.tokenizers.wave.encoder import build_encoder
-from nano4m.tokenizers.wave.fit import train_wave
+from nano4m.tokenizers.wave.fit import Watch, train_wave
 from nano4m.tokenizers.wave.losses import WaveLoss
 
 TOGETHER = 64
@@ -88,7 +87,7 @@ class WaveVQTokenizer(Tokenizer):
         sample_rate: int,
         seed: int,
         device: torch.device = CPU,
-        on_step: Callable[[int, float], None] | None = None,
+        on_step: Watch | None = None,
     ) -> "WaveVQTokenizer":
         """Return a tokenizer trained on crops of sounds (n, samples), on a device.
 

@@ -70,6 +70,11 @@ class WaveVQ(SoundSection):
     l1_weight: Weight = Field(1.0, description="Weight of the waveform's L1 distance.")
     stft_weight: Weight = Field(1.0, description="Weight of the multi-resolution STFT distance.")
     mel_weight: Weight = Field(1.0, description="Weight of the log-mel L1 distance.")
+    level_weight: Weight = Field(
+        1.0,
+        description="Of decoder istft: weight of the distance of its levels, before phases play a "
+        "role.",
+    )
     discriminators: Literal["none", "period", "stft", "both"] = Field(
         "none", description="Adversarial training: by periods, by spectra, or both."
     )

@@ -7,6 +7,7 @@ the waveform. Frame t is centred on sample (t + 1/2) * hop.
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nano4m.config.tokenizers.wave_vq import WaveVQ
@@ -14,6 +15,9 @@ from nano4m.tokenizers.wave.layers import Up, stack
 
 WINDOW_HOPS = 4
 """Length of the Hann window in hops."""
+
+QUIET = 1e-4
+"""Amplitude (-80 dB of full scale) below which levels do not matter."""
 
 START_LOG = -7.0
 """Logarithm of the amplitude that an untrained head gives to every bin."""
@@ -42,32 +46,66 @@ class SpectrumHead(nn.Module):
 
     def forward(self, x_BWF: Tensor) -> Tensor:
         """Return sounds of the spectra that the features stand for."""
+        return self.sound(*self.spectrum(x_BWF))
+
+    def spectrum(self, x_BWF: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log amplitudes, 0 for a sine of full scale, and phases, both (B, F, bins)."""
         level, phase = self.linear(x_BWF.transpose(1, 2)).chunk(2, dim=2)
-        # A bin of amplitude 1 is a sine of full scale.
-        magnitude = (level + START_LOG).clamp_max(2.0).exp() * (self.window.sum() / 2)
+        return (level + START_LOG).clamp_max(2.0), phase
+
+    def sound(self, level_BFN: Tensor, phase_BFN: Tensor) -> Tensor:
+        """Return the inverse STFT, (B, F * hop)."""
+        magnitude = level_BFN.exp() * (self.window.sum() / 2)
         # The phase that a sine at the centre of a bin gains from frame to frame is given, so that
         # a constant output is a steady tone. It repeats every WINDOW_HOPS frames.
-        frames, bins = magnitude.shape[1:]
-        steps = torch.arange(frames, device=x_BWF.device)[:, None] * torch.arange(
-            bins, device=x_BWF.device
-        )
-        phase = phase + (steps % WINDOW_HOPS) * (2 * math.pi / WINDOW_HOPS)
+        frames, bins = (torch.arange(n, device=level_BFN.device) for n in level_BFN.shape[1:])
+        turns = (frames[:, None] * bins % WINDOW_HOPS) * (2 * math.pi / WINDOW_HOPS)
+        phase = phase_BFN + turns
         spectrum = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
         pieces = torch.fft.irfft(spectrum, self.size) * self.window
+        weight = overlap_add(self.window.square().expand(1, len(frames), -1), self.hop)
+        total = overlap_add(pieces, self.hop) / weight.clamp_min(1e-2)
         side = (self.size - self.hop) // 2
-        weight = self.window.square().expand(1, frames, -1)
-        total = overlap_add(pieces, self.hop) / overlap_add(weight, self.hop).clamp_min(1e-2)
-        return total[:, side : side + frames * self.hop]
+        return total[:, side : side + len(frames) * self.hop]
+
+    def level_distance(self, level_BFN: Tensor, sound_BS: Tensor) -> Tensor:
+        """Return the mean distance of log amplitudes from those of sounds (B, F * hop), in nepers.
+
+        It does not see the phases, so encoder and levels learn before the phases fit together.
+        """
+        side = (self.size - self.hop) // 2
+        frames = F.pad(sound_BS, (side, side)).unfold(1, self.size, self.hop)
+        spectrum = torch.fft.rfft(frames * (self.window * (2 / self.window.sum())))
+        power = spectrum.real.square() + spectrum.imag.square() + QUIET**2
+        return ((level_BFN.exp() + QUIET).log() - 0.5 * power.log()).abs().mean()
 
 
-def build_istft(section: WaveVQ, sample_rate: int) -> nn.Module:
-    """Return residual stacks up to the frames of the first stride, and the spectrum head."""
+class IstftDecoder(nn.Module):
+    """Residual stacks up to the frames of the first stride, and the spectrum head."""
+
+    def __init__(self, section: WaveVQ) -> None:
+        super().__init__()
+        width = section.width
+        layers: list[nn.Module] = [
+            nn.Conv1d(section.code_dim, width, 3, padding=1),
+            *stack(width, section.layers),
+        ]
+        for stride in reversed(section.strides[1:]):
+            layers += [nn.SiLU(), Up(width, width, stride), *stack(width, section.layers)]
+        self.body = nn.Sequential(*layers, nn.SiLU())
+        self.head = SpectrumHead(width, section.strides[0])
+
+    def forward(self, latents_BCT: Tensor) -> Tensor:
+        """Return sounds (B, T * hop) of latents (B, C, T)."""
+        return self.head(self.body(latents_BCT))
+
+    def learn(self, latents_BCT: Tensor, real_BS: Tensor) -> tuple[Tensor, Tensor]:
+        """Return sounds, and the distance of the levels of their spectra from the real sounds'."""
+        level, phase = self.head.spectrum(self.body(latents_BCT))
+        return self.head.sound(level, phase), self.head.level_distance(level, real_BS)
+
+
+def build_istft(section: WaveVQ, sample_rate: int) -> IstftDecoder:
+    """Return the decoder of a section."""
     del sample_rate
-    width = section.width
-    layers: list[nn.Module] = [
-        nn.Conv1d(section.code_dim, width, 3, padding=1),
-        *stack(width, section.layers),
-    ]
-    for stride in reversed(section.strides[1:]):
-        layers += [nn.SiLU(), Up(width, width, stride), *stack(width, section.layers)]
-    return nn.Sequential(*layers, nn.SiLU(), SpectrumHead(width, section.strides[0]))
+    return IstftDecoder(section)

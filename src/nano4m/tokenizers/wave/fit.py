@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from nano4m.compute.on_device import fused, ordered_sums, repeatable
 from nano4m.config.tokenizers.wave_vq import WaveVQ
 from nano4m.progress import bar
+from nano4m.tokenizers.decoders.istft import IstftDecoder
 from nano4m.tokenizers.quantize import LAST_REVIVAL, Autoencoder
 from nano4m.tokenizers.wave.discriminators import (
     Discriminators,
@@ -19,6 +20,8 @@ from nano4m.tokenizers.wave.discriminators import (
 
 Batch = Callable[[torch.Generator], Tensor]
 """Returns a step's sounds, (B, samples), from a CPU generator."""
+
+Watch = Callable[[int, float, Autoencoder], None]
 
 PLAIN_SHARE = 0.2
 """Share of the steps that train a plain autoencoder, from whose latents k-means starts."""
@@ -115,7 +118,7 @@ def train_wave(
     loss_fn: Callable[[Tensor, Tensor], Tensor],
     section: WaveVQ,
     seed: int,
-    on_step: Callable[[int, float], None] | None = None,
+    on_step: Watch | None = None,
 ) -> None:
     """Train ``net`` in place, where it is, on batches drawn with a generator of ``seed``.
 
@@ -127,7 +130,7 @@ def train_wave(
         loss_fn: Distance of made from real sounds.
         section: Settings.
         seed: Of the batches.
-        on_step: Called after each step with its number and the reconstruction loss.
+        on_step: Called after each step with its number, its loss and the net.
     """
     generator = torch.Generator().manual_seed(seed)
     device = next(net.parameters()).device
@@ -148,9 +151,10 @@ def train_wave(
             net.quantizer.revives = step < LAST_REVIVAL * section.steps
             for group in optimizer.param_groups:
                 group["lr"] = section.lr * learning_rate(section, step)
-            made, commitment = net(real, quantize=step >= plain)
+            latents, commitment = quantized(net, real, step >= plain)
+            made, level = decoded(net.decoder, latents, real)
             distance = loss_fn(made, real)
-            loss = distance + commitment
+            loss = distance + commitment + section.level_weight * level
             if adversary is not None and step >= begin:
                 adversary.step(made, real)
                 loss = loss + adversary.loss(made, real)
@@ -160,11 +164,27 @@ def train_wave(
             if average is not None:
                 average.update()
             if on_step is not None:
-                on_step(step, distance.item())
+                on_step(step, distance.item(), net)
             progress.advance(note=f"loss {distance.item():.4f}" if step % 20 == 0 else None)
     if average is not None:
         average.keep()
     net.eval()
+
+
+def quantized(net: Autoencoder, real: Tensor, quantize: bool) -> tuple[Tensor, Tensor]:
+    """Return the latents (B, C, T) of sounds, quantized or as they are, and the commitment loss."""
+    latents = net.encoder(real)
+    if not quantize:
+        return latents, latents.new_zeros(())
+    codes, _, loss = net.quantizer(latents.transpose(1, 2))
+    return codes.transpose(1, 2), loss
+
+
+def decoded(decoder: nn.Module, latents: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    """Return sounds, and the loss that a decoder has of its own, or zero."""
+    if isinstance(decoder, IstftDecoder):
+        return decoder.learn(latents, real)
+    return decoder(latents), latents.new_zeros(())
 
 
 @torch.no_grad()
