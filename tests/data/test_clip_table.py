@@ -53,7 +53,7 @@ def test_media_come_back_in_the_form_of_tokenizers(tmp_path):
     ).abs().max() < 0.02
     assert torch.allclose(normals.norm(dim=2), torch.ones(4, 2, 24, 24), atol=1e-5)
     assert table.media("caption", rows) == ["a caption 5", "a caption 0", *["a caption 4"] * 2]
-    assert table.captions.tolist() == [f"a caption {i}" for i in (0, 1, 3, 4, 5)]
+    assert table.captions == [(f"a caption {i}",) for i in (0, 1, 3, 4, 5)]
     assert table.video_ids.tolist() == [f"v{i}" for i in (0, 1, 3, 4, 5)]
     sound = table.media("sound", rows)
     assert sound.shape == (4, 6000) and sound.dtype == torch.float32
@@ -137,7 +137,7 @@ def test_clips_of_many_row_groups_are_found_in_any_order(tmp_path):
     assert len(table) == 2 * 135
     rows = np.random.default_rng(0).permutation(len(table))
     assert table.media("caption", rows) == [f"of {table.clip_ids[i]}" for i in rows]
-    assert table.captions.tolist() == [f"of {name}" for name in table.clip_ids]
+    assert table.captions == [(f"of {name}",) for name in table.clip_ids]
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):

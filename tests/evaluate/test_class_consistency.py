@@ -54,6 +54,12 @@ class FakeClips:
     def present(self, kind):
         return np.ones(len(self.clip_ids), dtype=bool)
 
+    @property
+    def captions(self):
+        text = next((m for m in self.table.modalities if m.is_text), None)
+        found = self.media(text.media, np.arange(len(self.clip_ids))) if text else []
+        return [(caption,) for caption in found]
+
     def media(self, kind, rows, frame=None):
         name = next(m.name for m in self.table.modalities if m.media == kind)
         shape = (-1, *SIZES[name][0])
@@ -76,6 +82,9 @@ class FakeTokenizer:
             time = torch.arange(SAMPLES) / SAMPLES * 2 * math.pi
             return (torch.sin((ids + 1) * 24 * time) * 0.5).flatten(1)
         return [" ".join(str(i) for i in row) for row in ids.tolist()]
+
+    def usable(self, texts, section):
+        return list(texts)
 
     def encode(self, media):
         if self.name == "rgb":
@@ -104,11 +113,11 @@ def test_judges_learn_and_are_seeded():
 
 
 def test_an_unknown_caption_is_wrong_and_a_shared_one_its_commonest_class():
-    texts = ["a", "a", "a", "b"]
+    texts = [("a",), ("a",), ("a",), ("b",)]
     clips = SimpleNamespace(
         num_frames=1,
         sample_rate=RATE,
-        media=lambda kind, rows: [texts[i] for i in rows],
+        captions=texts,
         present=lambda kind: np.ones(4, dtype=bool),
     )
     classifier = train_classifier("caption", clips, np.arange(4), np.array([1, 0, 1, 2]), 3, 1, 0)

@@ -38,7 +38,8 @@ class Clips:
 
     def __init__(self) -> None:
         self.sample_rate, self.num_frames, self.fingerprint = RATE, 2, "abc"
-        self.captions = np.array(MEDIA["caption"](80))
+        self.captions = [(text,) for text in MEDIA["caption"](80)]
+        self.clip_ids = np.array([f"clip{i}" for i in range(80)])
         self.asked: list[int] = []
 
     def present(self, kind: str) -> np.ndarray:
@@ -50,7 +51,7 @@ class Clips:
     def media(self, kind, rows, frame=None):
         self.asked += list(rows)
         if kind == "caption":
-            return [str(self.captions[i]) for i in rows]
+            return [self.captions[i][0] for i in rows]
         return MEDIA[kind](80, seed=frame or 0)[torch.as_tensor(rows)]
 
 

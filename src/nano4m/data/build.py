@@ -79,6 +79,7 @@ def make_rows(
         "start_s": plan.start_s,
         "label": plan.label,
         "caption": plan.caption,
+        "captions": [plan.caption, *plan.more_captions] if plan.more_captions else None,
         "split": plan.split,
         "licence": plan.licence,
         "measures": dict(plan.measures),
@@ -214,6 +215,7 @@ def _fingerprint(
         "files": listing,
         "plans": [
             [p.clip_id, p.video_id, p.group, p.label, p.caption, p.split, dict(p.measures)]
+            + list(p.more_captions)
             for p in plans
         ],
     }

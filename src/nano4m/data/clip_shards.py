@@ -2,7 +2,9 @@
 
 A folder of ``clips-00000.parquet``, ..., each written atomically. Columns:
 
-    clip_id, source, video_id, label, caption, split, licence   strings
+    clip_id, source, video_id, label, caption, split, licence   strings; caption is the first one of
+                      the clip, "" if it has none
+    captions   all captions of a clip that has several, else null; only in shards with such a clip
     group      recording or video, the unit that repeats in statistics; video_id where absent
     picture    K strings, the identity of each frame as loaded, before the crop; [] if not kept
     measures   name -> number: what the source drew or knows, see ``ClipPlan``
@@ -66,6 +68,7 @@ SCHEMA = pa.schema(
         pa.field("reason", pa.string()),
         pa.field("media", pa.string()),
         pa.field("left_out", pa.string()),
+        pa.field("captions", pa.list_(pa.string())),
     ]
 )
 
@@ -134,6 +137,8 @@ def write_batches(
         OSError: The folder cannot be written.
     """
     table = pa.Table.from_batches(batches, SCHEMA).combine_chunks()
+    if table["captions"].null_count == table.num_rows:
+        table = table.drop_columns("captions")  # a table with one caption a clip is that of before
     kept = table.filter(table["kept"])
     counts = {
         name: np.unique(pc.fill_null(pc.list_value_length(kept[name]), 0).to_numpy())
@@ -202,6 +207,16 @@ def manifest_shards(folder: Path) -> Iterator[list[dict[str, Any]]]:
     """Yield MANIFEST_COLUMNS of all rows, kept or not, shard by shard of a complete table."""
     for path, _ in find_shards(folder):
         yield read_columns(path, MANIFEST_COLUMNS).to_pylist()
+
+
+def read_rows(path: Path) -> pa.Table:
+    """Return all rows of a shard with the columns of SCHEMA, as ``write_batches`` takes them."""
+    with reading(path):
+        table = pq.read_table(path).replace_schema_metadata(None)
+    if "captions" not in table.column_names:
+        field = SCHEMA.field("captions")
+        table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    return table
 
 
 def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:

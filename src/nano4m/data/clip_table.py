@@ -28,8 +28,8 @@ class ClipTable:
     Attributes:
         folder: Of the table.
         clip_ids, labels, splits: String arrays (n,).
-        texts: The columns of TEXTS as Arrow arrays; captions, video_ids and licences become NumPy
-            arrays on request only, because NumPy pads every string to the longest.
+        texts: The columns of TEXTS as Arrow arrays; video_ids and licences become NumPy arrays on
+            request only, because NumPy pads every string to the longest.
         sample_rate: Of the sounds, in Hz.
         num_frames: Pictures a clip, K.
         classes: Labels, sorted.
@@ -52,15 +52,20 @@ class ClipTable:
     places: np.ndarray
     """int64 (n, 3): shard, row group and row in it of each clip."""
     whole_column: Callable[[str], pa.ChunkedArray | None]
-    """Name -> that column (n,), or None where the table has none; tables of before lack some."""
+    """Name -> that column (n,), null in shards without it, or None where no shard has it."""
 
     def __len__(self) -> int:
         return len(self.clip_ids)
 
     @cached_property
-    def captions(self) -> np.ndarray:
-        """String array (n,)."""
-        return strings(self.texts["caption"])
+    def captions(self) -> list[tuple[str, ...]]:
+        """All captions of each clip, n tuples; empty for a clip without one."""
+        texts = self.texts["caption"].to_pylist()
+        firsts: list[tuple[str, ...]] = [(text,) if text else () for text in texts]
+        stored = self.whole_column("captions")
+        if stored is None:
+            return firsts
+        return [tuple(a or b) for a, b in zip(stored.to_pylist(), firsts, strict=True)]
 
     @cached_property
     def video_ids(self) -> np.ndarray:
@@ -161,7 +166,7 @@ class ClipTable:
 
         Returns:
             Planes float32 (n, K, channels, H, W), without K where ``frame`` is given; sounds
-            float32 (n, samples) in [-1, 1]; texts a list of n strings.
+            float32 (n, samples) in [-1, 1]; texts a list of n strings, the first of each clip.
 
         Raises:
             UserError: An unknown kind, or one that the table does not have.
@@ -228,10 +233,15 @@ def open_clips(folder: Path) -> ClipTable:
             return file.read_row_group(group, columns=[name]).column(name)
 
     def whole_column(name: str) -> pa.ChunkedArray | None:
-        if any(name not in pq.read_schema(path).names for path, _ in shards):
+        there = [name in pq.read_schema(path).names for path, _ in shards]
+        if not any(there):
             return None
-        parts = [read_columns(path, [name, "kept"]) for path, _ in shards]
-        return pa.concat_tables([part.filter(part["kept"]) for part in parts])[name]
+        parts = [
+            read_columns(path, [name, "kept"] if has_it else ["kept"])
+            for (path, _), has_it in zip(shards, there, strict=True)
+        ]
+        kept = [part.filter(part["kept"]) for part in parts]
+        return pa.concat_tables(kept, promote_options="default")[name]
 
     abouts = [about for _, about in shards if about["kept"]]
     media = whole_column("media")

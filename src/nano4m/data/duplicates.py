@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nano4m.config.run import Config
-from nano4m.data.clip_shards import find_shards, write_batches
+from nano4m.data.clip_shards import find_shards, read_rows, write_batches
 from nano4m.data.duplicate_pairs import find_pairs
 from nano4m.data.duplicate_rules import (
     DUPLICATE,
@@ -261,7 +261,7 @@ def _apply(folder: Path, done: Settled, plans: Sequence[ClipPlan], redraw: Redra
             continue
         if drawn is None:
             drawn = _drawn(folder, done, plans, redraw)
-        table = pq.read_table(path).replace_schema_metadata(None)
+        table = read_rows(path)
         rows = [
             _row(table.slice(number, 1), row["clip_id"], done, drawn)
             for number, row in enumerate(now)

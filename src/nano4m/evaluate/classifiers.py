@@ -151,7 +151,7 @@ def train_classifier(
     Args:
         kind: Of media, a name in ``nano4m.media.MEDIA``.
         clips: Where the media are.
-        rows: Clips of the train split; all frames of those that have such media are used.
+        rows: Clips of the train split; all frames, or captions, of those that have them are used.
         labels: int64 (len(rows),), their classes.
         num_classes: Classes of the run.
         steps: Of training.
@@ -162,6 +162,11 @@ def train_classifier(
     has_frames = known.is_plane
     chosen = chosen_clips(kind, clips, rows, seed)
 
+    if not known.features:
+        texts = [clips.captions[row] for row in rows[chosen]]
+        own = np.repeat(labels[chosen], [len(found) for found in texts])
+        return WordClassifier([text for found in texts for text in found], own, seed)
+
     def read(part: np.ndarray) -> Any:
         media = clips.media(kind, part)
         return media.flatten(0, 1) if has_frames else media
@@ -170,6 +175,4 @@ def train_classifier(
     media = ahead(read, parts, 0 if device.type == "cpu" else count_readers())
     own = np.repeat(labels[chosen], clips.num_frames if has_frames else 1)
     training = ClassifierTraining(media, own, num_classes, clips.sample_rate, steps, seed, device)
-    if known.features:
-        return _Network(known, training)
-    return WordClassifier([text for part in media for text in part], own, seed)
+    return _Network(known, training)

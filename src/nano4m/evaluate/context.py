@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from nano4m.evaluate.caption_classification import CaptionCandidates, candidates
 from nano4m.evaluate.clusters import ClipOrigins
 from nano4m.evaluate.likelihood_evaluator import CLIPS, LikelihoodEvaluator
 from nano4m.evaluate.task_results import Recall, compute
+from nano4m.media import media_kind
 from nano4m.model.fourm import FourM
 from nano4m.tokenizers.base import Tokenizer
 from nano4m.tokens.batch import TokenSequence
@@ -168,6 +170,20 @@ class EvalContext:
         """Return those of ``train_rows`` that have a modality of this index."""
         name = self.evaluator.names[modality]
         return self.train_rows[self.table.present(name)[self.train_rows]]
+
+    def first_media(self, name: str, rows: np.ndarray) -> Any:
+        """Return the media of the first view of clips of a modality, as the token table has it.
+
+        Args:
+            name: Of the modality.
+            rows: Of the clips table; they have it in the token table.
+        """
+        modality = self.evaluator.tokens.modalities[self.evaluator.names.index(name)]
+        if not modality.is_text:
+            frame = 0 if media_kind(modality.media).is_plane else None
+            return self.clips.media(modality.media, rows, frame=frame)
+        section, tokenizer = self.config.tokenizers[name], self.tokenizers[name]
+        return [tokenizer.usable(self.clips.captions[row], section)[0] for row in rows]
 
     @property
     def text(self) -> int | None:

@@ -67,7 +67,7 @@ def classifier_of(context: EvalContext, target: int) -> tuple[Classifier, Classi
         found = []
         clip_numbers = clip_rows(table, context.clips, evaluator.rows)
         for part in np.array_split(clip_numbers, -(-len(evaluator) // decode_batch(tokenizer))):
-            media = context.clips.media(kind, part, frame=0 if media_kind(kind).is_plane else None)
+            media = context.first_media(modality.name, part)
             back = tokenizer.decode(tokenizer.encode(media))
             found.append(np.stack([classifier.predict(own) for own in (media, back)]))
         return np.concatenate(found, axis=1)

@@ -19,6 +19,7 @@ from nano4m.data.sources.base import RawMedia
 from nano4m.data.sources.video import VIDEOS
 from nano4m.data.windows import opened_windows
 from nano4m.errors import BadMedia, UserError, nearest
+from nano4m.inference.caption_input import checked_caption, seen_captions
 from nano4m.inference.loaded_run import LoadedRun
 from nano4m.media import MEDIA, media_kind
 from nano4m.media.base import MediaKind
@@ -188,11 +189,11 @@ def read_files(
         paths: ``PATH`` or ``MODALITY=PATH``.
         caption: Text, or None.
         run: Its windows, crops and tokenizers are used.
-        warn: Called with a note of what was cut away or padded.
+        warn: Called with a note of what was cut away or padded, or not seen in training.
 
     Raises:
         UserError: A file of no known kind, unreadable, or of a modality that the run lacks; two
-            files of one modality; a caption that is empty or too long.
+            files of one modality; a caption that is empty, too long or of unknown signs.
     """
     cells: dict[str, Cell] = {}
     about: list[dict[str, Any]] = []
@@ -216,9 +217,9 @@ def read_files(
         texts = [m.name for m in run.table.modalities if m.is_text]
         if not texts:
             raise UserError(f"--caption: {run.folder} has no text, only {', '.join(run.by_name)}")
-        if not caption.strip():
-            raise UserError("--caption is empty; leave it out, or write a sentence")
-        cells |= {name: caption for name in texts}
+        for name in texts:
+            seen = seen_captions(run.table, name, run.tokenizers[name])
+            cells[name] = checked_caption(caption, seen, run.tokenizers[name], warn)
         about.append({"caption": caption, "modalities": texts})
     ids_L = torch.zeros(run.tokens.length, dtype=torch.int64)
     inputs_L = torch.zeros(run.tokens.length, dtype=torch.bool)
@@ -233,10 +234,6 @@ def read_files(
         if modality.is_text:
             length = int((ids == TEXT_END).int().argmax()) + 1
             inputs_L[span.start + length : span.stop] = False
-            unknown = getattr(tokenizer, "unknown", None)
-            strange = int(unknown(ids[None, :length])[0]) if unknown else 0
-            if strange:
-                warn(f"--caption: {strange} of {length} tokens were not seen in training")
     return GenerationInput(
         name=stems[0] if stems else ("caption" if cells else "nothing"),
         ids_L=ids_L,

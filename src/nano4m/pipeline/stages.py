@@ -12,6 +12,7 @@ from nano4m.errors import UserError
 from nano4m.pipeline.settings import NOT_SETTINGS, without_usual
 from nano4m.pipeline.source_data import SourceData, look_at_data
 from nano4m.stage import manifest_of, provenance, writable
+from nano4m.storage import replaced
 from nano4m.storage.json_files import read_object, write_json
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def _fit(run: Run, folder: Path) -> dict[str, Any]:
     from nano4m.data.clip_table import open_clips
     from nano4m.tokenizers.fit import fit_tokenizers
 
-    return fit_tokenizers(run.config, open_clips(run.out / "clips"), folder)
+    before = list(replaced.folders_of(run.out, folder.name))
+    return fit_tokenizers(run.config, open_clips(run.out / "clips"), folder, before)
 
 
 def _refuse_broken(run: Run) -> None:

@@ -124,7 +124,7 @@ def collect(
         Sample(
             clip_id=ids[place],
             label=labels[place],
-            caption=str(clips.captions[rows[i]]),
+            caption=next(iter(clips.captions[rows[i]]), ""),
             real=real[i],
             round_trip=round_trip[i],
             made=made[i],

@@ -137,6 +137,16 @@ def replaced(out: Path) -> Iterator[Replaced]:
         yield Replaced(folder, str(record.get("until", "")), tuple(record.get("fresh", ())))
 
 
+def folders_of(out: Path, name: str) -> Iterator[Path]:
+    """Yield the folders of a result that lie aside, the newest first, parts of which may be used.
+
+    Not those that were to be made anew with equal settings.
+    """
+    for found in replaced(out):
+        if name not in found.fresh and is_begun(found.folder / name):
+            yield found.folder / name
+
+
 def take_back(out: Path, name: str, is_wanted: Callable[[Path], bool]) -> bool:
     """Move a result back into the run if one of those aside is what is wanted.
 

@@ -65,8 +65,10 @@ def _variations(
     sample_rate: int,
     is_train: np.ndarray,
     rng: np.random.Generator,
+    **others: Any,
 ) -> Tensor:
     """Return sounds (n, samples) as (n, views, samples); only train clips are augmented."""
+    del others
     views = [media]
     for _ in range(getattr(section, "augmentations", 1) - 1):
         varied = vary_sound(media, sample_rate, section, rng)
@@ -75,9 +77,22 @@ def _variations(
     return torch.stack(views, dim=1)
 
 
-def _texts(media: list[str], section: Any, **_: Any) -> list[str]:
-    """Return captions as they are."""
-    return media
+def _texts(
+    media: list[tuple[str, ...]], section: Any, *, tokenizer: Tokenizer, most: int, **_: Any
+) -> list[list[str]]:
+    """Return ``most`` captions of each clip: the usable ones in turn, or "" if it has none.
+
+    Every view of a clip is drawn equally often, so clips with few captions come up as often as
+    those with many, and their captions (nearly) as often as one another.
+    """
+    found = [tokenizer.usable(own, section) or [""] for own in media]
+    return [[own[i % len(own)] for i in range(most)] for own in found]
+
+
+def _encode_texts(tokenizer: Tokenizer, views: list[list[str]]) -> Tensor:
+    """Return the ids of captions; those of an absent one are all TEXT_END."""
+    ids = tokenizer.encode([text for own in views for text in own])
+    return ids.reshape(len(views), -1, ids.shape[1])
 
 
 VIEWS: dict[Layout, Callable[..., Any]] = {
@@ -94,7 +109,7 @@ ENCODERS: dict[Layout, Callable[[Tokenizer, Any], Tensor]] = {
     "codebooks": lambda tokenizer, views: torch.stack(
         [tokenizer.encode(view).flatten(1) for view in views.unbind(1)], dim=1
     ),
-    "text": lambda tokenizer, texts: tokenizer.encode(texts)[:, None],
+    "text": _encode_texts,
 }
 """Layout -> function that returns the ids of views, (n, views, length)."""
 
@@ -169,6 +184,19 @@ def _kept(units: FinishedUnits, entry: Modality) -> list[np.ndarray]:
         parts.append(found)
 
 
+def _media(clips: ClipTable, entry: Modality, rows: np.ndarray) -> Any:
+    """Return the media of some clips: of a text all that a clip has."""
+    return (
+        [clips.captions[row] for row in rows] if entry.is_text else clips.media(entry.media, rows)
+    )
+
+
+def _lengths(ids: np.ndarray) -> np.ndarray:
+    """Return the tokens of texts (n, views, length), int64 (n, views); 0: empty, so absent."""
+    is_end = ids == TEXT_END
+    return np.where(is_end[:, :, 0], 0, is_end.argmax(2) + 1)
+
+
 @float32_math(fast=False)
 def build_table(
     config: Config, clips: ClipTable, tokenizers: Mapping[str, Tokenizer], folder: Path
@@ -199,11 +227,16 @@ def build_table(
             tokenizer = tokenizers[entry.name]
             clips.require(entry.media)
             rows = rows_of[entry.name]
+            most = max(len(clips.captions[row]) for row in rows) if entry.is_text else 1
 
-            def read(chunk: _Chunk, entry: Modality = entry, stream: int = stream) -> Any:
+            def read(
+                chunk: _Chunk, entry: Modality = entry, stream: int = stream, most: int = most
+            ) -> Any:
                 return VIEWS[entry.layout](
-                    clips.media(entry.media, chunk.rows),
+                    _media(clips, entry, chunk.rows),
                     config.tokenizers[entry.name],
+                    tokenizer=tokenizers[entry.name],
+                    most=most,
                     sample_rate=clips.sample_rate,
                     is_train=is_train[chunk.rows],
                     rng=np.random.default_rng([config.seed, stream, chunk.start]),
@@ -229,8 +262,7 @@ def build_table(
             ids[entry.name] = np.zeros((len(clips), *found.shape[1:]), np.uint16)
             ids[entry.name][rows] = found
             lengths[entry.name] = np.zeros(ids[entry.name].shape[:2], np.int64)
-            ends = (found == TEXT_END).argmax(2) + 1 if entry.is_text else entry.length
-            lengths[entry.name][rows] = ends
+            lengths[entry.name][rows] = _lengths(found) if entry.is_text else entry.length
     token_spec = TokenSpec(entries, fingerprints)
     texts = [np.asarray(a, dtype=str) for a in (clips.clip_ids, clips.labels, clips.splits)]
     books = {n: t.codebook() for n, t in tokenizers.items()}
@@ -239,7 +271,7 @@ def build_table(
     write_table(table, folder)
     units.remove()
     return {
-        "present": {n: len(rows) for n, rows in rows_of.items()},
+        "present": {e.name: int(table.present(e.name).sum()) for e in entries},
         "clips": {s: int((texts[2] == s).sum()) for s in ("train", "val", "test")},
         "tokens": {e.name: e.length for e in entries},
         "vocabulary": {e.name: e.vocab_size for e in entries},

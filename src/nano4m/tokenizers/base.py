@@ -3,6 +3,7 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -25,6 +26,8 @@ class Material(NamedTuple):
         val_clips: Number of these clips.
         sample_rate: Of sounds, in Hz.
         texts: For text, the captions of all splits, of which only the length is used; else empty.
+        clip_ids: Of ``texts``; messages name them.
+        modality: Its name.
     """
 
     media: str
@@ -33,6 +36,8 @@ class Material(NamedTuple):
     val_clips: int
     sample_rate: int
     texts: list[str]
+    clip_ids: Sequence[str] = ()
+    modality: str = ""
 
 
 def fingerprint_of(key: str, settings: dict[str, Any], tensors: dict[str, Tensor]) -> str:
@@ -111,6 +116,14 @@ class Tokenizer(ABC):
     @abstractmethod
     def device(self) -> torch.device:
         """Device that it computes on."""
+
+    def usable(self, texts: Sequence[str], section: Any) -> list[str]:
+        """Return those of a clip's texts that ``encode`` takes, each once; no empty ones.
+
+        Too long ones are shortened, or left out, as ``section`` says.
+        """
+        del section
+        return list(dict.fromkeys(text for text in texts if text))
 
     @abstractmethod
     def encode(self, media: Any) -> Tensor:

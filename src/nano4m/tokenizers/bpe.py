@@ -6,6 +6,7 @@ of a few hundred has room for whole words; any other byte becomes UNKNOWN.
 """
 
 import json
+from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -16,6 +17,7 @@ from nano4m.config.tokenizers import Bpe
 from nano4m.errors import UserError
 from nano4m.modalities import TEXT_END
 from nano4m.tokenizers.base import Material, Tokenizer
+from nano4m.tokenizers.long_captions import cut_at_word, quoted, tell_long, tell_strange
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 UNKNOWN = 1
@@ -60,17 +62,46 @@ class BpeTokenizer(Tokenizer):
     def prepare(
         cls, section: Bpe, material: Material, seed: int, device: torch.device
     ) -> "BpeTokenizer":
-        """Return a fitted tokenizer, see ``fit``."""
-        return cls.fit(section, material.train, material.texts)
+        """Return a fitted tokenizer, see ``fit``; say what becomes of too long captions.
+
+        Raises:
+            UserError: As ``fit``; or a caption is too long, and is to be refused.
+        """
+        name = material.modality
+        found = cls.fit(section, material.train, material.texts, name)
+        named = list(zip(material.clip_ids, material.texts, strict=False))
+        tokens = [found._tokens(text) for _, text in named]
+        long = [
+            (*own, len(ids) + 1)
+            for own, ids in zip(named, tokens, strict=True)
+            if len(ids) >= section.max_length
+        ]
+        tell_long(name, long, len(named), section, lambda text: found._within(text, section))
+        tell_strange(
+            name,
+            [own for own, ids in zip(named, tokens, strict=True) if UNKNOWN in ids],
+            len(named),
+        )
+        return found
 
     @classmethod
     def fit(
-        cls, section: Bpe, captions: list[str], others: list[str] | None = None
+        cls,
+        section: Bpe,
+        captions: list[str],
+        others: list[str] | None = None,
+        name: str = "caption",
     ) -> "BpeTokenizer":
         """Return a tokenizer fitted on ``captions``; ``others`` (other splits) only give a length.
 
+        Args:
+            section: Its settings.
+            captions: Of the train split.
+            others: Of all splits.
+            name: Of the modality, for messages.
+
         Raises:
-            UserError: No caption, a vocabulary smaller than the bytes, or too long a caption.
+            UserError: No caption, or a vocabulary smaller than the bytes.
         """
         if not any(captions):
             raise UserError(
@@ -86,12 +117,33 @@ class BpeTokenizer(Tokenizer):
         if len(vocab) > section.vocab:
             raise UserError(
                 f"vocab {section.vocab} is smaller than the {len(vocab)} ids that the bytes of "
-                f"these captions and {len(_SPECIAL)} special tokens need; raise vocab"
+                f"these captions and {len(_SPECIAL)} special tokens need; raise "
+                f"--tokenizers.{name}.vocab to {len(vocab)} or more"
             )
         merges = _merges(learner)
         counted = cls(vocab, merges, section.max_length)
-        longest = max(len(counted._tokens(c)) + 1 for c in {*captions, *(others or [])})
+        lengths = {counted.count(c) for c in {*captions, *(others or [])}}
+        if section.too_long == "leave_out":
+            lengths = {n for n in lengths if n <= section.max_length}
+        longest = max(lengths, default=section.max_length)
         return cls(vocab, merges, min(section.max_length, longest))
+
+    def count(self, text: str) -> int:
+        """Return the number of tokens of a text, its end included."""
+        return len(self._tokens(text)) + 1
+
+    def usable(self, texts: Sequence[str], section: Bpe) -> list[str]:
+        """Return the texts of a clip that are short enough, or made so, see ``Bpe.too_long``."""
+        return super().usable([self._within(text, section) for text in texts], section)
+
+    def _within(self, text: str, section: Bpe) -> str:
+        found = self._bpe.encode(text)
+        if len(found) < self.max_length or section.too_long == "refuse":
+            return text
+        if section.too_long == "leave_out" or self.max_length < 2:
+            return ""
+        end = found.offsets[self.max_length - 2][1]
+        return cut_at_word(text, end, lambda part: self.count(part) <= self.max_length)
 
     def to(self, device: torch.device | str) -> Self:
         """Return this tokenizer; it has no weights, and its ids stay on the CPU."""
@@ -116,9 +168,8 @@ class BpeTokenizer(Tokenizer):
             tokens = self._tokens(caption)
             if len(tokens) + 1 > self.max_length:
                 raise UserError(
-                    f"caption {caption!r} has {len(tokens) + 1} tokens with its end, the longest "
-                    f"allowed has {self.max_length}; shorten it, or raise the caption tokenizer's "
-                    f"max_length and fit again"
+                    f"caption {quoted(caption)} has {len(tokens) + 1} tokens with its end, the "
+                    f"longest allowed has {self.max_length}; shorten it"
                 )
             ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
         return ids
@@ -144,6 +195,10 @@ class BpeTokenizer(Tokenizer):
     def unknown(self, ids: Tensor) -> Tensor:
         """Return how many tokens of each caption are UNKNOWN, int64 (B,)."""
         return (ids == UNKNOWN).sum(1)
+
+    def strange(self, text: str) -> list[str]:
+        """Return the signs of a text, each once, that have a byte which no train caption has."""
+        return [sign for sign in dict.fromkeys(text) if UNKNOWN in self._tokens(sign)]
 
     def state(self) -> tuple[dict, dict[str, Tensor]]:
         """Return vocabulary and merges; there are no weights."""

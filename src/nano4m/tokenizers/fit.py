@@ -5,8 +5,9 @@ weights; an existing one of the same settings and clips is kept.
 """
 
 import json
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
 from contextlib import suppress
 from pathlib import Path
@@ -51,8 +52,9 @@ READ_AT_ONCE = 256
 
 
 class Job(NamedTuple):
-    """A tokenizer to fit: kind of media, settings, seed, and the folder to write."""
+    """A tokenizer to fit: modality, kind of media, settings, seed, and the folder to write."""
 
+    name: str
     kind: Any
     section: Any
     seed: int
@@ -65,7 +67,9 @@ ENOUGH_CORES = 4
 
 
 @float32_math(fast=False)
-def fit_tokenizers(config: Config, clips: "ClipTable", out: Path) -> dict[str, dict[str, Any]]:
+def fit_tokenizers(
+    config: Config, clips: "ClipTable", out: Path, before: Sequence[Path] = ()
+) -> dict[str, dict[str, Any]]:
     """Fit all of ``config.tokenizers`` into ``out/<modality>`` and return the quality of each.
 
     Each decodes what it has encoded of real media first, see ``verdict``.
@@ -73,6 +77,12 @@ def fit_tokenizers(config: Config, clips: "ClipTable", out: Path) -> dict[str, d
     Deterministic in ``config.seed``, on one kind of device. Processes fit them in parallel; with a
     GPU and few cores they are fitted in turn, while the media of the next are read. Also writes
     ``out/quality.json``.
+
+    Args:
+        config: Of the run.
+        clips: Their clips.
+        out: Folder of the tokenizers.
+        before: Folders of replaced tokenizers; those that would be fitted alike are copied.
 
     Raises:
         UserError: No train or validation clip that has the media of a tokenizer, or settings that
@@ -99,12 +109,16 @@ def fit_tokenizers(config: Config, clips: "ClipTable", out: Path) -> dict[str, d
             "section": section.model_dump(), "seed": config.seed, "clips": clips.fingerprint,
             "media": modality(name).media,
         }  # fmt: skip
-        quality = _finished(out / name, section, settings)
+        quality = _finished(out / name, section, settings) or _from_before(
+            name, section, settings, out, before
+        )
         if quality is None:
-            jobs[name] = Job(modality(name).media, section, config.seed, out / name, settings)
+            jobs[name] = Job(name, modality(name).media, section, config.seed, out / name, settings)
         else:
             qualities[name] = quality
 
+    # Captions first: they may be refused, and are fitted in a moment.
+    jobs = dict(sorted(jobs.items(), key=lambda item: media_kind(item[1].kind).form != "text"))
     # Also on a GPU: launching a small network takes longer than computing it, and processes launch
     # in parallel; one process keeps a few cores busy.
     cores = count_workers(config.clips.workers)
@@ -183,6 +197,24 @@ def _finished(
     return quality if before == json.loads(json.dumps(settings)) else None
 
 
+def _from_before(
+    name: str,
+    section: TokenizerConfig,
+    settings: dict[str, Any],
+    out: Path,
+    before: Sequence[Path],
+) -> dict[str, Any] | None:
+    """Copy a tokenizer of these settings and clips into ``out`` and return its quality, if any."""
+    for folder in before:
+        quality = _finished(folder / name, section, settings)
+        if quality is not None:
+            with whole_folder(out / name) as part:
+                shutil.copytree(folder / name, part, dirs_exist_ok=True)
+            log_info(f"{name}: its tokenizer is that of before, as its settings and clips are")
+            return quality
+    return None
+
+
 def _read(clips: "ClipTable", job: Job, threads: int) -> Material:
     generator = torch.Generator().manual_seed(job.seed)
     is_there = clips.present(job.kind)
@@ -190,8 +222,17 @@ def _read(clips: "ClipTable", job: Job, threads: int) -> Material:
     train = READS[media_kind(job.kind).form](clips, job.kind, rows["train"], generator, threads)
     val = rows["val"][_some(len(rows["val"]), MOST_VAL, generator)]
     media = clips.media(job.kind, val, frame=0 if media_kind(job.kind).is_plane else None)
-    everything = [str(c) for c in clips.captions] if isinstance(train, list) else []
-    return Material(job.kind, train, media, len(val), clips.sample_rate, everything)
+    named = list(_named_captions(clips)) if isinstance(train, list) else []
+    ids, texts = ([own[i] for own in named] for i in range(2))
+    return Material(
+        job.kind, train, media, len(val), clips.sample_rate, texts, ids, modality=job.name
+    )
+
+
+def _named_captions(clips: "ClipTable") -> Iterator[tuple[str, str]]:
+    """Yield clip and caption of all captions of all splits."""
+    for clip, captions in zip(clips.clip_ids.tolist(), clips.captions, strict=True):
+        yield from ((clip, text) for text in captions)
 
 
 def _fit_one(job: Job, material: Material, device: torch.device) -> dict[str, Any]:
@@ -201,7 +242,7 @@ def _fit_one(job: Job, material: Material, device: torch.device) -> dict[str, An
     # The fingerprint copies the weights to the host, so it waits for the GPU.
     fingerprint = tokenizer.fingerprint
     seconds = time.perf_counter() - started
-    figures, verdict = examine(tokenizer, job.kind, material.val)
+    figures, verdict = examine(tokenizer, job.kind, _measurable(tokenizer, job, material))
     quality: dict[str, Any] = {
         **figures,
         **verdict_figures(verdict),
@@ -214,6 +255,23 @@ def _fit_one(job: Job, material: Material, device: torch.device) -> dict[str, An
         tokenizer.save(part)
         write_json(part / "fit.json", {"settings": job.settings, "quality": quality})
     return quality
+
+
+def _measurable(tokenizer: Tokenizer, job: Job, material: Material) -> Any:
+    """Return the validation media that the tokenizer takes.
+
+    Raises:
+        UserError: All of them are too long.
+    """
+    if not isinstance(material.val, list):
+        return material.val
+    found = [text for own in material.val for text in tokenizer.usable([own], job.section)]
+    if material.val and not found:
+        raise UserError(
+            f"no validation caption is short enough for --tokenizers.{job.name}.max_length "
+            f"{job.section.max_length}; raise it, or leave the modality out (--without {job.name})"
+        )
+    return found
 
 
 # -- what is read, by form of media -------------------------------------------------------------
@@ -251,7 +309,7 @@ def _read_sounds(
 def _read_captions(
     clips: "ClipTable", kind: Any, rows: np.ndarray, g: torch.Generator, threads: int
 ) -> list[str]:
-    return clips.media(kind, rows)
+    return [text for row in rows for text in clips.captions[row]]
 
 
 READS: dict[str, Callable[..., Any]] = {

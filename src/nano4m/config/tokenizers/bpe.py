@@ -19,6 +19,11 @@ class Bpe(TokenizerSection):
     max_length: Annotated[int, Range(1, 4096)] = Field(
         16, description="Longest caption in tokens, its end included."
     )
+    too_long: Literal["cut", "leave_out", "refuse"] = Field(
+        "cut",
+        description="What becomes of a longer one: cut at a word; leave_out: its clip is kept "
+        "without it; refuse: nothing is fitted.",
+    )
 
     def token_shape(self, clips: ClipsConfig) -> TokenShape:
         """Return the form of the tokens of a clip."""

@@ -21,7 +21,8 @@ class ClipPlan:
         group: Recording or video, the unit that repeats in statistics; None: ``video_id``.
         start_s: Where the clip starts in that recording, in seconds.
         label: Class, one lower-case word.
-        caption: One sentence.
+        caption: One sentence; "": it has none.
+        more_captions: Further ones of the same clip.
         split: train, val or test.
         licence: Licence of the media of this clip.
         measures: Numbers that are known of the clip before its media, such as what a synthetic
@@ -43,6 +44,7 @@ class ClipPlan:
     caption: str
     split: Split
     licence: str
+    more_captions: tuple[str, ...] = ()
     group: str | None = None
     measures: Mapping[str, float] = field(default_factory=dict)
     reason: str | None = None

@@ -47,6 +47,7 @@ class Recording:
             of equal stems belong together, and names of recordings are looked for in it.
         group: Recordings of one group are in one split; "": not stated.
         label: Class, one lower-case word.
+        caption, more_captions: See ``ClipPlan``.
         pictures: Names of the files paired with this sound; () means any of its class.
         split: That the folder or the list says; None: it is dealt.
     """
@@ -57,6 +58,7 @@ class Recording:
     stem: str
     label: str
     caption: str
+    more_captions: tuple[str, ...] = ()
     group: str = ""
     licence: str = NO_LICENCE
     is_video: bool = False
@@ -73,6 +75,7 @@ class Picture:
     stem: str
     label: str
     caption: str = ""
+    more_captions: tuple[str, ...] = ()
     group: str = ""
     is_lowres: bool = False
     split: Split | None = None
@@ -109,6 +112,7 @@ def item_of(
     stem: str,
     label: str,
     caption: str,
+    more_captions: tuple[str, ...] = (),
     group: str = "",
     split: Split | None = None,
 ) -> Recording | Picture:
@@ -121,6 +125,7 @@ def item_of(
             stem=stem,
             label=label,
             caption=caption,
+            more_captions=more_captions,
             group=group,
             split=split,
         )
@@ -131,6 +136,7 @@ def item_of(
         stem=stem,
         label=label,
         caption=caption,
+        more_captions=more_captions,
         group=group,
         is_video=suffix in VIDEOS,
         split=split,
@@ -158,6 +164,11 @@ def label_of(name: str) -> str:
     """Return a class name as one lower-case word; signs other than spaces and dashes stay."""
     text = unicodedata.normalize("NFC", printable(name.strip()))
     return re.sub(r"[\s_-]+", "_", text.lower()).strip("_") or text
+
+
+def caption_of(name: str) -> str:
+    """Return the caption of a class folder: its name, underscores as spaces, in Unicode NFC."""
+    return unicodedata.normalize("NFC", printable(name.strip())).replace("_", " ")
 
 
 def check_spellings(names: Iterable[str]) -> None:

@@ -11,6 +11,7 @@ from nano4m.data.sources.folder_contents import (
     SPLIT_NAMES,
     UNLABELLED,
     Contents,
+    caption_of,
     check_spellings,
     ending,
     is_medium,
@@ -141,7 +142,7 @@ def _class_folders(data: Path, found: Walk) -> Contents:
     for entry, place in sorted(placed, key=lambda pair: pair[0].name):
         label = label_of(place.folder) if place.folder else UNLABELLED
         stem = "/".join(PurePosixPath(*place.below).with_suffix("").parts)
-        caption = printable(place.folder.strip()).replace("_", " ")
+        caption = caption_of(place.folder)
         items.append(
             item_of(
                 entry.name,

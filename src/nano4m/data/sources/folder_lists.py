@@ -14,6 +14,7 @@ from nano4m.data.sources.folder_contents import (
     Contents,
     Picture,
     Recording,
+    caption_of,
     ending,
     is_medium,
     item_of,
@@ -22,6 +23,7 @@ from nano4m.data.sources.folder_contents import (
     shortened,
 )
 from nano4m.data.sources.folder_pictures import look_at
+from nano4m.data.sources.list_captions import clips_of
 from nano4m.data.sources.table_file import Files, Row, Table, read_table
 from nano4m.data.sources.video import VIDEOS
 from nano4m.data.sources.walk import Walk
@@ -139,6 +141,9 @@ def from_pairs(data: Path, found: Walk, settings: FolderDataset) -> Contents:
     """
     files = Files(data, found.files)
     table = read_table(data / "pairs.csv", {"audio_id", "class", "audio", "images", "caption"})
+    clips = clips_of(
+        table, key="audio_id", file="audio", label="class", name_of=files.name, joined="images"
+    )
     more = read_table(data / "metadata.csv", {"file"}) if "metadata.csv" in files.paths else None
     known = {files.find(row["file"])[0]: row for row in more.rows if row["file"]} if more else {}
     by_group = _group_column(settings, [t for t in (table, more) if t])
@@ -147,7 +152,7 @@ def from_pairs(data: Path, found: Walk, settings: FolderDataset) -> Contents:
     recordings: list[Recording] = []
     pictures: dict[str, tuple[str, Split | None]] = {}
     paths: dict[str, Path] = {}
-    for row in table.rows:
+    for row, captions in clips:
         name, path = files.find(row["audio"]) if row["audio"] else ("", data)
         label, about = label_of(row["class"]) or UNLABELLED, known.get(name, NOBODY)
         images = [files.find(text.strip()) for text in row["images"].split(";") if text.strip()]
@@ -164,7 +169,8 @@ def from_pairs(data: Path, found: Walk, settings: FolderDataset) -> Contents:
                 stem=stem_of(name, label),
                 group=_of_rows(row, about, by_group),
                 label=label,
-                caption=row["caption"] or row["class"],
+                caption=next(iter(captions), ""),
+                more_captions=captions[1:],
                 licence=about["license_note"] or NO_LICENCE,
                 pictures=tuple(image for image, _ in images),
                 is_video=path.suffix.lower() in VIDEOS - SOUNDS and not images,
@@ -186,6 +192,7 @@ def from_pairs(data: Path, found: Walk, settings: FolderDataset) -> Contents:
                 path=path,
                 stem=stem_of(name, label),
                 label=label,
+                caption=label,
                 group=_of_rows(NOBODY, about, by_group),
                 is_lowres=about["quality"] == "lowres",
                 split=split,
@@ -280,12 +287,13 @@ def from_labels(data: Path, found: Walk, settings: FolderDataset) -> Contents:
     """
     files = Files(data, found.files)
     table = read_table(data / "labels.csv", {"file", "label", "caption"})
+    clips = clips_of(table, key="file", file="file", label="label", name_of=files.name)
     by_group, by_split = _group_column(settings, [table]), _splits(settings, table)
     _log_merged(row["label"] for row in table.rows if row["label"])
     unread: Counter[tuple[str, str]] = Counter()
     items: list[Recording | Picture] = []
     unknown: list[str] = []
-    for row in table.rows:
+    for row, captions in clips:
         name, path = files.find(row["file"])
         label = label_of(row["label"]) or UNLABELLED
         if not is_medium(path.suffix.lower()):
@@ -298,7 +306,8 @@ def from_labels(data: Path, found: Walk, settings: FolderDataset) -> Contents:
                 path,
                 stem=stem_of(name, label),
                 label=label,
-                caption=row["caption"] or row["label"],
+                caption=next(iter(captions), ""),
+                more_captions=captions[1:],
                 group=row[by_group] if by_group else "",
                 split=_split_of(row, NOBODY, by_split),
             )
@@ -314,7 +323,7 @@ def from_labels(data: Path, found: Walk, settings: FolderDataset) -> Contents:
         is_pool = parts[0] == "images" and len(parts) > 2 and entry.suffix in PICTURES
         if is_pool and entry.name not in listed:
             stem = "/".join(PurePosixPath(*parts[2:]).with_suffix("").parts)
-            label, caption = label_of(parts[1]), parts[1].strip().replace("_", " ")
+            label, caption = label_of(parts[1]), caption_of(parts[1])
             items.append(item_of(entry.name, entry.path, stem=stem, label=label, caption=caption))
             listed.add(entry.name)
     recordings, pictures = parted(items)

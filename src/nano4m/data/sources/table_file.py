@@ -3,6 +3,7 @@
 import csv
 import os
 import posixpath
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,10 @@ class Table:
         return any(row[column] for row in self.rows)
 
 
+CAPTION = re.compile(r"caption(?:[ _-]?([0-9]+))?", re.IGNORECASE)
+"""Names of columns of captions; one of them at least is meant by a required ``caption``."""
+
+
 def read_table(path: Path, required: set[str]) -> Table:
     """Return a table of comma-separated values whose columns include ``required``.
 
@@ -50,10 +55,11 @@ def read_table(path: Path, required: set[str]) -> Table:
         with opened(path), path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, skipinitialspace=True)
             header = [cell.strip() for cell in next(reader, [])]
-            if not required <= set(header):
+            there = {"caption" if CAPTION.fullmatch(name) else name for name in header}
+            if not required <= there:
                 raise UserError(
                     f"{printable(path)} has the columns {sorted(filter(None, header))}; "
-                    f"missing {sorted(required - set(header))}"
+                    f"missing {sorted(required - there)}"
                 )
             line = reader.line_num + 1
             for cells in reader:
@@ -102,11 +108,16 @@ class Files:
 
     def find(self, text: str) -> tuple[str, Path]:
         """Return name and path of a file; the path of one that is not there leads nowhere."""
+        name = self.name(text)
+        return name, self.paths.get(name, self.data / name)
+
+    def name(self, text: str) -> str:
+        """Return the name of a file, equal for all that a list may call it."""
         name = self._name(text)
         if name not in self.paths and "\\" in text:
             slashed = self._name(text.replace("\\", "/"))
-            name = slashed if slashed in self.paths or not (self.data / text).exists() else name
-        return name, self.paths.get(name, self.data / name)
+            return slashed if slashed in self.paths or not (self.data / text).exists() else name
+        return name
 
     def _name(self, text: str) -> str:
         if os.path.isabs(text):
