@@ -83,7 +83,10 @@ def test_the_installed_command_and_the_module_are_the_same():
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("trian farm", "nano4m: unknown command 'trian'; did you mean 'train'? choose from clips,"),
+        (
+            "trian farm",
+            "nano4m: unknown command 'trian'; did you mean 'train'? choose from check-data,",
+        ),
         ("run farn", "nano4m: unknown preset 'farn'; did you mean 'farm'? choose from animals,"),
         ("run", f"nano4m: nano4m run needs a preset; choose from {', '.join(PRESETS)}"),
         ("run --seed 1 farm", "nano4m: the preset comes first: nano4m run PRESET --seed 1 farm;"),

@@ -261,7 +261,7 @@ def test_the_registry_needs_the_standard_library_only():
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["--help"], ["run"], ["run", "--help"], ["generate", "--help"], ["nonsense"]],
+    [[], ["--help"], ["run"], *([c, "--help"] for c in ("run", "generate", "check-data")), ["rum"]],
 )
 def test_help_loads_no_torch(arguments):
     code = (

@@ -12,6 +12,8 @@ from nano4m.config.generation import GenerateConfig
 from nano4m.config.presets import PRESETS
 from nano4m.evaluate import results
 from nano4m.inference.options import Options
+from nano4m.pipeline.check_data.command import DEFAULT_PRESET
+from nano4m.pipeline.check_data.options import CheckOptions
 from nano4m.pipeline.info import REGISTRIES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,6 +55,9 @@ GENERATE_OPTIONS = {
 }
 
 
+CHECK_OPTIONS = {"--" + field.name for field in dataclasses.fields(CheckOptions)}
+
+
 def options_of(preset: str, capsys: pytest.CaptureFixture) -> set[str]:
     """Return the options that the help of a preset lists."""
     with pytest.raises(SystemExit):
@@ -82,6 +87,11 @@ def problems(line: str, options: dict[str, set[str]]) -> list[str]:
         return [f"no option {option}" for option in given if option not in known]
     if not rest or rest[0] in ("--help", "-h"):
         return []
+    if command == "check-data":
+        at = rest.index("--preset") + 1 if "--preset" in rest else 0
+        name = rest[at] if at else DEFAULT_PRESET
+        known = options.get(name, set()) | CHECK_OPTIONS | {"--preset"}
+        return [f"no option {option}" for option in given if option not in known]
     if rest[0] not in PRESETS and not rest[0].isupper():
         return [f"no preset {rest[0]}"]
     known = options.get(rest[0]) or set().union(*options.values())
@@ -114,6 +124,8 @@ def test_every_command_of_the_pages_parses(options):
         ("nano4m run digits --tokenizers.depth.grid 4", "no option --tokenizers.depth.grid"),
         ("nano4m info tokenizer", "info of ['tokenizer']"),
         ("nano4m generate --run RUN --stepz 3", "no option --stepz"),
+        ("nano4m check-data DIR --deeper", "no option --deeper"),
+        ("nano4m check-data DIR --preset farm-large --seed 1 --htm x", "no option --htm"),
     ],
 )
 def test_a_wrong_command_is_found(options, line, problem):
@@ -124,7 +136,7 @@ def test_every_command_in_a_message_exists():
     found = {
         (path.name, word)
         for path in SOURCES
-        for word in re.findall(r"(?<!from )nano4m ([a-z]+)\b", path.read_text())
+        for word in re.findall(r"(?<!from )nano4m ([a-z]+(?:-[a-z]+)*)\b", path.read_text())
     }
     assert {word for _, word in found} >= {"clips", "train"}
     wrong = sorted(f"{name}: nano4m {word}" for name, word in found if word not in COMMANDS)

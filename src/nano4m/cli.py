@@ -9,21 +9,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from nano4m import __version__
 from nano4m.compute.cores import patient_threads
 from nano4m.compute.launch import rank_of_process
-from nano4m.config.presets import (
-    PRESETS,
-    preset,
-    with_size,
-    with_tokenizer_kind,
-    without_modalities,
-)
+from nano4m.config.presets import PRESETS
 from nano4m.errors import UserError, nearest
 from nano4m.failures import in_words, staying
 from nano4m.modalities import MODALITIES
+from nano4m.pipeline.preset_options import describe, parse_preset_options
 from nano4m.pipeline.stages import STAGES
 from nano4m.standard_streams import OutputClosed, standing_messages, standing_results
 
@@ -35,6 +30,7 @@ examples
   nano4m run farm --help                       every option of a preset, with its value
   nano4m run farm --without depth,normals      fewer modalities
   nano4m generate --run runs/farm --caption "small pig oinking" --out rgb,sound --n 8 --dir made
+  nano4m check-data DIR                        what a run would make of your folder
   nano4m info farm                             parameters, modalities, masks; memory and time
   nano4m info runs/farm --json                 what a run reached
   nano4m convert FILE --out FOLDER             a published nano4M checkpoint, or back
@@ -72,17 +68,11 @@ class Options:
 
 def _parse(command: str, args: Sequence[str]) -> tuple[Any, Options]:
     """Parse ``PRESET [options]`` into a configuration and where to write."""
-    import tyro
-
-    from nano4m.config.command_line import parse_options, with_none
-    from nano4m.config.compatibility import refuse_old_options
-    from nano4m.config.run import Config
-
     if not args or args[0] in ("-h", "--help"):
         print(f"usage: nano4m {command} PRESET [--data DIR] [--out DIR] [options]\n")
         print(_purpose(command) + "\n\npresets")
         for name, config in PRESETS.items():
-            print(f"  {name:<16}{_describe(config)}")
+            print(f"  {name:<16}{describe(config)}")
         print(f"\nnano4m {command} PRESET --help lists every option with the preset's value.")
         if args:
             raise SystemExit(0)
@@ -92,56 +82,12 @@ def _parse(command: str, args: Sequence[str]) -> tuple[Any, Options]:
             f"the preset comes first: nano4m {command} PRESET {' '.join(args)}; "
             f"choose from {', '.join(PRESETS)}"
         )
-    refuse_old_options(args)
-    base = preset(args[0])
-    base = _start(base, args[1:])
-
-    def parse(
-        options: Annotated[Options, tyro.conf.arg(name="")] = Options(),  # noqa: B008
-        config: Annotated[Config, tyro.conf.arg(name="")] = base,
-    ) -> tuple[Config, Options]:
-        return config, options
-
-    config, options = parse_options(
-        parse,
-        with_none(args[1:], Config),
-        f"nano4m {command} {args[0]}",
-        f"{_purpose(command)} Preset {args[0]}: {_describe(base)}.",
-        (tyro.conf.AvoidSubcommands,),
-    )
-    return config, options
-
-
-def _start(base: Any, args: Sequence[str]) -> Any:
-    """Return a preset with the options set that decide which others there are, and their
-    defaults: its size, its modalities, and the kind of each tokenizer.
-    """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--size", nargs="?")
-    first.add_argument("--without", nargs="?")
-    for name in base.tokenizers:
-        first.add_argument(f"--tokenizers.{name}.kind", nargs="?")
-    chosen = vars(first.parse_known_args(args)[0])
-    if chosen["size"] is not None:
-        base = with_size(base, chosen["size"])
-    if chosen["without"] is not None:
-        base = without_modalities(base, chosen["without"].split(","))
-    for name in base.tokenizers:
-        kind = chosen[f"tokenizers.{name}.kind"]
-        if kind is not None:
-            base = with_tokenizer_kind(base, name, kind)
-    return base
+    prog = f"nano4m {command} {args[0]}"
+    return parse_preset_options(args[0], args[1:], Options, prog, _purpose(command))
 
 
 def _purpose(command: str) -> str:
     return COMMANDS[command][1][0].upper() + COMMANDS[command][1][1:] + "."
-
-
-def _describe(config: Any) -> str:
-    needs = "" if config.dataset.name == "farm" else " (needs --data)"
-    # python -OO strips docstrings.
-    about = (config.dataset.__doc__ or config.dataset.name).splitlines()[0]
-    return f"{about.rstrip('.')}{needs}"
 
 
 def _run(command: str, args: Sequence[str]) -> None:
@@ -217,6 +163,27 @@ def _generate(command: str, args: Sequence[str]) -> None:
     run_command(options, chosen)
 
 
+def _check_data(command: str, args: Sequence[str]) -> None:
+    from nano4m.pipeline.check_data.command import check_data
+    from nano4m.pipeline.check_data.options import parse_check_options, usage
+
+    if args and args[0] in ("-h", "--help"):
+        print(usage())
+        return
+    data, config, options = parse_check_options(command, args)
+    check = check_data(config, data, deep=options.deep, page=options.html)
+    if options.json:
+        print(json.dumps(check.as_json(), indent=1))
+    else:
+        from rich.console import Console
+
+        from nano4m.pipeline.check_data.table import as_tables
+
+        Console().print(as_tables(check), highlight=False)
+    if check.reason:
+        raise UserError(f"a run would not work: {check.reason}")
+
+
 COMMANDS: dict[str, tuple[Callable[[str, Sequence[str]], None], str]] = {
     "run": (_run, "run all stages, from clips to report"),
     **{name: (_run, stage.summary) for name, stage in STAGES.items()},
@@ -225,6 +192,7 @@ COMMANDS: dict[str, tuple[Callable[[str, Sequence[str]], None], str]] = {
         _convert,
         "turn a published nano4M file into a checkpoint folder, or such a folder into a file",
     ),
+    "check-data": (_check_data, "say what a run would make of a folder, without writing into it"),
     "info": (_info, "describe a preset, a run, a checkpoint, a token table or a registry"),
 }
 

@@ -80,6 +80,23 @@ def track(items: Iterable[_T], title: str, total: int, unit: str = "it") -> Iter
             handle.advance()
 
 
+_COLLECTING: list[list[str]] = []
+
+
+@contextmanager
+def collected_log() -> Iterator[list[str]]:
+    """Yield a list that lines of information are added to instead of being printed."""
+    lines: list[str] = []
+    _COLLECTING.append(lines)
+    try:
+        yield lines
+    finally:
+        _COLLECTING.pop()
+
+
 def log_info(text: str) -> None:
     """Print one line of information to standard error, terminal or not."""
+    if _COLLECTING:
+        _COLLECTING[-1].append(text)
+        return
     _console().print(text, markup=False, highlight=False, soft_wrap=True)

@@ -7,7 +7,7 @@ uninterrupted one.
 
 import hashlib
 import json
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -26,7 +26,7 @@ from nano4m.data.clip_counts import (
     log_counts,
     write_manifest,
 )
-from nano4m.data.clip_ids import check_plans, window_id
+from nano4m.data.clip_ids import window_id
 from nano4m.data.clip_shards import (
     FORMAT,
     read_about,
@@ -37,6 +37,7 @@ from nano4m.data.clip_shards import (
 )
 from nano4m.data.cut import cut_windows
 from nano4m.data.duplicates import without_duplicates
+from nano4m.data.plan_checks import check_planned, least_clips
 from nano4m.data.sources import source
 from nano4m.data.sources.base import ClipPlan, ClipPlans
 from nano4m.data.sources.file_record import FileRecord
@@ -163,28 +164,13 @@ def plan_clips(config: Config, data: Path | None) -> Sequence[ClipPlan]:
         UserError: As ``check_plans``, or a split that is needed has too few clips.
     """
     plans = source(config.dataset.name).plan(config.dataset, data, config.seed)
-    check_plans(plans, config.clips.windows_per_recording)
-    planned: Counter[str] = Counter(plan.split for plan in plans)
-    few = [split for split, least in _least(config).items() if planned[split] < least]
-    if few:
-        raise UserError(
-            f"too few clips for {', '.join(few)}: the source plans {dict(planned)}, and "
-            f"{', '.join(f'{_least(config)[s]} of {s}' for s in few)} are needed; add data, or "
-            f"change the shares under --dataset or --evaluate.split"
-        )
+    check_planned(plans, config)
     return plans
-
-
-def _least(config: Config) -> dict[str, int]:
-    """Return the fewest clips that each split needs."""
-    # A probe needs two clips; fail now rather than after training.
-    needed = sorted({"train", "val", config.evaluate.split})
-    return {split: 1 + (split == config.evaluate.split) for split in needed}
 
 
 def _check_kept(tally: ClipCounts, config: Config, out: Path) -> None:
     by_split = tally.by_split()
-    empty = [s for s, least in _least(config).items() if by_split.get(s, [0])[0] < least]
+    empty = [s for s, least in least_clips(config).items() if by_split.get(s, [0])[0] < least]
     if empty:
         listed = "; ".join(f"{count} x {reason}" for reason, count in tally.reasons.most_common())
         planned = {split: count for split, (_, count) in by_split.items()}

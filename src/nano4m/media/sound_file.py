@@ -115,7 +115,7 @@ def _opened_long(path: Path, size: int, most: float, stack: ExitStack) -> SoundF
     with path.open("rb") as file:
         head = file.read(64)
     if head.startswith(OF_LIBSNDFILE):
-        _check_chunks(path, size)
+        check_chunks(path, size)
         try:
             found = stack.enter_context(soundfile.SoundFile(path))
         except (RuntimeError, OSError, ValueError):
@@ -148,7 +148,7 @@ def read_sound(path: Path, most: float | None = None) -> tuple[np.ndarray, int]:
             head = file.read(64)
         if not head.startswith(OF_LIBSNDFILE):
             return _by_ffmpeg(path, most)
-        _check_chunks(path, size)
+        check_chunks(path, size)
         try:
             sound, rate = _by_libsndfile(path, most)
         except (RuntimeError, OSError, ValueError) as first:
@@ -201,7 +201,7 @@ def _by_ffmpeg(path: Path, most: float | None) -> tuple[np.ndarray, int]:
         return found.sound, found.rate
 
 
-def _check_chunks(path: Path, size: int) -> None:
+def check_chunks(path: Path, size: int) -> None:
     """Refuse a WAV or AIFF file that lacks samples of its data chunk; other sizes do not count.
 
     libsndfile reads such a file without an error.

@@ -58,6 +58,7 @@ def forecast(config: Config, modalities: tuple[Modality, ...], model: FourM) -> 
     if device.type == "cuda":
         seconds = max(seconds, LAUNCH_SECONDS * train.steps)
     summary["training_takes_about"] = _duration(seconds)
+    summary["training_seconds"] = round(seconds, 1)
     return summary
 
 

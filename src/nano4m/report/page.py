@@ -1,9 +1,7 @@
 """The report: one self-contained HTML file of results, clips and generated ids."""
 
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
-from string import Template
 
 import numpy as np
 
@@ -15,11 +13,12 @@ from nano4m.modalities import Modality
 from nano4m.report import figures, likelihoods
 from nano4m.report.color_scale import ColorScale, shared_color_scale
 from nano4m.report.headline import headline
-from nano4m.report.markup import Html, html, join, section, short, span, tag
+from nano4m.report.markup import Html, section, short, span, tag
 from nano4m.report.memorization import memorization_section
 from nano4m.report.probes import probes_section
 from nano4m.report.render import render
 from nano4m.report.samples import Sample, collect
+from nano4m.report.template import page_text
 from nano4m.storage.files import write_text
 from nano4m.tokenizers.base import Tokenizer
 from nano4m.tokens.table import TokenTable
@@ -179,21 +178,13 @@ def write_report(
         "probes": "Probes", "entropy": "Cross-entropy", "tokenizers": "Tokenizers",
         "training": "Training", "clips": "Clips", "provenance": "How it was made",
     }  # fmt: skip
-    shown = [s for s in sections if s is not None]
-    there = [
-        tag("a", title, href=f"#{key}")
-        for key, title in links.items()
-        if any(s.startswith(f'<section id="{key}"') for s in shown)
-    ]
-    files = resources.files("nano4m.report")
-    text = Template(files.joinpath("template.html").read_text(encoding="utf-8")).substitute(
-        title=html(f"{results.preset}: any to any"),
-        style=files.joinpath("style.css").read_text(encoding="utf-8"),
-        lead=html(lead(results, modalities)),
+    text = page_text(
+        title=f"{results.preset}: any to any",
+        lead=lead(results, modalities),
         headline=headline(results, modalities),
-        contents=join(there),
-        main=join(shown, "\n"),
-        footer=html(f"nano4M-Audio, commit {results.provenance.get('commit', 'unknown')}"),
+        links=links,
+        sections=sections,
+        footer=f"nano4M-Audio, commit {results.provenance.get('commit', 'unknown')}",
     )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "index.html"

@@ -58,13 +58,18 @@ class ClipPlans(list[ClipPlan]):
 
     Attributes:
         unread: Reason -> class, or "" -> how many files; ``{"no medium: .txt": {"cat": 2}}``.
+        pairing: How clips have their pictures -> how many, ``{"are films": 3}``.
     """
 
     def __init__(
-        self, plans: Iterable[ClipPlan], unread: Mapping[str, Mapping[str, int]] | None = None
+        self,
+        plans: Iterable[ClipPlan],
+        unread: Mapping[str, Mapping[str, int]] | None = None,
+        pairing: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__(plans)
         self.unread = dict(unread or {})
+        self.pairing = dict(pairing or {})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,13 +68,16 @@ def _enough(contents: Contents, least: int) -> Contents:
             "lower --dataset.min-per-class"
         )
     items: list[Recording | Picture] = [*contents.recordings, *contents.pictures]
-    few = Counter(item.label for item in items if counts[item.label] < least)
+    unread = contents.unread.copy()
     why = f"a class with fewer than {least}, see --dataset.min-per-class"
+    for item in items:
+        if counts[item.label] < least:
+            unread.add(item.label, why, item.name)
     return replace(
         contents,
         recordings=[r for r in contents.recordings if counts[r.label] >= least],
         pictures=[p for p in contents.pictures if counts[p.label] >= least],
-        unread=contents.unread + Counter({(label, why): n for label, n in few.items()}),
+        unread=unread,
     )
 
 
@@ -111,7 +114,16 @@ def _draw(pool: Sequence[Picture], count: int, seed: int, key: str) -> list[str]
     return [str(pool[i].path) for i in chosen]
 
 
-def plan(settings: FolderDataset, data: Path | None, seed: int) -> Sequence[ClipPlan]:
+def plan(settings: FolderDataset, data: Path | None, seed: int) -> ClipPlans:
+    """Return the clips of a folder, see ``plan_contents``.
+
+    Raises:
+        UserError: ``data`` is missing, empty or of an unknown layout, or no class is large enough.
+    """
+    return plan_contents(find_contents(data, settings), settings, seed)
+
+
+def plan_contents(found: Contents, settings: FolderDataset, seed: int) -> ClipPlans:
     """Return one clip a recording; sounds are paired with pictures of their class and split.
 
     A picture belongs to the sound of its name, where there is one; other sounds draw from the
@@ -119,9 +131,8 @@ def plan(settings: FolderDataset, data: Path | None, seed: int) -> Sequence[Clip
     without recordings, is a clip of its own: ``clips.require`` decides whether it is kept.
 
     Raises:
-        UserError: ``data`` is missing, empty or of an unknown layout, or no class is large enough.
+        UserError: No class is large enough.
     """
-    found = find_contents(data, settings)
     log_contents(found)
     contents = find_groups(pair_by_name(_enough(found, settings.min_per_class)), settings)
     unused: Mapping[str, str] = {}
@@ -173,7 +184,7 @@ def plan(settings: FolderDataset, data: Path | None, seed: int) -> Sequence[Clip
             ]
     told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
     log_info(f"folder: of {len(plans)} clips {told}")
-    return ClipPlans(plans, contents.unread_by_reason())
+    return ClipPlans(plans, contents.unread_by_reason(), kinds)
 
 
 def _clip(

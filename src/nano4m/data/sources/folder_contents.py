@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nano4m.data.sources.base import Split
+from nano4m.data.sources.unread import Unread
 from nano4m.data.sources.video import VIDEOS
 from nano4m.errors import UserError
 from nano4m.media.gate import printable
@@ -68,7 +69,12 @@ class Recording:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """One still picture of a class; fields as those of ``Recording``."""
+    """One still picture of a class; fields as those of ``Recording``.
+
+    Attributes:
+        is_lowres: Whether it is used only if there are too few others.
+        size: Width and height in pixels, of its header; None: it was not looked at.
+    """
 
     name: str
     path: Path
@@ -78,6 +84,7 @@ class Picture:
     more_captions: tuple[str, ...] = ()
     group: str = ""
     is_lowres: bool = False
+    size: tuple[int, int] | None = None
     split: Split | None = None
 
 
@@ -93,7 +100,7 @@ class Contents:
 
     recordings: list[Recording] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
-    unread: Counter[tuple[str, str]] = field(default_factory=Counter)
+    unread: Unread = field(default_factory=Unread)
     form: str = ""
 
     def unread_by_reason(self) -> dict[str, dict[str, int]]:

@@ -22,6 +22,7 @@ from nano4m.data.sources.folder_contents import (
 )
 from nano4m.data.sources.folder_lists import from_labels, from_pairs
 from nano4m.data.sources.folder_pictures import look_at
+from nano4m.data.sources.unread import Unread
 from nano4m.data.sources.video import VIDEOS
 from nano4m.data.sources.walk import Entry, Walk, walk
 from nano4m.errors import UserError
@@ -120,7 +121,7 @@ def _class_folders(data: Path, found: Walk) -> Contents:
     """
     media = [entry for entry in found.files if is_medium(entry.suffix)]
     form = form_of([entry.name for entry in media], data)
-    unread: Counter[tuple[str, str]] = Counter()
+    unread = Unread()
     placed: list[tuple[Entry, Place]] = []
     for entry in found.files:
         place = form.place(entry.name)
@@ -128,14 +129,17 @@ def _class_folders(data: Path, found: Walk) -> Contents:
             continue
         if isinstance(place, str):
             if is_medium(entry.suffix):
-                unread["", place] += 1
+                unread.add("", place, entry.name)
         elif not is_medium(entry.suffix):
             if place.folder:
-                unread[label_of(place.folder), f"no medium: {ending(entry.path)}"] += 1
+                why = f"no medium: {ending(entry.path)}"
+                unread.add(label_of(place.folder), why, entry.name)
         else:
             placed.append((entry, place))
     if any(place.folder for _, place in placed):
-        unread["", "not in a class folder"] += sum(not place.folder for _, place in placed)
+        for entry, place in placed:
+            if not place.folder:
+                unread.add("", "not in a class folder", entry.name)
         placed = [(entry, place) for entry, place in placed if place.folder]
     check_spellings({place.folder for _, place in placed if place.folder})
     items = []
@@ -155,7 +159,7 @@ def _class_folders(data: Path, found: Walk) -> Contents:
         )
     recordings, pictures = parted(items)
     pictures = look_at(pictures, unread)
-    return Contents(recordings=recordings, pictures=pictures, unread=+unread, form=form.in_words())
+    return Contents(recordings=recordings, pictures=pictures, unread=unread, form=form.in_words())
 
 
 def _lone_folder(found: Walk) -> str:

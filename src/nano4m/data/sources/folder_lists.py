@@ -1,6 +1,6 @@
 """Folders with a list: ``pairs.csv``, perhaps with ``metadata.csv``, or ``labels.csv``."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -25,6 +25,7 @@ from nano4m.data.sources.folder_contents import (
 from nano4m.data.sources.folder_pictures import look_at
 from nano4m.data.sources.list_captions import clips_of
 from nano4m.data.sources.table_file import Files, Row, Table, read_table
+from nano4m.data.sources.unread import Unread
 from nano4m.data.sources.video import VIDEOS
 from nano4m.data.sources.walk import Walk
 from nano4m.errors import UserError
@@ -182,7 +183,7 @@ def from_pairs(data: Path, found: Walk, settings: FolderDataset) -> Contents:
             split = _split_of(NOBODY, row, by_split)
             pictures.setdefault(name, (label_of(row["class"]), split))
     listed: list[Picture] = []
-    unread: Counter[tuple[str, str]] = Counter()
+    unread = Unread()
     for name, (label, split) in pictures.items():
         about = known.get(name, NOBODY)
         path = paths.get(name) or files.paths.get(name, data / name)
@@ -267,14 +268,12 @@ def _log_partners(
         )
 
 
-def _count_others(
-    found: Walk, listed: set[str], table: str, unread: Counter[tuple[str, str]]
-) -> None:
+def _count_others(found: Walk, listed: set[str], table: str, unread: Unread) -> None:
     """Count media of the folder that no row names."""
     for entry in found.files:
         if is_medium(entry.suffix) and entry.name not in listed:
             kind = "picture" if entry.suffix in PICTURES else "recording"
-            unread["", f"a {kind} that {table} does not name"] += 1
+            unread.add("", f"a {kind} that {table} does not name", entry.name)
 
 
 def from_labels(data: Path, found: Walk, settings: FolderDataset) -> Contents:
@@ -290,7 +289,7 @@ def from_labels(data: Path, found: Walk, settings: FolderDataset) -> Contents:
     clips = clips_of(table, key="file", file="file", label="label", name_of=files.name)
     by_group, by_split = _group_column(settings, [table]), _splits(settings, table)
     _log_merged(row["label"] for row in table.rows if row["label"])
-    unread: Counter[tuple[str, str]] = Counter()
+    unread = Unread()
     items: list[Recording | Picture] = []
     unknown: list[str] = []
     for row, captions in clips:
@@ -298,7 +297,7 @@ def from_labels(data: Path, found: Walk, settings: FolderDataset) -> Contents:
         label = label_of(row["label"]) or UNLABELLED
         if not is_medium(path.suffix.lower()):
             unknown.append(f"{row['file'] or 'an empty cell'} (line {row.line})")
-            unread[label, f"no medium: {ending(path)}"] += 1
+            unread.add(label, f"no medium: {ending(path)}", name)
             continue
         items.append(
             item_of(

@@ -3,11 +3,11 @@
 Nothing of it is decoded.
 """
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
 from nano4m.data.sources.folder_contents import MOST_SHOWN, Picture
+from nano4m.data.sources.unread import Unread
 from nano4m.errors import BadMedia
 from nano4m.media.gate import gated, printable
 from nano4m.media.picture import picture_size
@@ -19,7 +19,7 @@ LOWRES = 48
 
 def look_at(
     pictures: Iterable[Picture],
-    unread: Counter[tuple[str, str]],
+    unread: Unread,
     names: set[str] | None = None,
 ) -> list[Picture]:
     """Return the pictures that can be opened, each with ``is_lowres``; count and log the others.
@@ -41,9 +41,9 @@ def look_at(
         except BadMedia as error:
             why = str(error)
         if size is not None:
-            found.append(replace(picture, is_lowres=min(size) < LOWRES))
+            found.append(replace(picture, is_lowres=min(size) < LOWRES, size=size))
             continue
-        unread[picture.label, "a picture that cannot be opened"] += 1
+        unread.add(picture.label, "a picture that cannot be opened", picture.name)
         said += 1
         if said <= MOST_SHOWN:
             log_info(f"picture left out: {printable(picture.name)} ({why})")
