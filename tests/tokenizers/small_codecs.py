@@ -42,8 +42,9 @@ def encodec(folder: Path, **changes) -> None:
 
 
 def fill(embed: torch.Tensor, latents: torch.Tensor, level: int) -> None:
-    """Fill a codebook with what its encoder makes of noise; residual ones with smaller vectors."""
-    rows = latents[torch.randperm(len(latents))[: len(embed)]]
+    """Fill a codebook with near what its encoder makes of noise; residual ones with less."""
+    rows = latents[torch.randint(len(latents), (len(embed),))]
+    rows = rows + 0.2 * latents.std(0) * torch.randn_like(rows)
     embed.copy_(rows if level == 0 else (rows - latents.mean(0)) * 0.5**level)
 
 

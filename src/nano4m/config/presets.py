@@ -12,7 +12,7 @@ from nano4m.config.generation import GenerateConfig
 from nano4m.config.masking import MaskingConfig, default_num_inputs_weights
 from nano4m.config.model import ModelConfig
 from nano4m.config.run import Config, EvaluateConfig
-from nano4m.config.tokenizers import Bpe, ImageVQ, MelVQ, of_kind
+from nano4m.config.tokenizers import Bpe, Encodec24, ImageVQ, MelVQ, of_kind
 from nano4m.config.training import TrainConfig
 from nano4m.errors import UserError, nearest
 
@@ -156,15 +156,16 @@ ANIMALS = Config(
     evaluate=EvaluateConfig(split="val"),
 )
 
-# The recipe of nano4M-Audio with the tokenizers of this project instead of its pretrained ones:
-# the shapes and vocabularies are those of 4M's tokenizers, EnCodec at 1.5 kbit/s and GPT-2's BPE.
+# The recipe of nano4M-Audio. Its sound is EnCodec at 1.5 kbit/s, which is downloaded once; with
+# --tokenizers.sound.kind mel_vq it runs without. For pictures and captions, tokenizers of this
+# project stand for its pretrained ones, with the sizes of 4M's and of GPT-2's BPE.
 REFERENCE = Config(
     preset="reference",
     dataset=FolderDataset(val_share=0.1, test_share=0.1),
     clips=ClipsConfig(window_seconds=81920 / 24000, picture_size=224, frames=10, require=()),
     tokenizers={
         "rgb": ImageVQ(grid=14, vocab=16384),
-        "sound": MelVQ(n_fft=1280, hop=320, downsample=1, vocab=1024, codebooks=2),
+        "sound": Encodec24(codebooks=2),
         "depth": ImageVQ(grid=14, vocab=8192),
         "normals": ImageVQ(grid=14, vocab=8192),
         "caption": Bpe(vocab=50304, max_length=64),
