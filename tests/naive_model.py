@@ -38,6 +38,11 @@ class NaiveModel:
         if self.config.positions.endswith("2d"):
             return coords
         entry = self.modalities[modality]
+        if entry.layout == "codebooks" and self.config.codebook_order != "interleave":
+            slots = [(t, q) for t in range(entry.shape[0]) for q in range(entry.shape[1])]
+            late = self.config.codebook_order == "delay"
+            slots.sort(key=lambda at: (sum(at), at[1]) if late else (at[1], at[0]))
+            return (slots.index(coords),)
         return (coords[0] * (1 if entry.layout == "text" else entry.shape[1]) + coords[1],)
 
     def added(self, place: tuple[int, ...]) -> np.ndarray:

@@ -22,10 +22,14 @@ from nano4m.config.generation import GenerateConfig
 from nano4m.generation.decoding_state import DecodingState
 from nano4m.generation.sampler import generate
 from nano4m.model.fourm import FourM
+from nano4m.tokens.patterns import slots_of
 
 SETTINGS = {
     "defaults": {},
     "together": {"codebooks": "together"},
+    "interleave": {"codebooks": "interleave"},
+    "parallel": {"codebooks": "parallel", "guidance": 2.0},
+    "delay": {"codebooks": "delay", "remask_rounds": 1},
     "random": {"order": "random", "schedule": "linear", "steps": 5},
     "halton": {"order": "halton", "schedule": "constant", "temperature_schedule": "onex:0.1:0.5"},
     "raster": {"order": "raster", "steps": 50, "top_k": 3, "temperature_schedule": "linear"},
@@ -182,6 +186,23 @@ def test_codebooks_are_filled_coarse_to_fine(model):
     asked = [set(step[0]) for step in spy.asked]
     assert asked[0] == coarse and asked[3] == fine, "the slots of one level, as in training"
     assert all(step <= coarse for step in asked[:3]) and asked[4] < fine
+
+
+@pytest.mark.parametrize("name", ["interleave", "parallel", "delay"])
+def test_a_sound_is_decoded_in_the_steps_of_a_pattern(model, name):
+    for steps in (1, 50):
+        settings = {"steps": steps, "codebooks": name}
+        spy, _, _ = run_checked(model, settings, ["sound"], partial=False)
+        books, shape = 2, (4, 2)
+        known = [set(shown[0]) & set(range(SOUND.start, SOUND.stop)) for shown in spy.shown]
+        done, wanted = set(), slots_of(name, *shape)
+        for step in wanted:
+            asked = {SOUND.start + slot for slot in step}
+            first = known.index(done)
+            assert set(spy.asked[first][0]) == asked, "the slots of one step, and no others"
+            done |= asked
+        passes = len(wanted) if steps == 1 else shape[0] * books
+        assert len(known) == passes, "a pass a step; with more steps, one a token"
 
 
 @pytest.mark.parametrize("order, wanted", [("raster", [0, 1, 2, 3]), ("halton", [0, 2, 1, 3])])

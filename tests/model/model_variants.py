@@ -19,6 +19,8 @@ VARIANTS: dict[str, dict] = {
     "default": {},
     "sincos1d": {"positions": "sincos1d"},
     "rope1d": {"positions": "rope1d"},
+    "coarse_first": {"positions": "sincos1d", "codebook_order": "coarse_first"},
+    "delay": {"positions": "rope1d", "codebook_order": "delay"},
     "rope2d": {"positions": "rope2d"},
     "swiglu": {"mlp": "swiglu"},
     "qk_norm": {"qk_norm": True},

@@ -105,6 +105,28 @@ def test_the_running_index_counts_along_rows_codebooks_and_words():
         assert torch.equal(got[0], sincos1d(torch.arange(entry.length), 16)), entry.name
 
 
+@pytest.mark.parametrize("order", ["coarse_first", "delay"])
+def test_an_order_of_codebooks_moves_sounds_only_and_needs_one_dimension(order):
+    modalities = tiny_modalities()
+    size = {"dim": 16, "head_dim": 8}
+    plain, ordered = (
+        Positions(ModelConfig(positions="sincos1d", codebook_order=o, **size), modalities)
+        for o in ("interleave", order)
+    )
+    for c, entry in enumerate(modalities):
+        coords = torch.tensor([entry.coordinates()])
+        args = (torch.full(coords.shape[:2], c), coords, torch.float32)
+        before, after = plain.added(*args)[0], ordered.added(*args)[0]
+        assert torch.equal(ordered.looked_up(*args)[0], after)
+        if entry.layout != "codebooks":
+            assert torch.equal(before, after)
+            continue
+        assert not torch.equal(before, after)
+        assert torch.equal(before.unique(dim=0), after.unique(dim=0)), "two tokens at one position"
+    with pytest.raises(ValueError, match="order of 1-D positions"):
+        ModelConfig(positions="rope2d", codebook_order=order)
+
+
 @pytest.mark.parametrize("kind", [rope1d, rope2d])
 def test_self_attention_does_not_see_where_the_whole_stands(kind):
     x = torch.randn(1, 6, 16, generator=torch.Generator().manual_seed(0))

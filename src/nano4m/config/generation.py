@@ -19,6 +19,7 @@ Setting = str | int | float | bool
 Overrides = dict[str, dict[str, Setting]]
 Order = Literal["confidence", "random", "halton", "raster"]
 TokenSchedule = Literal["cosine", "linear", "constant"]
+Codebooks = Literal["levels", "together", "interleave", "parallel", "delay"]
 GuidanceSchedule = Literal["constant", "linear", "cosine"]
 GuidanceWeight = Annotated[float, Range(-1000, 1000)]
 
@@ -84,8 +85,11 @@ class Sampling(Section):
     guidance_schedule: GuidanceSchedule = Field(
         "constant", description="Full guidance at all steps, or rising from 1."
     )
-    codebooks: Literal["levels", "together"] = Field(
-        "levels", description="Residual codebooks coarse to fine, or all at once."
+    codebooks: Codebooks = Field(
+        "levels",
+        description="Residual codebooks coarse to fine, or all at once (together); or in the order "
+        "of a sequence, a forward pass a step at least: token by token (interleave), frame by "
+        "frame (parallel), or codebook q a frame later than q - 1 (delay, MusicGen).",
     )
     remask_rounds: Annotated[int, Range(0, 1000)] = Field(
         0, description="Further passes that redraw the least confident generated tokens."

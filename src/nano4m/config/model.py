@@ -23,6 +23,12 @@ class ModelConfig(Section):
         description="Sinusoidal embeddings added to tokens, or rotations of queries and keys "
         "(RoPE), by index in the modality (1d) or by two coordinates (2d).",
     )
+    codebook_order: Literal["interleave", "coarse_first", "delay"] = Field(
+        "interleave",
+        description="1-D positions of a sound's tokens: all codebooks of a frame, then the next "
+        "frame; all frames of a codebook, then the next codebook; or each codebook a frame later "
+        "than the one before (MusicGen's delay).",
+    )
     mlp: Literal["gelu", "swiglu"] = Field(
         "gelu",
         description="GELU MLP, or SwiGLU with 2/3 of its hidden width (a multiple of 8) for about "
@@ -74,6 +80,11 @@ class ModelConfig(Section):
             raise ValueError(
                 f"head_dim {self.head_dim} is not a multiple of {pairs}, which positions "
                 f"{self.positions} needs"
+            )
+        if self.codebook_order != "interleave" and not self.positions.endswith("1d"):
+            raise ValueError(
+                f"codebook_order {self.codebook_order} is an order of 1-D positions, and positions "
+                f"{self.positions} has frame and codebook; use positions sincos1d or rope1d"
             )
         if self.rotary and self.context == "positioned":
             raise ValueError(

@@ -4,8 +4,8 @@ Grids and sounds are decoded in a few parallel steps. Either as in MaskGIT (arXi
 predict all unknown tokens, draw them, keep the most confident ones, with Gumbel noise on the
 confidence that fades out. Or in a decoding order fixed in advance (``decoding_order``): choose the
 slots, then draw them. Residual codebooks are decoded coarse to fine, as in SoundStorm
-(arXiv:2305.09636). Texts are decoded from left to right until their end token (``text``). Input
-tokens never change.
+(arXiv:2305.09636), or in the order of a sequence (``tokens.patterns``). Texts are decoded from left
+to right until their end token (``text``). Input tokens never change.
 
 Every sample has its own random generator: sample i of a batch does not depend on the others.
 
@@ -39,6 +39,7 @@ from nano4m.generation.token_schedules import (
 )
 from nano4m.model.fourm import FourM
 from nano4m.tokens.batch import TokenSequence
+from nano4m.tokens.patterns import PATTERNS, slots_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +182,11 @@ def _decode_parallel(state: DecodingState) -> None:
     levels: list[tuple[Tensor, int | None]] = [(slots, None if books > 1 else 0)]
     if state.settings.codebooks == "levels":
         levels = [(slots[book::books], book) for book in range(books)]
+    elif state.settings.codebooks in PATTERNS and state.modality.layout == "codebooks":
+        pattern = slots_of(state.settings.codebooks, len(slots) // books, books)
+        levels = [
+            (torch.tensor(step), step[0] % books if len(step) == 1 else None) for step in pattern
+        ]
     parts, known_BL = [], state.known_BL.clone()
     shares = share_steps(state.settings.steps, len(levels))
     for (level, codebook), steps in zip(levels, shares, strict=True):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nano4m.config.model import ModelConfig
 from nano4m.modalities import Modality
+from nano4m.tokens.patterns import ranks_of
 
 BASE = 10000.0
 
@@ -96,12 +97,20 @@ def rotate(x_BHNK: Tensor, rotation: Rotation) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
+def _ranks(order: str, modality: Modality) -> Tensor:
+    """Return the 1-D position of each slot of a modality, int64 (T,)."""
+    if modality.layout != "codebooks":
+        return torch.arange(modality.length)
+    return ranks_of(order, *modality.shape)
+
+
 class Positions(nn.Module):
     """Positions of tokens, encoded as ``ModelConfig.positions`` says.
 
-    The 1-D position of a token is row * columns + column within its modality (text: its index), and
-    the added embedding is a row of ``table``. The table is saved with the checkpoint, because sin
-    and cos differ between machines in the last bit of float32.
+    The 1-D position of a token is row * columns + column within its modality (text: its index), of
+    a sound its place in ``codebook_order``; the added embedding is a row of ``table``. The table is
+    saved with the checkpoint, because sin and cos differ between machines in the last bit of
+    float32.
     """
 
     def __init__(self, config: ModelConfig, modalities: tuple[Modality, ...]) -> None:
@@ -109,6 +118,12 @@ class Positions(nn.Module):
         self.config, self.modalities = config, modalities
         columns = torch.tensor([m.columns for m in modalities])
         self.register_buffer("columns_C", columns, persistent=False)
+        ranks = None
+        if config.codebook_order != "interleave":
+            ranks = torch.cat([_ranks(config.codebook_order, m) for m in modalities])
+        self.register_buffer("ranks", ranks, persistent=False)
+        lengths = torch.tensor([0, *(m.length for m in modalities[:-1])])
+        self.register_buffer("starts_C", lengths.cumsum(0), persistent=False)
         table = None
         if config.positions in ("sincos1d", "rope1d"):
             longest = max(m.length for m in modalities)
@@ -117,7 +132,10 @@ class Positions(nn.Module):
 
     def _index(self, modality_BN: Tensor, coords_BN2: Tensor) -> Tensor:
         row_BN, column_BN = coords_BN2.unbind(-1)
-        return row_BN * self.columns_C[modality_BN] + column_BN  # type: ignore[index]
+        slot_BN = row_BN * self.columns_C[modality_BN] + column_BN  # type: ignore[index]
+        if self.ranks is None:
+            return slot_BN
+        return self.ranks[self.starts_C[modality_BN] + slot_BN]  # type: ignore[index]
 
     def added(self, modality_BN: Tensor, coords_BN2: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the embedding added to the tokens, ``dtype`` (B, N, D)."""
