@@ -22,7 +22,8 @@ def test_parameters_by_hand():
     # 2/3 of 48 is 32, a multiple of 8; every attention has two norms of a head's width.
     changes = {
         "default": 0, "sincos1d": 0, "rope1d": 0, "rope2d": 0, "swiglu": 0, "soft_cap": 0,
-        "coarse_first": 0, "delay": 0, "qk_norm": (2 + 2 * 2) * 2 * k, "tied": -sum(sizes) * d, "no_register": -d,
+        "coarse_first": 0, "delay": 0,
+        "qk_norm": (2 + 2 * 2) * 2 * k, "tied": -sum(sizes) * d, "no_register": -d,
         "positioned": d, "shared": 2 * (max(sizes) - sum(sizes)) * d,
         "tied_shared": (max(sizes) - 2 * sum(sizes)) * d,
         "published": 2 * (max(sizes) - sum(sizes)) * d, "modern": (2 + 2 * 2) * 2 * k,
