@@ -5,12 +5,15 @@ import os
 import posixpath
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from nano4m.data.sources.walk import Entry, plain_name
 from nano4m.errors import BadMedia, UserError
-from nano4m.media.gate import opened, printable
+from nano4m.media.gate import gated, opened, printable
+
+_OF_WINDOWS = re.compile(r"[A-Za-z]:[/\\]")
 
 
 @dataclass(frozen=True)
@@ -98,12 +101,15 @@ class Files:
     """Files of a folder by what a list calls them: paths are compared as paths.
 
     ``./a.wav``, ``a.wav``, its absolute path, ``b\\..\\a.wav`` and other Unicode forms of one
-    name are one file.
+    name are one file. So is an absolute path of another place that ends like a file of the folder,
+    if nothing is there or a file of the same size: the list was written before the folder was
+    moved, copied or mounted here.
     """
 
     def __init__(self, data: Path, entries: list[Entry]) -> None:
         self.data = data
         self.paths = {entry.name: entry.path for entry in entries}
+        self._sizes = {entry.name: entry.size for entry in entries}
         self._roots = (os.path.abspath(data), os.path.realpath(data))
 
     def find(self, text: str) -> tuple[str, Path]:
@@ -125,4 +131,17 @@ class Files:
                 for root in self._roots:
                     if path.startswith(root + os.sep):
                         return plain_name(Path(os.path.relpath(path, root)).as_posix())
+        if os.path.isabs(text) or _OF_WINDOWS.match(text):
+            return self._of_elsewhere(text) or plain_name(posixpath.normpath(text))
         return plain_name(posixpath.normpath(text))
+
+    def _of_elsewhere(self, text: str) -> str:
+        """Return the file that an absolute path ends like, or ""."""
+        parts = posixpath.normpath(text).split("/")
+        ends = (plain_name("/".join(parts[k:])) for k in range(1, len(parts)))
+        name = next((end for end in ends if end in self.paths), "")
+        if name and os.path.isabs(text):
+            with suppress(BadMedia), gated(Path(text)):
+                # Another file than ours, which is meant.
+                return name if Path(text).stat().st_size == self._sizes[name] else ""
+        return name
