@@ -56,6 +56,12 @@ TOKENIZERS: dict[str, Entry] = {
         description="raw waveform, strided convolutions, residual VQ or FSQ, a decoder: sound",
         licence="that of the clips it was fitted on",
     ),
+    "semantic": Entry(
+        module="nano4m.tokenizers.semantic",
+        name="SemanticTokenizer",
+        description="clusters of an encoder trained without labels, residual acoustic codes: sound",
+        licence="that of the clips it was fitted on",
+    ),
     "encodec_24khz": Entry(
         module="nano4m.tokenizers.encodec",
         name="Encodec24Tokenizer",

@@ -144,7 +144,7 @@ class MelVQTokenizer(Tokenizer):
                 )
 
             def loss(y: Tensor, x: Tensor) -> Tensor:
-                return _loss(y, x, tokenizer.mean, tokenizer.std)
+                return logmel_loss(y, x, tokenizer.mean, tokenizer.std)
 
             train_autoencoder(
                 tokenizer.net, batch, loss, steps=section.steps, lr=section.lr, seed=seed,
@@ -242,7 +242,8 @@ class MelVQTokenizer(Tokenizer):
         return moved.clamp_min(FLOOR_DB)
 
 
-def _loss(y: Tensor, x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def logmel_loss(y: Tensor, x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return the loss of normalised log-mels y for x, (B, M, F) each, of the scale mean and std."""
     # Most of a spectrogram is silence and noise, so values within 30 dB of the loudest count ten
     # times as much. The mean of decibels is below the decibels of the mean, so the level of whole
     # frames has a term of its own, which is small because a large one harms the shape.

@@ -12,6 +12,7 @@ from nano4m.config.tokenizers.codec import Dac, Encodec24, Encodec48, Mimi, Spee
 from nano4m.config.tokenizers.form import TokenizerSection
 from nano4m.config.tokenizers.image_vq import ImageVQ
 from nano4m.config.tokenizers.mel_vq import MelVQ
+from nano4m.config.tokenizers.semantic import Semantic
 from nano4m.config.tokenizers.wave_vq import WaveVQ
 from nano4m.errors import UserError, nearest
 
@@ -24,6 +25,7 @@ __all__ = [
     "ImageVQ",
     "MelVQ",
     "Mimi",
+    "Semantic",
     "SpeechTok",
     "TokenizerConfig",
     "TokenizerSection",
@@ -33,7 +35,17 @@ __all__ = [
 ]
 
 TokenizerConfig = Annotated[
-    ImageVQ | MelVQ | WaveVQ | Bpe | Encodec24 | Encodec48 | Dac | Mimi | XCodec | SpeechTok,
+    ImageVQ
+    | MelVQ
+    | WaveVQ
+    | Semantic
+    | Bpe
+    | Encodec24
+    | Encodec48
+    | Dac
+    | Mimi
+    | XCodec
+    | SpeechTok,
     Field(discriminator="kind"),
 ]
 

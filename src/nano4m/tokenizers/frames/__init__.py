@@ -1,0 +1,1 @@
+"""Encoders of audio whose frames ``semantic`` clusters."""
