@@ -41,6 +41,8 @@ KINDS = {
     "conv": {"decoder": "conv", "frontend": "conv", "strides": (2, 2, 5, 8)},
     "averaged": {"ema": 0.9, "schedule": "warm_restarts", "clip_norm": None},
     "adversarial": {"discriminators": "both", "adversarial_start": 0.0},
+    "wavenet": {"decoder": "wavenet", "decoder_steps": 2, "decoder_layers": 4, "decoder_width": 8},
+    "wavernn": {"decoder": "wavernn", "decoder_steps": 2, "decoder_width": 4},
     "least squares": {"discriminators": "stft", "adversarial_loss": "least_squares"},
 }
 

@@ -66,11 +66,13 @@ class Tokenizer(ABC):
         shape: Sizes of the layout of one clip's ids.
         vocab_size: Ids are 0 <= id < vocab_size, of all codebooks together.
         num_codebooks: Codebooks of equal size; the ids of one follow those of the one before.
+        most_measured: Most validation clips that its quality is measured on.
         licence: Of the weights.
     """
 
     key: ClassVar[str]
     num_codebooks: int = 1
+    most_measured: int = 256
     shape: tuple[int, ...]
     vocab_size: int
     licence: str

@@ -192,10 +192,6 @@ class BpeTokenizer(Tokenizer):
         first = is_end.int().argmax(1) + 1
         return torch.where(is_end.any(1), first, ids.shape[1])
 
-    def count(self, caption: str) -> int:
-        """Return the number of tokens of a caption of any length, its end included."""
-        return len(self._tokens(caption)) + 1
-
     def unknown(self, ids: Tensor) -> Tensor:
         """Return how many tokens of each caption are UNKNOWN, int64 (B,)."""
         return (ids == UNKNOWN).sum(1)

@@ -242,11 +242,12 @@ def _fit_one(job: Job, material: Material, device: torch.device) -> dict[str, An
     # The fingerprint copies the weights to the host, so it waits for the GPU.
     fingerprint = tokenizer.fingerprint
     seconds = time.perf_counter() - started
-    figures, verdict = examine(tokenizer, job.kind, _measurable(tokenizer, job, material))
+    measured = _measurable(tokenizer, job, material)[: tokenizer.most_measured]
+    figures, verdict = examine(tokenizer, job.kind, measured)
     quality: dict[str, Any] = {
         **figures,
         **verdict_figures(verdict),
-        "clips": material.val_clips,
+        "clips": len(measured),
         "parameters": _parameters(tokenizer),
         "fit_seconds": seconds,
         "fingerprint": fingerprint,

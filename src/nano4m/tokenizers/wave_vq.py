@@ -61,6 +61,9 @@ class WaveVQTokenizer(Tokenizer):
         self.vocab_size = section.vocab * section.codebooks
         tokens = max(round(section.crop_seconds * sample_rate / section.hop), 1)
         self.crop_tokens = min(tokens, self.shape[0])
+        if DECODERS[section.decoder].train is not None:
+            # One that draws sample by sample takes minutes for hundreds of sounds.
+            self.most_measured = 32
         # A step sees few tokens, so codes remember as many steps as bring MEMORY vectors to each.
         decay = max(0.9, 1 - section.batch_size * self.crop_tokens / (MEMORY * section.vocab))
         quantizer = Quantizer(

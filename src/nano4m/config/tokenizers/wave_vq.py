@@ -38,8 +38,21 @@ class WaveVQ(SoundSection):
         description="First layer: filters that begin as a mel filter bank and give log levels, or "
         "a convolution.",
     )
-    decoder: Literal["istft", "conv"] = Field(
-        "istft", description="A spectrum a frame and its inverse STFT, or transposed convolutions."
+    decoder: Literal["istft", "conv", "wavenet", "wavernn"] = Field(
+        "istft",
+        description="A spectrum a frame and its inverse STFT, or transposed convolutions; or one "
+        "that draws sample by sample (slow) and is fitted afterwards on the finished latents.",
+    )
+    decoder_layers: Annotated[int, Range(1, 64)] = Field(
+        16, description="Of wavenet: layers in two stacks, an even number."
+    )
+    decoder_width: Width = Field(
+        48, description="Of wavenet: channels; wavernn has four times as many hidden units."
+    )
+    decoder_steps: Steps = Field(1500, description="Training steps of wavenet and wavernn.")
+    decoder_lr: LearningRate = Field(3e-3, description="Peak learning rate of these steps.")
+    temperature: Annotated[float, Range(0, 2)] = Field(
+        1.0, description="Factor of the noise that wavenet and wavernn draw."
     )
     quantizer: Literal["vq", "fsq"] = Field("vq", description="Learnt codebooks (EMA), or FSQ.")
     vocab: Vocabulary = Field(512, description="Size of each codebook.")
@@ -100,6 +113,10 @@ class WaveVQ(SoundSection):
 
     @model_validator(mode="after")
     def _layers_fit(self) -> "WaveVQ":
+        if self.decoder == "wavenet" and self.decoder_layers % 2:
+            raise ValueError(
+                f"decoder_layers {self.decoder_layers}: wavenet has two stacks; give an even number"
+            )
         if self.decoder == "istft" and not istft_fits(self.strides):
             raise ValueError(
                 f"decoder istft makes a spectrum every strides[0] = {self.strides[0]} samples, "

@@ -8,16 +8,13 @@ the encoder was trained with.
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nano4m.config.tokenizers.wave_vq import WaveVQ, istft_fits
 from nano4m.tokenizers.decoders.conv import build_conv
+from nano4m.tokenizers.decoders.fit import Pairs
 from nano4m.tokenizers.decoders.istft import build_istft
-
-Pairs = Callable[[torch.Generator], tuple[Tensor, Tensor]]
-"""Returns a step's quantized latents (B, C, T) and their sounds (B, T * hop), from a CPU
-generator."""
+from nano4m.tokenizers.decoders.sampled import build_wavenet, build_wavernn, train_sampled
 
 
 class DecoderEntry(NamedTuple):
@@ -37,6 +34,8 @@ class DecoderEntry(NamedTuple):
 DECODERS: dict[str, DecoderEntry] = {
     "conv": DecoderEntry(build_conv),
     "istft": DecoderEntry(build_istft),
+    "wavenet": DecoderEntry(build_wavenet, train_sampled),
+    "wavernn": DecoderEntry(build_wavernn, train_sampled),
 }
 
 
