@@ -37,6 +37,7 @@ LAYERS = (
     {"training", "evaluate"},
     {"report"},
     {"pipeline", "inference"},
+    {"tokenizer_report"},
     {"cli"},
     {"__main__"},
 )
@@ -49,7 +50,7 @@ IN_A_LEVEL = {
     ("failures", "errors"),
     ("standard_streams", "errors"),
 }
-MEDIA_TO_IDS = {"data", "tokenizers", "report", "inference"}
+MEDIA_TO_IDS = {"data", "tokenizers", "report", "inference", "tokenizer_report"}
 IDS_TO_IDS = {"tokens", "model", "generation", "masking", "training"}
 MOST_LINES = 350
 

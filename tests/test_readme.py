@@ -15,6 +15,7 @@ from nano4m.inference.options import Options
 from nano4m.pipeline.check_data.command import DEFAULT_PRESET
 from nano4m.pipeline.check_data.options import CheckOptions
 from nano4m.pipeline.info import REGISTRIES
+from nano4m.tokenizer_report.options import Options as ReportOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -58,6 +59,13 @@ GENERATE_OPTIONS = {
 CHECK_OPTIONS = {"--" + field.name for field in dataclasses.fields(CheckOptions)}
 
 
+REPORT_OPTIONS = {"--tokenizer"} | {
+    "--" + field.name.replace("_", "-")
+    for field in dataclasses.fields(ReportOptions)
+    if field.name not in ("clips", "tokenizers")
+}
+
+
 def options_of(preset: str, capsys: pytest.CaptureFixture) -> set[str]:
     """Return the options that the help of a preset lists."""
     with pytest.raises(SystemExit):
@@ -84,6 +92,9 @@ def problems(line: str, options: dict[str, set[str]]) -> list[str]:
         )
     if command == "generate":
         known = GENERATE_OPTIONS | {"-h", "--help"}
+        return [f"no option {option}" for option in given if option not in known]
+    if command == "tokenizer-report":
+        known = REPORT_OPTIONS | {"-h", "--help"}
         return [f"no option {option}" for option in given if option not in known]
     if not rest or rest[0] in ("--help", "-h"):
         return []

@@ -184,10 +184,23 @@ def _check_data(command: str, args: Sequence[str]) -> None:
         raise UserError(f"a run would not work: {check.reason}")
 
 
+def _tokenizer_report(command: str, args: Sequence[str]) -> None:
+    from nano4m.tokenizer_report.options import parse_options
+
+    options = parse_options(args)
+    from nano4m.tokenizer_report.command import run_command
+
+    print(run_command(options))
+
+
 COMMANDS: dict[str, tuple[Callable[[str, Sequence[str]], None], str]] = {
     "run": (_run, "run all stages, from clips to report"),
     **{name: (_run, stage.summary) for name, stage in STAGES.items()},
     "generate": (_generate, "make media from media with a finished run"),
+    "tokenizer-report": (
+        _tokenizer_report,
+        "compare tokenizers on clips: cost, round trips, class, speed",
+    ),
     "convert": (
         _convert,
         "turn a published nano4M file into a checkpoint folder, or such a folder into a file",
@@ -228,7 +241,7 @@ def usage() -> str:
         "usage: nano4m COMMAND ...",
         "",
     ]
-    lines += [f"  {name:<12}{summary}" for name, (_, summary) in COMMANDS.items()]
+    lines += [f"  {name:<18}{summary}" for name, (_, summary) in COMMANDS.items()]
     return "\n".join([*lines, "", EPILOG])
 
 

@@ -187,7 +187,7 @@ def conditions(evaluator: LikelihoodEvaluator, target: int) -> dict[str, list[in
     return {evaluator.names[i]: [i] for i in others} | ({"all": others} if len(others) > 1 else {})
 
 
-def _chosen_classes(
+def chosen_classes(
     captions: CaptionCandidates, evaluator: LikelihoodEvaluator, inputs: list[int]
 ) -> dict[str, np.ndarray]:
     """Return the class of each clip, int64 (B,), by each rule.
@@ -222,7 +222,7 @@ def classify(captions: CaptionCandidates, condition: str) -> CaptionProbes:
         reason = f"{len(evaluator)} of the evaluated clips have the input; a probe needs two"
     if reason is None:
         try:
-            found = _chosen_classes(captions, evaluator, inputs)
+            found = chosen_classes(captions, evaluator, inputs)
         except TooCostly:
             reason = captions.too_costly
     if reason is not None:

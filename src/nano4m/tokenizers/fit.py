@@ -109,7 +109,7 @@ def fit_tokenizers(
             "section": section.model_dump(), "seed": config.seed, "clips": clips.fingerprint,
             "media": modality(name).media,
         }  # fmt: skip
-        quality = _finished(out / name, section, settings) or _from_before(
+        quality = finished(out / name, section, settings) or _from_before(
             name, section, settings, out, before
         )
         if quality is None:
@@ -131,7 +131,7 @@ def fit_tokenizers(
             progress.advance()
 
         if workers < 2:
-            fitted = _fit_here(clips, list(jobs.values()), device)
+            fitted = fit_here(clips, list(jobs.values()), device)
             for name, quality in zip(jobs, fitted, strict=True):
                 done(name, quality)
         else:
@@ -148,9 +148,8 @@ def fit_tokenizers(
     return qualities
 
 
-def _fit_here(
-    clips: "ClipTable", jobs: list[Job], device: torch.device
-) -> Iterator[dict[str, Any]]:
+def fit_here(clips: "ClipTable", jobs: list[Job], device: torch.device) -> Iterator[dict[str, Any]]:
+    """Fit tokenizers in this process, one after another, and yield the quality of each."""
     if device.type != "cpu":
         threads = count_readers()
         for job, material in zip(
@@ -172,12 +171,13 @@ def _fit_here(
 def _fit_in_worker(folder: Path, job: Job, device: str) -> dict[str, Any]:
     from nano4m.data.clip_table import open_clips
 
-    return next(_fit_here(open_clips(folder), [job], torch.device(device)))
+    return next(fit_here(open_clips(folder), [job], torch.device(device)))
 
 
-def _finished(
+def finished(
     folder: Path, section: TokenizerConfig, settings: dict[str, Any]
 ) -> dict[str, Any] | None:
+    """Return the quality of a tokenizer that was fitted with these settings, or None."""
     recover(folder)
     # fit.json is in the folder that is renamed into place: if it exists, all files do.
     if not (folder / "fit.json").is_file():
@@ -206,7 +206,7 @@ def _from_before(
 ) -> dict[str, Any] | None:
     """Copy a tokenizer of these settings and clips into ``out`` and return its quality, if any."""
     for folder in before:
-        quality = _finished(folder / name, section, settings)
+        quality = finished(folder / name, section, settings)
         if quality is not None:
             with whole_folder(out / name) as part:
                 shutil.copytree(folder / name, part, dirs_exist_ok=True)
