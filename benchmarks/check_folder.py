@@ -47,13 +47,15 @@ def main() -> None:
             [sys.executable, "-c", PROGRAM, "check-data", str(data), "--json"], capture_output=True
         )
         seconds = time.perf_counter() - start
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     told = json.loads(done.stdout)
     figures = {
         "files": asked.files,
         "exit": done.returncode,
         "clips": sum(planned for _, planned in told["splits"].values()),
         "seconds": round(seconds, 1),
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024,
+        "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
+        "peak_memory_mb": used.ru_maxrss // 1024,
         "warnings": told["warnings"],
     }
     print(json.dumps(figures, indent=1))

@@ -1,5 +1,6 @@
 """A check that decodes: the clips of a run are cut into a folder that is removed afterwards."""
 
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -61,9 +62,17 @@ def decode(check: FolderCheck, config: Config, planned: Planned, data: Path) -> 
         tally.add(row)
     planned.lost = {row["clip_id"]: row["reason"] for row in rows if not row["kept"]}
     moved = settled[0].moved if settled else {}
+    # A row is a window; the first has the id of its recording's plan.
+    recorded = {plan.clip_id: plan for plan in planned.plans}
     planned.plans[:] = [
-        replace(plan, split=moved[plan.clip_id].now) if plan.clip_id in moved else plan  # type: ignore[arg-type]
-        for plan in planned.plans
+        replace(
+            recorded[re.sub(r"\.w\d+$", "", row["clip_id"])]
+            if row["clip_id"] not in recorded
+            else recorded[row["clip_id"]],
+            clip_id=row["clip_id"],
+            split=row["split"],
+        )
+        for row in rows
     ]
     same = [
         f"{clip}: {why.removeprefix(f'{DUPLICATE}: ')}"

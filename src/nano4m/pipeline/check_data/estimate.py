@@ -6,10 +6,9 @@ from typing import Any
 from nano4m.compute.cores import usable_cores
 from nano4m.compute.workers import count_workers
 from nano4m.config.run import Config
-from nano4m.config.tokenizers import Bpe
 from nano4m.errors import UserError
 from nano4m.modalities import Layout, modality
-from nano4m.pipeline.check_data.facts import spread
+from nano4m.pipeline.check_data.captions import captions_of
 from nano4m.pipeline.check_data.planned import Planned, media_of
 
 # Seconds on one core of the machine of docs/RESULTS.md (animals, AMD EPYC): a clip is cut, a view
@@ -28,57 +27,16 @@ GPU_SHARE = 0.2
 """Of the time of tokenizers, table and evaluation on a GPU."""
 
 
-def text_figures(config: Config, planned: Planned) -> dict[str, Any]:
-    """Return lengths of the captions in words and tokens, and those that are too long.
-
-    The vocabulary is learnt on the captions of the train split, as the run will.
-
-    Raises:
-        UserError: As the caption tokenizer of the run.
-    """
-    used = planned.used
-    texts = sorted({plan.caption for plan in used})
-    found: dict[str, Any] = {
-        "different": len(texts),
-        "words": spread([len(plan.caption.split()) for plan in used], 0),
-        "tokens": {},
-        "all": None,
-        "too_long": 0,
-        "longest": max(texts, key=lambda text: (len(text), text), default=""),
-        "limit": None,
-        "first": [],
-    }
-    section = next((s for s in config.tokenizers.values() if isinstance(s, Bpe)), None)
-    train = [plan.caption for plan in used if plan.split == "train"]
-    if section is None or not any(train):
-        return found
-    from nano4m.tokenizers.bpe import BpeTokenizer
-
-    # The lengths of all captions are wanted, also of those that are too long.
-    roomy = section.model_copy(update={"max_length": 1 << 16})
-    fitted = BpeTokenizer.fit(roomy, train, texts)
-    lengths = {text: fitted.count(text) for text in texts}
-    limit: int = section.max_length
-    own = [lengths[plan.caption] for plan in used]
-    long = [plan.clip_id for plan in used if lengths[plan.caption] > limit]
-    return found | {
-        "tokens": spread([float(n) for n in own], 0),
-        "all": sum(own),
-        "too_long": len(long),
-        "limit": limit,
-        "first": long[:3],
-    }
-
-
 def token_figures(config: Config, planned: Planned, captions: dict[str, Any]) -> dict[str, Any]:
     """Return the tokens of one view of a clip that has everything, and those of all views.
 
-    A clip has as many views of a modality as it has frames, or augmented sounds.
+    A clip has as many views of a modality as it has frames, or augmented sounds, and of captions as
+    many as the clip with the most.
     """
     views: dict[Layout, Any] = {
         "grid": lambda section: config.clips.frames,
         "codebooks": lambda section: getattr(section, "augmentations", 1),
-        "text": lambda section: 1,
+        "text": lambda section: max((len(captions_of(plan)) for plan in planned.used), default=1),
     }
     clips = _clips_with(planned)
     modalities: dict[str, dict[str, Any]] = {}
@@ -88,7 +46,7 @@ def token_figures(config: Config, planned: Planned, captions: dict[str, Any]) ->
         count = clips[entry.media]
         each: float = entry.length
         if entry.is_text:
-            each = captions["all"] / len(planned.used) if captions["all"] else 0
+            each = captions["all"] / captions["captions"] if captions["all"] else 0
         times = views[shape.layout](section)
         modalities[name] = {
             "clips": count,

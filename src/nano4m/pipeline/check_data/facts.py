@@ -33,8 +33,9 @@ class FolderCheck:
             many have a shorter side below that of clips).
         left_out: What does not get into a run: what (files or clips), reason, count, classes
             (class -> count), first (names of the first ones).
-        captions: different, words and tokens (shortest, median, longest, all or None), too_long
-            (clips), longest (the caption), limit, first (clips whose caption is too long).
+        captions: captions, different, words and tokens (shortest, median, longest), all (tokens),
+            too_long (captions), limit, policy (what becomes of them), first (their clips),
+            longest (the caption).
         tokens: a_clip (one view of each modality), in_all (all views of all clips), modalities
             (name -> clips, tokens, views, in_all).
         time: seconds ([least, most]) of a run, stages (stage -> seconds), device; estimates.

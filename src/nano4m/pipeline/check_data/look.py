@@ -11,12 +11,8 @@ from nano4m.data.sources.base import Split
 from nano4m.data.sources.folder_contents import Picture
 from nano4m.errors import UserError
 from nano4m.media.picture import picture_size
-from nano4m.pipeline.check_data.estimate import (
-    check_modalities,
-    text_figures,
-    time_figures,
-    token_figures,
-)
+from nano4m.pipeline.check_data.captions import text_figures
+from nano4m.pipeline.check_data.estimate import check_modalities, time_figures, token_figures
 from nano4m.pipeline.check_data.facts import FolderCheck, spread
 from nano4m.pipeline.check_data.planned import Planned, plan_folder, read_headers
 from nano4m.pipeline.check_data.suspicions import warnings_of

@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nano4m.config.clips import ClipsConfig
 from nano4m.config.datasets import FolderDataset
 from nano4m.config.run import Config
+from nano4m.data.clip_ids import window_id
 from nano4m.data.plan_checks import check_planned
 from nano4m.data.sources.base import ClipPlan, ClipPlans
 from nano4m.data.sources.folder import plan_contents
@@ -19,7 +20,7 @@ from nano4m.media.gate import opened
 from nano4m.media.headers import Header, film_header, sound_header
 from nano4m.progress import collected_log, track
 
-MOST_SOUNDS = 20_000
+MOST_SOUNDS = 10_000
 MOST_FILMS = 500
 """Recordings whose headers are read; of more, as many evenly spread over all."""
 
@@ -74,11 +75,13 @@ def media_of(plan: ClipPlan, header: Header | None = None) -> dict[str, bool]:
     """Return which kinds of media a clip is expected to have."""
     if plan.details.get("is_video"):
         absent = header.absent if header else {}
-        return {kind: kind not in absent for kind in ("sound", "picture")} | {"caption": True}
+        return {kind: kind not in absent for kind in ("sound", "picture")} | {
+            "caption": bool(plan.caption)
+        }
     return {
         "sound": "file" in plan.details,
         "picture": bool(plan.details.get("pictures")),
-        "caption": True,
+        "caption": bool(plan.caption),
     }
 
 
@@ -108,6 +111,17 @@ def read_headers(planned: Planned, clips: ClipsConfig) -> None:
             header = planned.headers.get(str(plan.details.get("file")))
             if why := _lost(plan, header, clips):
                 planned.lost[plan.clip_id] = why
+    planned.plans[:] = [own for plan in planned.plans for own in _windows(planned, plan, clips)]
+
+
+def _windows(planned: Planned, plan: ClipPlan, clips: ClipsConfig) -> list[ClipPlan]:
+    """Return a plan for each window that a recording has room for, one at least."""
+    header = planned.headers.get(str(plan.details.get("file")))
+    if plan.clip_id in planned.lost or header is None:
+        return [plan]
+    room = int(header.seconds / clips.window_seconds)
+    count = max(1, min(clips.windows_per_recording, room))
+    return [replace(plan, clip_id=window_id(plan.clip_id, k)) for k in range(count)]
 
 
 def _lost(plan: ClipPlan, header: Header | None, clips: ClipsConfig) -> str:

@@ -17,6 +17,9 @@ FEW_CLIPS = 200
 """Training clips below which a model mostly learns them by heart."""
 
 
+POLICIES = {"cut": "cut at a word", "leave_out": "left out", "refuse": "refused"}
+
+
 def warnings_of(check: FolderCheck, config: Config, planned: Planned) -> list[str]:
     """Return all warnings, those about classes first."""
     found = [*_of_classes(check), *_of_sounds(check, config, planned)]
@@ -129,8 +132,8 @@ def _of_captions(check: FolderCheck) -> list[str]:
         )
     if captions.get("too_long"):
         found.append(
-            f"the captions of {captions['too_long']} clips are longer than the "
-            f"{captions['limit']} tokens of the caption tokenizer (first "
-            f"{captions['first'][0]}); raise its max_length"
+            f"{captions['too_long']} of {captions['captions']} captions have more than the "
+            f"{captions['limit']} tokens of their tokenizer's max_length and are "
+            f"{POLICIES[captions['policy']]} (first that of {captions['first'][0]})"
         )
     return found
