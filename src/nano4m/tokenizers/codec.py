@@ -27,6 +27,7 @@ from nano4m.errors import UserError
 from nano4m.progress import log_info
 from nano4m.storage.arrays import not_finite
 from nano4m.tokenizers.base import Material, Tokenizer
+from nano4m.tokenizers.codebook_ids import to_codebooks, to_vocabulary
 from nano4m.tokenizers.codec_weights import (
     copy_weights,
     find_again,
@@ -36,7 +37,6 @@ from nano4m.tokenizers.codec_weights import (
     write_origin,
 )
 from nano4m.tokenizers.pretrained_weights import Found, fetch, require_package
-from nano4m.tokenizers.quantize import check_ids
 from nano4m.tokenizers.resampling import fitted, resampled
 
 SAMPLES_AT_ONCE = 1 << 23
@@ -194,7 +194,7 @@ class CodecTokenizer(Tokenizer):
                     f"{self.shape[::-1]}: its weights have another form than their config.json"
                 )
             parts.append(codes_BQT.transpose(1, 2).long())
-        return torch.cat(parts) + self._offsets(self.device)
+        return to_vocabulary(torch.cat(parts), self.section.codec_vocab)
 
     @torch.no_grad()
     def decode(self, ids: Tensor) -> Tensor:
@@ -203,16 +203,7 @@ class CodecTokenizer(Tokenizer):
         Raises:
             ValueError: A wrong shape, an id out of range, or an id of another codebook.
         """
-        check_ids(ids, self.shape, self.vocab_size)
-        own = ids.long() - self._offsets(ids.device)
-        wrong = (own < 0) | (own >= self.section.codec_vocab)
-        if bool(wrong.any()):
-            row, frame, book = (int(i) for i in wrong.nonzero()[0])
-            low = book * self.section.codec_vocab
-            raise ValueError(
-                f"id {int(ids[row, frame, book])} at frame {frame} is in the place of codebook "
-                f"{book}, whose ids are {low} to {low + self.section.codec_vocab - 1}"
-            )
+        own = to_codebooks(ids, self.shape, self.section.codec_vocab)
         parts = [torch.zeros((0, self.samples), device=self.device)]
         for part in own.to(self.device).split(self._at_once()) if len(own) else ():
             with repeatable(self.device, exact=True):
@@ -270,9 +261,6 @@ class CodecTokenizer(Tokenizer):
         if self.device.type == "cpu":
             return 1
         return max(1, SAMPLES_AT_ONCE // (self.codec_samples * self.channels))
-
-    def _offsets(self, device: torch.device) -> Tensor:
-        return torch.arange(self.num_codebooks, device=device) * self.section.codec_vocab
 
     def _to_codec(self, sound_BS: Tensor) -> Tensor:
         sound_BL = resampled(

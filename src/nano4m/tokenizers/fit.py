@@ -252,6 +252,8 @@ def _fit_one(job: Job, material: Material, device: torch.device) -> dict[str, An
         "fit_seconds": seconds,
         "fingerprint": fingerprint,
     }
+    if weights := getattr(job.section, "weights", None):
+        quality["weights"] = weights
     with whole_folder(job.folder) as part:
         tokenizer.save(part)
         write_json(part / "fit.json", {"settings": job.settings, "quality": quality})

@@ -45,6 +45,12 @@ CAUSES = {
 }
 """What is wrong -> its likely cause, and what to do; NAME is the modality."""
 
+PRETRAINED = (
+    "its weights were never trained, or are those of another network; give others "
+    "(--tokenizers.NAME.weights)"
+)
+"""The likely cause of anything wrong with a tokenizer whose weights come from elsewhere."""
+
 
 class Fault(NamedTuple):
     """What is wrong: a key of CAUSES, and what was found."""
@@ -67,9 +73,10 @@ class Verdict(NamedTuple):
     reason: str
     own_nearer_share: float | None
 
-    def advice(self, name: str) -> str:
+    def advice(self, name: str, is_pretrained: bool = False) -> str:
         """Return the likely cause and what to do, for the tokenizer of a modality."""
-        return CAUSES.get(self.fault or "", "unknown").replace("NAME", name)
+        cause = PRETRAINED if is_pretrained else CAUSES.get(self.fault or "", "unknown")
+        return cause.replace("NAME", name)
 
 
 def judge(tokenizer: Any, kind: str, media: Any, ids: Tensor, decoded: Any) -> Verdict:
@@ -255,7 +262,8 @@ def refuse_broken(qualities: Mapping[str, Any], accepts: bool) -> None:
         if isinstance(own, Mapping) and own.get("verdict") == "broken"
     }
     said = [
-        f"the tokenizer of {name} is broken: {verdict.reason}. Likely cause: {verdict.advice(name)}"
+        f"the tokenizer of {name} is broken: {verdict.reason}. Likely cause: "
+        + verdict.advice(name, "weights" in qualities[name])
         for name, verdict in broken.items()
     ]
     if said and accepts:
