@@ -22,6 +22,10 @@ from nano4m.media.mel import FLOOR_DB, MelSpectrogram
 from nano4m.tokenizers.base import Material, Tokenizer
 from nano4m.tokenizers.codebook_ids import to_codebooks, to_vocabulary
 from nano4m.tokenizers.quantize import Autoencoder, Quantizer, train_autoencoder
+from nano4m.tokenizers.vocoder import Spectrograms, Vocoder, fit_vocoder
+
+CROP_FRAMES, CROPS = 64, 16
+"""Frames of a crop that the vocoder is trained on, and crops of a step."""
 
 LEVEL_WEIGHT = 0.2
 """Weight of the level of a frame against its shape in the loss."""
@@ -107,6 +111,11 @@ class MelVQTokenizer(Tokenizer):
             section.mels, section.downsample, section.width, section.code_dim, quantizer
         ).eval()
         self.mean, self.std = torch.zeros(section.mels, 1), torch.ones(section.mels, 1)
+        self.vocoder: Vocoder | None = None
+        if section.vocoder == "gan":
+            # Drawn aside, so that ids are those of a tokenizer without one.
+            with torch.random.fork_rng(devices=[]):
+                self.vocoder = Vocoder(section.mels, section.hop, section.vocoder_width).eval()
 
     @classmethod
     def prepare(
@@ -150,6 +159,12 @@ class MelVQTokenizer(Tokenizer):
                 tokenizer.net, batch, loss, steps=section.steps, lr=section.lr, seed=seed,
                 title="fit sound",
             )  # fmt: skip
+            if tokenizer.vocoder is not None:
+                fit_vocoder(
+                    tokenizer.vocoder, tokenizer._spectrograms(logmel, sounds),
+                    steps=section.vocoder_steps, sample_rate=sample_rate, seed=seed,
+                    discriminators=section.vocoder_discriminators,
+                )  # fmt: skip
         return tokenizer
 
     def to(self, device: torch.device | str) -> Self:
@@ -157,6 +172,8 @@ class MelVQTokenizer(Tokenizer):
         self.net.to(device)
         self.mel.to(device)
         self.mean, self.std = self.mean.to(device), self.std.to(device)
+        if self.vocoder is not None:
+            self.vocoder.to(device)
         return self
 
     @property
@@ -192,6 +209,10 @@ class MelVQTokenizer(Tokenizer):
     @torch.no_grad()
     def to_waveform(self, logmel: Tensor) -> Tensor:
         """Return sounds, float32 (B, samples) in [-1, 1], of log-mel (B, mels, frames) in dB."""
+        if self.vocoder is not None:
+            with repeatable(self.device, exact=True):
+                parts = [self.vocoder(self._normal(part)) for part in logmel.split(64)]
+            return torch.cat(parts)[:, : self.samples].clamp(-1, 1)
         sound = self.mel.to_waveform(logmel, self.section.griffin_lim, self.samples)
         return sound.clamp(-1, 1)
 
@@ -204,6 +225,9 @@ class MelVQTokenizer(Tokenizer):
         """Return settings, weights and the statistics of the bands."""
         settings = {"samples": self.samples, "sample_rate": self.sample_rate}
         weights = {f"net.{k}": v.cpu() for k, v in self.net.state_dict().items()}
+        if self.vocoder is not None:
+            own = self.vocoder.state_dict().items()
+            weights |= {f"vocoder.{k}": v.cpu() for k, v in own}
         statistics = {"mean": self.mean.cpu(), "std": self.std.cpu()}
         return settings | {"section": self.section.model_dump()}, weights | statistics
 
@@ -215,6 +239,9 @@ class MelVQTokenizer(Tokenizer):
             tokenizer = cls(settings["samples"], settings["sample_rate"], section)
         weights = {k[4:]: v for k, v in tensors.items() if k.startswith("net.")}
         tokenizer.net.load_state_dict(weights)
+        if tokenizer.vocoder is not None:
+            own = {k[8:]: v for k, v in tensors.items() if k.startswith("vocoder.")}
+            tokenizer.vocoder.load_state_dict(own)
         tokenizer.mean, tokenizer.std = tensors["mean"], tensors["std"]
         return tokenizer
 
@@ -225,6 +252,27 @@ class MelVQTokenizer(Tokenizer):
         parts = [self.mel(send(p, self.device).float()).to(to) for p in sound.split(256)]
         missing = self.shape[0] * self.section.downsample - self.frames
         return F.pad(torch.cat(parts), (0, missing), value=FLOOR_DB)
+
+    def _spectrograms(self, logmel: Tensor, sounds: Tensor) -> Spectrograms:
+        # Crops of whole tokens: the log-mel that the codebooks give back, and the true sound.
+        hop, size = self.section.hop, self.section.downsample
+        tokens = min(max(CROP_FRAMES // size, 1), self.shape[0])
+        frames = tokens * size
+
+        def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+            rows = torch.randint(len(logmel), (CROPS,), generator=generator)
+            starts = torch.randint(self.shape[0] - tokens + 1, (CROPS,), generator=generator)
+            given, real = [], []
+            for row, start in zip(rows.tolist(), (starts * size).tolist(), strict=True):
+                given.append(logmel[row, :, start : start + frames])
+                sound = sounds[row, start * hop : (start + frames) * hop].float()
+                real.append(F.pad(sound, (0, frames * hop - len(sound))))
+            with torch.no_grad():
+                x = self._normal(send(torch.stack(given), self.device))
+                y = self.net(x)[0] * self.std + self.mean
+            return self._normal(y.clamp_min(FLOOR_DB)), send(torch.stack(real), self.device)
+
+        return draw
 
     def _normal(self, logmel: Tensor) -> Tensor:
         return (logmel - self.mean) / self.std

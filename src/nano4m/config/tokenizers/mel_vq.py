@@ -43,6 +43,16 @@ class MelVQ(SoundSection):
     griffin_lim: Annotated[int, Range(1, 10_000)] = Field(
         32, description="Iterations of phase reconstruction."
     )
+    vocoder: Literal["griffin_lim", "gan"] = Field(
+        "griffin_lim",
+        description="Back to a waveform: phase reconstruction, or a network that is trained "
+        "against discriminators after the codebooks.",
+    )
+    vocoder_steps: Steps = Field(1000, description="Training steps of vocoder gan.")
+    vocoder_discriminators: Literal["period", "stft", "both"] = Field(
+        "period", description="Of vocoder gan: by periods, by spectra (slow on a CPU), or both."
+    )
+    vocoder_width: Width = Field(128, description="Channels of vocoder gan.")
 
     def token_shape(self, clips: ClipsConfig) -> TokenShape:
         """Return the form of the tokens of a clip."""
