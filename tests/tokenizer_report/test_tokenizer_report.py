@@ -168,6 +168,9 @@ def test_names_and_settings_of_a_specification():
     assert (spec.name, spec.kind) == ("fast", "wave_vq")
     section = section_of(spec, FARM, "sound")
     assert section.strides == (256, 4) and section.steps == 30
+    choice = section_of(parse_spec("mel_vq:downsample=8,lr=0.001,hop=128"), FARM, "sound")
+    assert (choice.downsample, choice.lr, choice.hop) == (8, 0.001, 128)
+    assert section_of(parse_spec("image_vq:quantizer=fsq"), FARM, "picture").quantizer == "fsq"
     assert parse_spec("mel_vq:vocab=16").name == "mel_vq:vocab=16"
     folder = parse_spec("mine=runs/farm/tokenizers/sound")
     assert folder.folder == Path("runs/farm/tokenizers/sound") and folder.name == "mine"

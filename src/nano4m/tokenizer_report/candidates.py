@@ -1,5 +1,6 @@
 """The tokenizers that are compared: loaded from folders, or fitted on the train split."""
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,8 +67,17 @@ def parse_spec(text: str) -> Spec:
         key, equals, value = field.partition("=")
         if not equals:
             raise UserError(f"--tokenizer {text}: {field!r} is no FIELD=VALUE")
-        settings[key.replace("-", "_")] = value.split(";") if ";" in value else value
+        parts = [_value(part) for part in value.split(";")]
+        settings[key.replace("-", "_")] = parts if len(parts) > 1 else parts[0]
     return Spec(name or rest, None, kind, settings)
+
+
+def _value(text: str) -> Any:
+    # A number, true, false or null; anything else is text. A choice of numbers takes no text.
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
 
 
 def section_of(spec: Spec, config: Config, media: str) -> TokenizerConfig:
