@@ -12,6 +12,7 @@ from nano4m.config.generation import GenerateConfig
 from nano4m.config.masking import MaskingConfig, default_num_inputs_weights
 from nano4m.config.model import ModelConfig
 from nano4m.config.run import Config, EvaluateConfig
+from nano4m.config.study import STUDY_WAVE
 from nano4m.config.tokenizers import Bpe, Encodec24, ImageVQ, MelVQ, of_kind
 from nano4m.config.training import TrainConfig
 from nano4m.errors import UserError, nearest
@@ -214,6 +215,7 @@ PRESETS: dict[str, Config] = {
         ANIMALS,
         REFERENCE,
         FARM_LARGE,
+        STUDY_WAVE,
     )
 }
 

@@ -56,11 +56,15 @@ SECTIONS: dict[str, type[TokenizerSection]] = {
 """Kind -> its section."""
 
 
+FIT_FIELDS = {"steps", "batch_size", "lr", "width", "code_dim"}
+"""Settings of a fit, which mean something else to another kind."""
+
+
 def of_kind(name: str, kind: str, before: TokenizerConfig) -> TokenizerConfig:
     """Return the section of another kind for the modality ``name``.
 
     Settings that both kinds have are those of ``before`` where they are not its kind's defaults;
-    all others are the new kind's defaults.
+    all others, and those of the fit, are the new kind's defaults.
 
     Raises:
         UserError: No such kind, or one whose tokens have another layout.
@@ -74,7 +78,7 @@ def of_kind(name: str, kind: str, before: TokenizerConfig) -> TokenizerConfig:
     section = SECTIONS[kind]
     if section is type(before):
         return before
-    own = section.model_fields.keys() - {"kind"}
+    own = section.model_fields.keys() - {"kind"} - FIT_FIELDS
     chosen = {
         name: getattr(before, name)
         for name, field in type(before).model_fields.items()

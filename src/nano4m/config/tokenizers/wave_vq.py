@@ -59,8 +59,11 @@ class WaveVQ(SoundSection):
     codebooks: Annotated[int, Range(1, 32)] = Field(1, description="Residual codebooks.")
     width: Width = Field(128, description="Channels.")
     code_dim: Width = Field(32, description="Width of a code.")
-    layers: Annotated[int, Range(1, 32)] = Field(
-        2, description="Residual blocks after each stride, of dilations 1, 3, 9, 1, ..."
+    layers: Annotated[int, Range(0, 32)] = Field(
+        3, description="Residual blocks at the rate of tokens, of dilations 1, 3, 9, 1, ..."
+    )
+    frame_layers: Annotated[int, Range(0, 32)] = Field(
+        1, description="Residual blocks after each earlier stride."
     )
     steps: Steps = Field(1500, description="Training steps.")
     batch_size: BatchSize = Field(16, description="Crops a step.")
@@ -83,6 +86,9 @@ class WaveVQ(SoundSection):
     l1_weight: Weight = Field(1.0, description="Weight of the waveform's L1 distance.")
     stft_weight: Weight = Field(1.0, description="Weight of the multi-resolution STFT distance.")
     mel_weight: Weight = Field(1.0, description="Weight of the log-mel L1 distance.")
+    level_share: Share = Field(
+        0.4, description="Of decoder istft: share of the steps that train the levels alone."
+    )
     level_weight: Weight = Field(
         1.0,
         description="Of decoder istft: weight of the distance of its levels, before phases play a "

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from nano4m.config.tokenizers.wave_vq import WaveVQ
-from nano4m.tokenizers.wave.layers import Up, stack
+from nano4m.tokenizers.wave.layers import Up, upward
 
 
 class Mono(nn.Module):
@@ -17,11 +17,4 @@ class Mono(nn.Module):
 def build_conv(section: WaveVQ, sample_rate: int) -> nn.Module:
     """Return the encoder's mirror: residual stacks and transposed convolutions."""
     del sample_rate
-    width = section.width
-    layers: list[nn.Module] = [
-        nn.Conv1d(section.code_dim, width, 3, padding=1),
-        *stack(width, section.layers),
-    ]
-    for stride in reversed(section.strides[1:]):
-        layers += [nn.SiLU(), Up(width, width, stride), *stack(width, section.layers)]
-    return nn.Sequential(*layers, nn.SiLU(), Up(width, 1, section.strides[0]), Mono())
+    return nn.Sequential(*upward(section), Up(section.width, 1, section.strides[0]), Mono())

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nano4m.config.tokenizers.wave_vq import WaveVQ
-from nano4m.tokenizers.wave.layers import Up, stack
+from nano4m.tokenizers.wave.layers import upward
 
 WINDOW_HOPS = 4
 """Length of the Hann window in hops."""
@@ -41,7 +41,8 @@ class SpectrumHead(nn.Module):
     def __init__(self, width: int, hop: int) -> None:
         super().__init__()
         self.hop, self.size = hop, WINDOW_HOPS * hop
-        self.linear = nn.Linear(width, 2 * (self.size // 2 + 1))
+        bins = self.size // 2 + 1
+        self.log_amplitude, self.phase = nn.Linear(width, bins), nn.Linear(width, bins)
         self.register_buffer("window", torch.hann_window(self.size), persistent=False)
 
     def forward(self, x_BWF: Tensor) -> Tensor:
@@ -50,8 +51,11 @@ class SpectrumHead(nn.Module):
 
     def spectrum(self, x_BWF: Tensor) -> tuple[Tensor, Tensor]:
         """Return log amplitudes, 0 for a sine of full scale, and phases, both (B, F, bins)."""
-        level, phase = self.linear(x_BWF.transpose(1, 2)).chunk(2, dim=2)
-        return (level + START_LOG).clamp_max(2.0), phase
+        return self.level(x_BWF), self.phase(x_BWF.transpose(1, 2))
+
+    def level(self, x_BWF: Tensor) -> Tensor:
+        """Return the log amplitudes alone."""
+        return (self.log_amplitude(x_BWF.transpose(1, 2)) + START_LOG).clamp_max(2.0)
 
     def sound(self, level_BFN: Tensor, phase_BFN: Tensor) -> Tensor:
         """Return the inverse STFT, (B, F * hop)."""
@@ -85,15 +89,8 @@ class IstftDecoder(nn.Module):
 
     def __init__(self, section: WaveVQ) -> None:
         super().__init__()
-        width = section.width
-        layers: list[nn.Module] = [
-            nn.Conv1d(section.code_dim, width, 3, padding=1),
-            *stack(width, section.layers),
-        ]
-        for stride in reversed(section.strides[1:]):
-            layers += [nn.SiLU(), Up(width, width, stride), *stack(width, section.layers)]
-        self.body = nn.Sequential(*layers, nn.SiLU())
-        self.head = SpectrumHead(width, section.strides[0])
+        self.body = nn.Sequential(*upward(section))
+        self.head = SpectrumHead(section.width, section.strides[0])
 
     def forward(self, latents_BCT: Tensor) -> Tensor:
         """Return sounds (B, T * hop) of latents (B, C, T)."""
@@ -103,6 +100,10 @@ class IstftDecoder(nn.Module):
         """Return sounds, and the distance of the levels of their spectra from the real sounds'."""
         level, phase = self.head.spectrum(self.body(latents_BCT))
         return self.head.sound(level, phase), self.head.level_distance(level, real_BS)
+
+    def learn_levels(self, latents_BCT: Tensor, real_BS: Tensor) -> Tensor:
+        """Return that distance alone, which takes half the time."""
+        return self.head.level_distance(self.head.level(self.body(latents_BCT)), real_BS)
 
 
 def build_istft(section: WaveVQ, sample_rate: int) -> IstftDecoder:

@@ -73,7 +73,7 @@ def build_encoder(section: WaveVQ, sample_rate: int) -> nn.Sequential:
         layers = [FilterBank(BANDS, first, sample_rate), nn.Conv1d(BANDS, width, 3, padding=1)]
     else:
         layers = [WaveFrontend(width, first)]
-    layers += stack(width, section.layers)
     for stride in section.strides[1:]:
-        layers += [nn.SiLU(), Down(width, width, stride), *stack(width, section.layers)]
+        layers += [*stack(width, section.frame_layers), nn.SiLU(), Down(width, width, stride)]
+    layers += stack(width, section.layers)
     return nn.Sequential(*layers, nn.SiLU(), nn.Conv1d(width, section.code_dim, 1))

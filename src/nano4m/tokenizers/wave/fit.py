@@ -135,6 +135,7 @@ def train_wave(
     generator = torch.Generator().manual_seed(seed)
     device = next(net.parameters()).device
     plain = int(section.steps * PLAIN_SHARE) if section.quantizer == "vq" else 0
+    levels = int(section.steps * section.level_share)
     begin = int(section.steps * section.adversarial_start)
     adversary = Adversary(section, device) if section.discriminators != "none" else None
     weights = list(net.parameters())
@@ -152,12 +153,16 @@ def train_wave(
             for group in optimizer.param_groups:
                 group["lr"] = section.lr * learning_rate(section, step)
             latents, commitment = quantized(net, real, step >= plain)
-            made, level = decoded(net.decoder, latents, real)
-            distance = loss_fn(made, real)
-            loss = distance + commitment + section.level_weight * level
-            if adversary is not None and step >= begin:
-                adversary.step(made, real)
-                loss = loss + adversary.loss(made, real)
+            if step < levels and isinstance(net.decoder, IstftDecoder):
+                distance = net.decoder.learn_levels(latents, real)
+                loss = distance + commitment
+            else:
+                made, level = decoded(net.decoder, latents, real)
+                distance = loss_fn(made, real)
+                loss = distance + commitment + section.level_weight * level
+                if adversary is not None and step >= begin:
+                    adversary.step(made, real)
+                    loss = loss + adversary.loss(made, real)
             optimizer.zero_grad()
             loss.backward()
             take_step(optimizer, weights, section.clip_norm)

@@ -7,6 +7,8 @@ positions from t * s on. Ends are padded with zeros.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nano4m.config.tokenizers.wave_vq import WaveVQ
+
 DILATIONS = (1, 3, 9)
 """Of the blocks of a stack, again and again."""
 
@@ -55,3 +57,15 @@ class Up(nn.Module):
         """Return ``stride`` vectors for each position."""
         first = self.stride // 2
         return self.conv(x)[:, :, first : first + x.shape[2] * self.stride]
+
+
+def upward(section: WaveVQ) -> list[nn.Module]:
+    """Return the layers from latents (B, code_dim, T) to the rate of the first stride's frames."""
+    width = section.width
+    layers: list[nn.Module] = [
+        nn.Conv1d(section.code_dim, width, 3, padding=1),
+        *stack(width, section.layers),
+    ]
+    for stride in reversed(section.strides[1:]):
+        layers += [nn.SiLU(), Up(width, width, stride), *stack(width, section.frame_layers)]
+    return [*layers, nn.SiLU()]
