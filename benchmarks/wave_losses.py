@@ -29,17 +29,17 @@ from nano4m.tokenizers.quality import code_use
 from nano4m.tokenizers.quantize import Autoencoder
 from nano4m.tokenizers.wave_vq import WaveVQTokenizer
 
+ALONE = {"l1_weight": 0.0, "stft_weight": 0.0, "mel_weight": 0.0, "level_weight": 0.0}
 VARIANTS: dict[str, dict[str, Any]] = {
-    "L1": {"l1_weight": 1.0, "stft_weight": 0.0, "mel_weight": 0.0},
-    "STFT": {"l1_weight": 0.0, "stft_weight": 1.0, "mel_weight": 0.0},
-    "L1 + STFT": {"l1_weight": 1.0, "stft_weight": 1.0, "mel_weight": 0.0},
-    "L1 + STFT + mel": {"l1_weight": 1.0, "stft_weight": 1.0, "mel_weight": 1.0},
-    "STFT + mel": {"l1_weight": 0.0, "stft_weight": 1.0, "mel_weight": 1.0},
-    "STFT + mel + adversarial": {
-        "l1_weight": 0.0, "stft_weight": 1.0, "mel_weight": 1.0, "discriminators": "stft",
-    },
-}  # fmt: skip
-"""Name -> weights of the losses."""
+    "L1": ALONE | {"l1_weight": 1.0},
+    "STFT": ALONE | {"stft_weight": 1.0},
+    "L1 + STFT": ALONE | {"l1_weight": 1.0, "stft_weight": 1.0},
+    "L1 + STFT + mel": ALONE | {"l1_weight": 1.0, "stft_weight": 1.0, "mel_weight": 1.0},
+    "L1 + STFT + mel + adversarial": ALONE
+    | {"l1_weight": 1.0, "stft_weight": 1.0, "mel_weight": 1.0, "discriminators": "stft"},
+    "default": {},
+}
+"""Name -> weights of the losses; the default adds the levels of its spectra, and little L1."""
 
 
 def distances(real: torch.Tensor, made: torch.Tensor, sample_rate: int) -> dict[str, float]:

@@ -16,7 +16,7 @@ from nano4m.tokenizers.wave_vq import WaveVQTokenizer
 RATE = 16000
 SMALL = {
     "strides": (32, 4), "vocab": 16, "width": 16, "code_dim": 8, "layers": 1, "steps": 6,
-    "batch_size": 8, "crop_seconds": 0.064, "level_share": 0,
+    "batch_size": 8, "crop_seconds": 0.064,
 }  # fmt: skip
 CPU = torch.device("cpu")
 

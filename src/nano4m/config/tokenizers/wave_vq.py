@@ -65,10 +65,10 @@ class WaveVQ(SoundSection):
     frame_layers: Annotated[int, Range(0, 32)] = Field(
         1, description="Residual blocks after each earlier stride."
     )
-    steps: Steps = Field(1500, description="Training steps.")
+    steps: Steps = Field(2000, description="Training steps.")
     batch_size: BatchSize = Field(16, description="Crops a step.")
     crop_seconds: Annotated[float, Range(0.01, 30)] = Field(
-        0.5, description="Length of a training crop, drawn at random from a sound."
+        0.43, description="Length of a training crop, drawn at random from a sound."
     )
     lr: LearningRate = Field(2e-3, description="Peak of the learning rate.")
     schedule: Literal["cosine", "warm_restarts"] = Field(
@@ -83,12 +83,9 @@ class WaveVQ(SoundSection):
     ema: Annotated[float, Range(0, 1, below=True)] = Field(
         0.0, description="Decay of the average of the weights that is kept; 0: the last weights."
     )
-    l1_weight: Weight = Field(1.0, description="Weight of the waveform's L1 distance.")
+    l1_weight: Weight = Field(0.1, description="Weight of the waveform's L1 distance.")
     stft_weight: Weight = Field(1.0, description="Weight of the multi-resolution STFT distance.")
     mel_weight: Weight = Field(1.0, description="Weight of the log-mel L1 distance.")
-    level_share: Share = Field(
-        0.4, description="Of decoder istft: share of the steps that train the levels alone."
-    )
     level_weight: Weight = Field(
         1.0,
         description="Of decoder istft: weight of the distance of its levels, before phases play a "

@@ -51,11 +51,9 @@ class SpectrumHead(nn.Module):
 
     def spectrum(self, x_BWF: Tensor) -> tuple[Tensor, Tensor]:
         """Return log amplitudes, 0 for a sine of full scale, and phases, both (B, F, bins)."""
-        return self.level(x_BWF), self.phase(x_BWF.transpose(1, 2))
-
-    def level(self, x_BWF: Tensor) -> Tensor:
-        """Return the log amplitudes alone."""
-        return (self.log_amplitude(x_BWF.transpose(1, 2)) + START_LOG).clamp_max(2.0)
+        x_BFW = x_BWF.transpose(1, 2)
+        level = (self.log_amplitude(x_BFW) + START_LOG).clamp_max(2.0)
+        return level, self.phase(x_BFW)
 
     def sound(self, level_BFN: Tensor, phase_BFN: Tensor) -> Tensor:
         """Return the inverse STFT, (B, F * hop)."""
@@ -100,10 +98,6 @@ class IstftDecoder(nn.Module):
         """Return sounds, and the distance of the levels of their spectra from the real sounds'."""
         level, phase = self.head.spectrum(self.body(latents_BCT))
         return self.head.sound(level, phase), self.head.level_distance(level, real_BS)
-
-    def learn_levels(self, latents_BCT: Tensor, real_BS: Tensor) -> Tensor:
-        """Return that distance alone, which takes half the time."""
-        return self.head.level_distance(self.head.level(self.body(latents_BCT)), real_BS)
 
 
 def build_istft(section: WaveVQ, sample_rate: int) -> IstftDecoder:

@@ -17,7 +17,7 @@ from nano4m.config.tokenizers.wave_vq import WaveVQ
 
 PERIODS = (2, 3, 5, 7, 11)
 WINDOWS = (1024, 512, 256)
-CHANNELS = 16
+PERIOD_CHANNELS, SPECTRUM_CHANNELS = 16, 8
 
 SLOPE = 0.2
 """Of the leaky units below zero."""
@@ -46,7 +46,7 @@ class _Convolutions(nn.Module):
 class PeriodDiscriminator(_Convolutions):
     """Looks at every ``period``-th sample: (B, samples) as a plane (samples / period, period)."""
 
-    def __init__(self, period: int, channels: int = CHANNELS) -> None:
+    def __init__(self, period: int, channels: int = PERIOD_CHANNELS) -> None:
         sizes = [1, channels, 2 * channels, 4 * channels]
         layers = [
             nn.Conv2d(a, b, (5, 1), (3, 1), (2, 0)) for a, b in zip(sizes, sizes[1:], strict=False)
@@ -65,12 +65,11 @@ class SpectrumDiscriminator(_Convolutions):
 
     window: Tensor
 
-    def __init__(self, size: int, channels: int = CHANNELS) -> None:
-        layers = [nn.Conv2d(2, channels, (3, 9), 1, (1, 4))]
-        for dilation in (1, 2, 4):
-            layers.append(
-                nn.Conv2d(channels, channels, (3, 9), (1, 2), (dilation, 4), dilation=(dilation, 1))
-            )
+    def __init__(self, size: int, channels: int = SPECTRUM_CHANNELS) -> None:
+        layers = [
+            nn.Conv2d(inputs, channels, (3, 5), (1, 2), (dilation, 2), dilation=(dilation, 1))
+            for inputs, dilation in ((2, 1), (channels, 1), (channels, 2), (channels, 4))
+        ]
         super().__init__([*layers, nn.Conv2d(channels, 1, 3, 1, 1)])
         window = torch.hann_window(size)
         self.register_buffer("window", window / window.square().sum().sqrt(), persistent=False)
