@@ -60,10 +60,10 @@ class WaveVQ(SoundSection):
     width: Width = Field(128, description="Channels.")
     code_dim: Width = Field(32, description="Width of a code.")
     layers: Annotated[int, Range(0, 32)] = Field(
-        3, description="Residual blocks at the rate of tokens, of dilations 1, 3, 9, 1, ..."
+        2, description="Residual blocks at the rate of tokens, of dilations 1, 3, 9, 1, ..."
     )
     frame_layers: Annotated[int, Range(0, 32)] = Field(
-        1, description="Residual blocks after each earlier stride."
+        2, description="Residual blocks after each earlier stride."
     )
     steps: Steps = Field(2000, description="Training steps.")
     batch_size: BatchSize = Field(16, description="Crops a step.")

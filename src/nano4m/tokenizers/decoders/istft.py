@@ -22,6 +22,9 @@ QUIET = 1e-4
 START_LOG = -7.0
 """Logarithm of the amplitude that an untrained head gives to every bin."""
 
+MOST_LOG = 1.0
+"""Logarithm of the amplitude above which levels hardly grow."""
+
 
 def overlap_add(frames_BFK: Tensor, hop: int) -> Tensor:
     """Return the sum (B, K + (F - 1) * hop) of frames (B, F, K) that begin ``hop`` apart."""
@@ -52,8 +55,9 @@ class SpectrumHead(nn.Module):
     def spectrum(self, x_BWF: Tensor) -> tuple[Tensor, Tensor]:
         """Return log amplitudes, 0 for a sine of full scale, and phases, both (B, F, bins)."""
         x_BFW = x_BWF.transpose(1, 2)
-        level = (self.log_amplitude(x_BFW) + START_LOG).clamp_max(2.0)
-        return level, self.phase(x_BFW)
+        level = self.log_amplitude(x_BFW) + START_LOG
+        # Nothing is that loud. A hard limit would have no gradient, and no way back.
+        return level - 0.99 * (level - MOST_LOG).relu(), self.phase(x_BFW)
 
     def sound(self, level_BFN: Tensor, phase_BFN: Tensor) -> Tensor:
         """Return the inverse STFT, (B, F * hop)."""
