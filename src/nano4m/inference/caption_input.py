@@ -131,5 +131,5 @@ def checked_caption(
 def _with_near(word: str, words: set[str]) -> str:
     """Return a word, and the seen one that is nearest if any is near."""
     by_fold = {seen.casefold(): seen for seen in sorted(words)}
-    near = get_close_matches(word.casefold(), by_fold, n=1, cutoff=0.75)
+    near = get_close_matches(word.casefold(), by_fold, n=1, cutoff=0.7)
     return f"{word!r} ({by_fold[near[0]]!r} was seen)" if near else repr(word)

@@ -18,18 +18,22 @@ _JOINERS = {"\u200d"}
 def cut_at_word(text: str, end: int, fits: Callable[[str], bool]) -> str:
     """Return the longest beginning of a text that fits and ends with a word, or "".
 
-    In a text without white space, as of Chinese or Thai, it ends with a whole character instead,
-    its accents and joined signs included.
+    Where no word fits, as in Chinese, Thai or emoji, it ends with a whole character instead, its
+    accents and joined signs included; a single word of letters with cases is not cut.
 
     Args:
         text: The text.
         end: Number of letters after which it may end, at most.
         fits: Whether a beginning is short enough.
     """
-    ends = [m.start() for m in re.finditer(r"\s+", text) if m.start()]
-    if not ends:
-        ends = [i for i in range(1, len(text)) if not _goes_on(text, i)]
-    return next((text[:i] for i in reversed(ends) if i <= end and fits(text[:i])), "")
+    words = [m.start() for m in re.finditer(r"\s+", text) if m.start()]
+    signs = [i for i in range(1, len(text)) if not _goes_on(text, i)]
+    has_words = not any(unicodedata.category(sign) in ("Lo", "So") for sign in text)
+    for ends in [words] if has_words else [words, signs]:
+        for i in reversed(ends):
+            if i <= end and fits(text[:i].rstrip()):
+                return text[:i].rstrip()
+    return ""
 
 
 def _goes_on(text: str, i: int) -> bool:
