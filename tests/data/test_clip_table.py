@@ -149,3 +149,14 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         write_shard(tmp_path, 0, [], sample_rate=RATE)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_table_of_sounds_alone_has_no_frames_and_gives_its_sounds(tmp_path):
+    one = cut.cut(RawMedia(sound=sine(0.25), sample_rate=RATE, frames=()), config(require=()).clips)
+    one.pop("offset_s")
+    about = {k: getattr(plan(0), k) for k in (*clip_shards.TEXTS, "start_s")}
+    rows = [about | one | {"kept": True, "reason": None}]
+    clip_shards.write_shard(tmp_path, 0, rows, sample_rate=RATE)
+    table = open_clips(tmp_path)
+    sounds = table.media("sound", [0], frame=0)
+    assert table.num_frames == 0 and torch.equal(sounds, table.media("sound", [0]))

@@ -2,11 +2,14 @@
 
 import csv
 import unicodedata
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+from test_folder_forms import needs_odd, odd
 
 from media_files import tone
 from nano4m.config.clips import ClipsConfig
@@ -17,6 +20,8 @@ from nano4m.data.build import build_clips
 from nano4m.data.clip_table import open_clips
 from nano4m.data.sources import folder
 from nano4m.errors import UserError
+from nano4m.tokenizers.base import Material
+from nano4m.tokenizers.bpe import BpeTokenizer
 
 COUNT = 8
 NAMES = [f"s{i}.wav" for i in range(COUNT)]
@@ -240,3 +245,23 @@ def test_other_captions_are_other_clips(tmp_path):
     (data / "labels.csv").write_text(text)
     with pytest.raises(UserError, match="clips of other settings or data"):
         build(data, tmp_path / "out")
+
+
+@needs_odd
+def test_one_long_caption_of_a_list_is_said_and_the_others_stay_whole(tmp_path, capsys):
+    case = "pairs:one_long_caption_pairs.csv:one_long_caption_metadata.csv"
+    plans = folder.plan(FolderDataset(val_share=0.3), odd(case, tmp_path / "data"), 0)
+    captions = [plan.caption for plan in plans]
+    assert sorted(Counter(captions).values()) == [1, 5, 6, 6]
+    [long] = [text for text in captions if len(text.split()) > 30]
+    ids = [plan.clip_id for plan in plans]
+    material = Material("caption", captions, captions[:1], 1, 0, captions, ids, "caption")
+    section = Bpe(vocab=512, max_length=24)
+    tokenizer = BpeTokenizer.prepare(section, material, 0, torch.device("cpu"))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "1 of 18 captions have more than 24 tokens" in said
+    assert f"first that of clip {ids[captions.index(long)]}: 'a small brown dog that stands" in said
+    assert f"--tokenizers.caption.max_length {tokenizer.count(long)} has room for all" in said
+    for text in captions:
+        [usable] = tokenizer.usable([text], section)
+        assert (usable == text) == (text != long) and text.startswith(usable)

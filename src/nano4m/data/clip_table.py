@@ -181,7 +181,7 @@ class ClipTable:
         lacking = index[~self.present(kind)[index]]
         if len(lacking):
             raise ValueError(f"clip {self.clip_ids[lacking[0]]} of {self.folder} has no {kind}")
-        if frame is not None and not 0 <= frame < self.num_frames:
+        if frame is not None and found_kind.is_plane and not 0 <= frame < self.num_frames:
             raise IndexError(f"frame {frame} of {self.num_frames}")
         places = self.places[index]
         cells: list[Any] = [None] * len(index)

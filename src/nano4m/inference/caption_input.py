@@ -111,20 +111,22 @@ def checked_caption(
     if all(sign in strange or sign.isspace() for sign in caption):
         raise UserError(f"--caption {caption!r}: no train caption has any sign of it; "
                         f"{seen.about(caption)}")  # fmt: skip
+    new = [word for word in dict.fromkeys(words_of(caption)) if word not in seen.words]
+    listed = ", ".join(_with_near(word, seen.words) for word in new)
+    unseen = f"no train caption has the word {listed}" if new else ""
     count, most = tokenizer.count(caption), tokenizer.shape[0]
     if count > most:
         words = len(words_of(caption))
         raise UserError(
             f"--caption {caption!r} is too long, {words} word{'s' * (words != 1)} in {count} "
-            f"tokens with the end, at most {most} fit: {seen.about(caption)}"
+            f"tokens with the end, at most {most} fit{unseen and f' ({unseen})'}: "
+            f"{seen.about(caption)}"
         )
     if strange:
         signs = ", ".join(map(repr, strange))
         warn(f"--caption: no train caption has {signs}, which becomes an unknown sign")
-    new = [word for word in dict.fromkeys(words_of(caption)) if word not in seen.words]
-    if new:
-        listed = ", ".join(_with_near(word, seen.words) for word in new)
-        warn(f"--caption: no train caption has the word {listed}; {seen.about(caption)}")
+    if unseen:
+        warn(f"--caption: {unseen}; {seen.about(caption)}")
     return caption
 
 
