@@ -80,7 +80,7 @@ def make_rows(
         "start_s": plan.start_s,
         "label": plan.label,
         "caption": plan.caption,
-        "captions": [plan.caption, *plan.more_captions] if plan.more_captions else None,
+        "captions": list(plan.captions) if plan.more_captions else None,
         "split": plan.split,
         "licence": plan.licence,
         "measures": dict(plan.measures),

@@ -52,6 +52,11 @@ class ClipPlan:
     draws_pictures: bool = False
     details: dict[str, str | int | float | list[str]] = field(default_factory=dict)
 
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """All of them, () if it has none."""
+        return (self.caption, *self.more_captions) if self.caption else ()
+
 
 class ClipPlans(list[ClipPlan]):
     """Clips of a source, and how many of its files no clip reads.

@@ -37,7 +37,8 @@ FORMS = """a folder of one of these forms:
     video/<class>/* and a metadata.csv with id,class,kind,file,recording_group,license_note,quality
   audio/<class>/* with images/<class>/*, or <class>/* with sounds and pictures, or with videos; each
     of them also below train, val (valid, dev) and test
-  labels.csv with columns file,label,caption beside videos, sounds or pictures"""
+  labels.csv with columns file,label,caption beside videos, sounds or pictures
+  in both lists caption1,caption2,... or rows of the same clip are several captions of it"""
 
 
 @dataclass(frozen=True)
