@@ -128,6 +128,10 @@ class BpeTokenizer(Tokenizer):
         longest = max(lengths, default=section.max_length)
         return cls(vocab, merges, min(section.max_length, longest))
 
+    def count(self, text: str) -> int:
+        """Return the number of tokens of a text of any length, its end included."""
+        return len(self._tokens(text)) + 1
+
     def usable(self, texts: Sequence[str], section: Bpe) -> list[str]:
         """Return the texts of a clip that are short enough, or made so, see ``Bpe.too_long``."""
         return super().usable([self._within(text, section) for text in texts], section)
