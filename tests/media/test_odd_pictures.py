@@ -10,7 +10,7 @@ UNREADABLE = {
     "bad_crc.png": "unreadable file",
     "cut.jpg": "unreadable file",
     "cut.png": "unreadable file",
-    "heic_named.jpg": "unreadable file",
+    "heic_named.jpg": "needs pillow-heif",
     "html.jpg": "unreadable file",
     "ztxt_big.png": "unreadable file",
     "huge_256MP.png": "too large: huge_256MP.png has 16000 x 16000 pixels",

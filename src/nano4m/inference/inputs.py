@@ -91,12 +91,14 @@ def _kind_of(path: Path) -> MediaKind | None:
     return MEDIA[best] if claims[best] else None
 
 
-def _recording_cells(path: Path, clips: ClipsConfig) -> tuple[dict[str, Cell], str]:
+def _recording_cells(path: Path, clips: ClipsConfig, *needed: str) -> tuple[dict[str, Cell], str]:
     """Return the cells of a sound or film, whose picture is its first keyframe, and a note.
+
+    One that lacks a kind of ``needed`` is refused.
 
     A film without a sound is a picture, and a film without pictures a sound.
     """
-    one = clips.model_copy(update={"require": (), "windows_per_recording": 1})
+    one = clips.model_copy(update={"require": needed, "windows_per_recording": 1})
     raw = RawMedia(sound=None, sample_rate=0, frames=(), recording=path)
     with opened_windows(raw, one) as windows:
         window = windows[0]
@@ -104,7 +106,7 @@ def _recording_cells(path: Path, clips: ClipsConfig) -> tuple[dict[str, Cell], s
     if "reason" in columns:
         raise BadMedia(columns["reason"])
     note = _window_note(window.seconds, columns["offset_s"], clips)
-    note += _level_note(clips) if window.sound is not None else "; it has no sound"
+    note += _level_note(clips) if window.sound is not None else f"; {window.no_sound}"
     cells = {name: columns.get(kind.column) for name, kind in MEDIA.items()}
     return {name: cell for name, cell in cells.items() if cell}, note
 
@@ -113,9 +115,7 @@ def _cells_of_kind(kind: MediaKind, path: Path, clips: ClipsConfig) -> tuple[Cel
     """Return the cell of one kind that a file holds, and a note of how it was processed."""
     if kind.is_plane and path.suffix.lower() not in VIDEOS:
         return _plane_cell(kind, path, clips)
-    cells, note = _recording_cells(path, clips)
-    if kind.name not in cells:
-        raise BadMedia(f"no {kind.name}: {printable(path.name)} has only {', '.join(cells)}")
+    cells, note = _recording_cells(path, clips, kind.name)
     return cells[kind.name], note
 
 

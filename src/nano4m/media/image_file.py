@@ -11,6 +11,8 @@ from PIL import ExifTags, Image
 from nano4m.errors import BadMedia
 from nano4m.media.gate import opened, printable
 
+HEIF = "HEIF"
+
 FORMATS: dict[str, tuple[str, ...]] = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     "PNG": (".png", ".apng"),
@@ -23,8 +25,18 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
     "TGA": (".tga",),
     "QOI": (".qoi",),
+    HEIF: (".heic", ".heif", ".hif"),
 }
-"""Formats of Pillow that are read, and their endings. Others are not: EPS runs a program."""
+"""Formats of Pillow that are read, and their endings. Others are not: EPS runs a program. HEIF is
+read where pillow-heif is installed."""
+
+HEIF_BRANDS = frozenset(
+    {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
+)
+"""Brands of an ISO file that is a HEIC picture, whatever its ending says."""
+
+NEEDS_HEIF = "needs pillow-heif"
+"""Kind of fault of a HEIC picture where nothing reads it."""
 
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
@@ -69,14 +81,45 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
 
 
 def _open(path: Path) -> Image.Image:
+    formats = [name for name in FORMATS if name != HEIF]
+    if is_heif(path):
+        _register_heif(path)
+        formats = [HEIF]
     # Pillow has a limit of its own, which hides the size and is lower than some cameras are.
     with _LIMIT:
         limit = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = None
         try:
-            return Image.open(path, formats=tuple(FORMATS))
+            return Image.open(path, formats=formats)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+def is_heif(path: Path) -> bool:
+    """Whether a file is a HEIC picture by its content; AVIF, which Pillow reads, is none."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    if head[4:8] != b"ftyp":
+        return False
+    end = min(len(head), int.from_bytes(head[:4], "big"))
+    brands = [head[8:12], *(head[at : at + 4] for at in range(16, end - 3, 4))]
+    return b"avif" not in brands and not HEIF_BRANDS.isdisjoint(brands)
+
+
+def _register_heif(path: Path) -> None:
+    """Let Pillow read HEIC pictures.
+
+    Raises:
+        BadMedia: pillow-heif is not installed.
+    """
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        raise BadMedia(
+            f"{NEEDS_HEIF}: {printable(path.name)} is a HEIC picture; to read such, pip install "
+            "pillow-heif"
+        ) from None
+    register_heif_opener()
 
 
 def upright(image: Image.Image) -> Image.Image:

@@ -8,7 +8,6 @@ import numpy as np
 from PIL import Image
 
 import nano4m.media.planes as planes
-from nano4m.errors import BadMedia
 from nano4m.media.base import Box, Item, MediaKind
 from nano4m.media.image_file import SUFFIXES as SUFFIXES
 from nano4m.media.image_file import in_colour, opened_image, upright
@@ -38,13 +37,14 @@ def read_picture(path: Path) -> np.ndarray:
         return np.asarray(picture)
 
 
-def picture_size(path: Path) -> tuple[int, int] | None:
-    """Return width and height from the header of a picture, or None where it cannot be opened."""
-    try:
-        with opened_image(path) as image:
-            return image.size
-    except BadMedia:
-        return None
+def picture_size(path: Path) -> tuple[int, int]:
+    """Return width and height from the header of a picture.
+
+    Raises:
+        BadMedia: It cannot be opened, or is too large.
+    """
+    with opened_image(path) as image:
+        return image.size
 
 
 def crop_picture(picture: np.ndarray, box: Box, size: int) -> np.ndarray:

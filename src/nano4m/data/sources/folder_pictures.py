@@ -9,12 +9,16 @@ from dataclasses import replace
 from nano4m.data.sources.folder_contents import MOST_SHOWN, Picture
 from nano4m.data.sources.unread import Unread
 from nano4m.errors import BadMedia
-from nano4m.media.gate import gated, printable
+from nano4m.media.gate import printable
+from nano4m.media.image_file import NEEDS_HEIF
 from nano4m.media.picture import picture_size
 from nano4m.progress import log_info
 
 LOWRES = 48
 """Pictures with a side shorter than this are used only if there are too few others."""
+
+UNOPENED = "a picture that cannot be opened"
+HEIC = "a HEIC picture; to read such, pip install pillow-heif"
 
 
 def look_at(
@@ -34,16 +38,14 @@ def look_at(
         if names is not None and picture.name not in names:
             found.append(picture)
             continue
-        size, why = None, "it cannot be opened"
         try:
-            with gated(picture.path):
-                size = picture_size(picture.path)
-        except BadMedia as error:
-            why = str(error)
-        if size is not None:
+            size = picture_size(picture.path)
             found.append(replace(picture, is_lowres=min(size) < LOWRES, size=size))
             continue
-        unread.add(picture.label, "a picture that cannot be opened", picture.name)
+        except BadMedia as error:
+            why = str(error)
+        is_heif = why.startswith(NEEDS_HEIF)
+        unread.add(picture.label, HEIC if is_heif else UNOPENED, picture.name)
         said += 1
         if said <= MOST_SHOWN:
             log_info(f"picture left out: {printable(picture.name)} ({why})")
