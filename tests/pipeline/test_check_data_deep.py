@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,7 +90,7 @@ def test_what_only_decoding_tells_is_found(tmp_path):
     check = check_data(config(), data)
     assert not [own for own in check.left_out if own["what"] == "clips"]
     deep = check_data(config(), data, deep=True)
-    assert deep.decoded["reasons"] == {"silent": 1} and "1 recordings are silent" in deep.warnings
+    assert deep.decoded["reasons"] == {"silent": 1} and "1 silent clip" in deep.warnings
     assert deep.decoded["clipped"] == {"count": 1, "first": ["s1.wav"]}
     assert deep.decoded["level_db"]["loudest"] > -3
     assert deep.decoded["lengths"]["files"] == 24
@@ -110,7 +112,7 @@ def test_a_sound_saved_again_in_another_split_is_found(tmp_path):
     assert not check_data(config(require=("sound",)), data).decoded
     deep = check_data(config(require=("sound",)), data, deep=True)
     assert deep.decoded["duplicates"]["count"] == 1
-    assert any("sound or picture of a clip of another split" in line for line in deep.warnings)
+    assert any("sound or picture of one of another split" in line for line in deep.warnings)
 
 
 def test_a_header_that_lies_about_its_length_is_named(tmp_path, monkeypatch):
@@ -215,3 +217,32 @@ def test_real_sounds_are_read_as_the_documents_say(capsys):
     page = (Path(__file__).resolve().parents[2] / "docs" / "CHECK_DATA.md").read_text()
     assert all(f"! {warning}\n" in page for warning in told["warnings"])
     assert planned(told["splits"]) == {"train": 367, "val": 64}
+
+
+ODD = SHARED / "odd_files"
+CASES = (
+    "splits",
+    "one_folder_above",
+    "symlinked_class",
+    "dangling_link",
+    "class_names",
+    "m4a_class",
+)
+
+
+@pytest.mark.skipif(
+    not (ODD.is_dir() and ANIMALS.is_dir()),
+    reason="needs the data of ../shared: odd_files, animals",
+)
+@pytest.mark.parametrize("case", CASES)
+def test_odd_folders_are_counted_as_a_run_does(tmp_path, case):
+    data = tmp_path / "data"
+    subprocess.run([sys.executable, ODD / "make_folder.py", case, data], check=True)
+    chosen = config()
+    check = check_data(chosen, data)
+    try:
+        made = build_clips(chosen, data, tmp_path / "clips")
+    except UserError:
+        assert not check.ok
+        return
+    assert by_both(check) == made["by_label_and_split"]

@@ -24,12 +24,12 @@ SUSPICIONS = {
         tone(data / f"audio/dog/more{i}.wav", hertz=2000 + i * 9) for i in range(60)
     ],
     "lower sample rate than the 24000 Hz of clips": lambda data: None,
-    "are shorter than a quarter of the window": lambda data: None,
-    "pictures have a side of less than the 64 pixels": lambda data: [
+    "shorter than a quarter of the window": lambda data: None,
+    "with a side below the 64 pixels": lambda data: [
         picture(data / f"images/cat/tiny{i}.png", (i, 3, 5), (50, 80)) for i in range(3)
     ],
     "no clip at all of 1 class: owl": lambda data: tone(data / "audio/owl/one.wav"),
-    "training clips are few": lambda data: None,
+    "few training clips": lambda data: None,
     "sounds and no picture in 1 class: dog": lambda data: shutil.rmtree(data / "images/dog"),
 }
 

@@ -19,7 +19,7 @@ from nano4m.data.duplicate_rules import DUPLICATE
 from nano4m.data.duplicates import read_settled
 from nano4m.errors import BadMedia, UserError
 from nano4m.media.sound_file import read_sound
-from nano4m.pipeline.check_data.facts import FolderCheck, spread
+from nano4m.pipeline.check_data.facts import FolderCheck, counted, spread
 from nano4m.pipeline.check_data.planned import Planned
 from nano4m.progress import collected_log, track
 
@@ -144,17 +144,17 @@ def warnings_of_decoded(check: FolderCheck) -> list[str]:
     """Return what of the decoded media looks like a mistake, a sentence each."""
     decoded = check.decoded or {}
     texts = {
-        "moved": "clips have the sound or picture of a clip of another split and move into it",
-        "duplicates": "clips have the sound or picture of a clip of another split and are left out",
-        "other_lengths": "recordings are not as long as their header says",
-        "clipped": "recordings are clipped: many samples are at full scale",
+        "moved": ("clip", "with the sound or picture of one of another split, moved into that"),
+        "duplicates": ("clip", "with the sound or picture of one of another split, left out"),
+        "other_lengths": ("recording", "not as long as its header says"),
+        "clipped": ("recording", "clipped: many samples are at full scale"),
     }
     found = [
-        f"{own['count']} {text} (first {own['first'][0]})"
-        for name, text in texts.items()
+        f"{counted(own['count'], noun)} {text} (first {own['first'][0]})"
+        for name, (noun, text) in texts.items()
         if (own := decoded.get(name)) and own["count"]
     ]
     silent: Counter[str] = Counter(decoded.get("reasons", {}))
     if silent["silent"]:
-        found.append(f"{silent['silent']} recordings are silent")
+        found.append(f"{counted(silent['silent'], 'silent clip')}")
     return found

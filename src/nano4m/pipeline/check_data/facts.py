@@ -81,3 +81,10 @@ def spread(values: list[float], digits: int = 2) -> dict[str, float]:
     ordered = sorted(values)
     chosen = {"shortest": ordered[0], "median": ordered[len(ordered) // 2], "longest": ordered[-1]}
     return {name: round(value, digits) for name, value in chosen.items()}
+
+
+def counted(count: int, noun: str) -> str:
+    """Return ``1 file``, ``2 files`` or ``3 classes``."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count:,} {noun}{'es' if noun.endswith('s') else 's'}"

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from nano4m.media import media_kind
-from nano4m.pipeline.check_data.facts import FolderCheck
+from nano4m.pipeline.check_data.facts import FolderCheck, counted
 from nano4m.pipeline.check_data.sheet import Shown
 from nano4m.pipeline.check_data.words import (
     LINES,
@@ -105,8 +105,13 @@ def _classes(check: FolderCheck) -> Html | None:
                 tag("span", *parts, class_="bars"),
             ]
         )
-    how = f"Files and clips of each class; the bars are clips of {', '.join(check.splits)}."
-    return section("classes", "Classes", how, table([*head, ""], rows, label="Classes"))
+    if not check.splits:
+        rows = [row[:-1] for row in rows]
+    bars = f"; the bars are clips of {', '.join(check.splits)}" if check.splits else ""
+    how = f"Files and clips of each class{bars}."
+    return section(
+        "classes", "Classes", how, table([*head, ""][: len(rows[0])], rows, label="Classes")
+    )
 
 
 def _left_out(check: FolderCheck) -> Html | None:
@@ -116,7 +121,7 @@ def _left_out(check: FolderCheck) -> Html | None:
         [
             left_out_line(own),
             join(own["first"], "<br>"),
-            f"{short(own['count'])} {own['what']}",
+            counted(own["count"], own["what"].removesuffix("s")),
         ]
         for own in check.left_out
     ]

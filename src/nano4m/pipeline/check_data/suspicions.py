@@ -4,7 +4,7 @@ from collections import Counter
 
 from nano4m.config.run import Config
 from nano4m.data.sources.folder_contents import shortened
-from nano4m.pipeline.check_data.facts import FolderCheck
+from nano4m.pipeline.check_data.facts import FolderCheck, counted
 from nano4m.pipeline.check_data.planned import Planned
 
 DOMINANT = 0.5
@@ -26,8 +26,8 @@ def warnings_of(check: FolderCheck, config: Config, planned: Planned) -> list[st
     found += [*_of_pictures(check, config), *_of_captions(check)]
     if check.groups.get("in_two_splits"):
         found.append(
-            f"{check.groups['in_two_splits']} recordings have clips in two splits; only those of "
-            "the later split are used"
+            f"{counted(check.groups['in_two_splits'], 'recording')} with clips in two splits; only "
+            "those of the later split are used"
         )
     return found
 
@@ -62,7 +62,7 @@ def _of_classes(check: FolderCheck) -> list[str]:
             found.append(f"class {label!r} has {share:.0%} of the training clips")
     if 0 < train.total() < FEW_CLIPS:
         found.append(
-            f"{train.total()} training clips are few: a model will know them by heart rather than "
+            f"few training clips ({train.total()}): a model will know them by heart rather than "
             "what they have in common"
         )
     if set(used) == {"unlabelled"}:
@@ -71,7 +71,7 @@ def _of_classes(check: FolderCheck) -> list[str]:
 
 
 def _count(labels: list[str]) -> str:
-    return f"{len(labels)} class{'es' if len(labels) > 1 else ''}"
+    return counted(len(labels), "class")
 
 
 def _of_sounds(check: FolderCheck, config: Config, planned: Planned) -> list[str]:
@@ -82,24 +82,24 @@ def _of_sounds(check: FolderCheck, config: Config, planned: Planned) -> list[str
     if low:
         listed = shortened([f"{count} of {rate} Hz" for rate, count in sorted(low.items())])
         found.append(
-            f"{sum(low.values())} recordings have a lower sample rate than the "
-            f"{clips.sample_rate} Hz of clips, so the highest frequencies are empty: {listed}"
+            f"{counted(sum(low.values()), 'recording')} with a lower sample rate than the "
+            f"{clips.sample_rate} Hz of clips, so that the highest frequencies are empty: {listed}"
         )
     told = [header.seconds for header in planned.headers.values() if header.seconds]
     short = sum(seconds < clips.window_seconds / 4 for seconds in told)
     if short:
         found.append(
-            f"{short} of {len(told)} recordings are shorter than a quarter of the window of "
+            f"{short} of {counted(len(told), 'recording')} shorter than a quarter of the window of "
             f"{clips.window_seconds:.2f} s (by their headers); the rest of it is silence"
         )
     empty = sum(not header.seconds for header in planned.headers.values())
     if empty:
-        found.append(f"the headers of {empty} recordings do not say how long they are (--deep)")
-    kinds = {"no picture": "clips have no picture", "no sound": "clips have no sound"}
+        found.append(f"{counted(empty, 'recording')} whose header says no length (--deep finds it)")
+    kinds = {"no picture": "without a picture", "no sound": "without a sound"}
     for start, what in kinds.items():
         count = sum(why.startswith(start) for why in planned.lost.values())
         if count:
-            found.append(f"{count} {what}, and --clips.require says that they need one")
+            found.append(f"{counted(count, 'clip')} {what}, which --clips.require asks for")
     return found
 
 
@@ -109,8 +109,8 @@ def _of_pictures(check: FolderCheck, config: Config) -> list[str]:
     if sizes.get("small"):
         size = config.clips.picture_size
         found.append(
-            f"{sizes['small']} of {sizes['looked_at']} pictures have a side of less than the "
-            f"{size} pixels of clips and are enlarged"
+            f"{sizes['small']} of {counted(sizes['looked_at'], 'picture')} with a side below the "
+            f"{size} pixels of clips, enlarged"
         )
     lone = [
         label

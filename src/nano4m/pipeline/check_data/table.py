@@ -4,7 +4,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from nano4m.pipeline.check_data.facts import FolderCheck
+from nano4m.pipeline.check_data.facts import FolderCheck, counted
 from nano4m.pipeline.check_data.words import (
     LINES,
     class_head,
@@ -68,7 +68,7 @@ def _left_out(check: FolderCheck) -> Table:
     table.add_column("first", overflow="fold", ratio=1)
     for own in check.left_out[:MOST_REASONS]:
         name = own["first"][0] if own["first"] else ""
-        count = f"{short(own['count'])} {own['what']}"
+        count = counted(own["count"], own["what"].removesuffix("s"))
         table.add_row(count, Text(left_out_line(own)), Text(name))
     more = len(check.left_out) - MOST_REASONS
     if more > 0:
