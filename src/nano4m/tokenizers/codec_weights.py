@@ -22,12 +22,16 @@ COPIED = "weights"
 """Folder inside a tokenizer's folder with a copy of its weights."""
 
 
-class Codec(Protocol):
-    """What is asked here of a class of codecs, see ``CodecTokenizer``."""
+class Weighted(Protocol):
+    """What is asked here of a class of tokenizers with weights of others."""
 
     key: str
     files: tuple[str, ...]
     subfolder: str
+
+
+class Codec(Weighted, Protocol):
+    """What is asked here of a class of codecs, see ``CodecTokenizer``."""
 
     def sizes(self, config: dict[str, Any]) -> tuple[int, int, int, int]:
         """Return rate, hop, ids of a codebook and most codebooks of a ``config.json``."""
@@ -88,7 +92,7 @@ def copy_weights(folder: Path, found: Found) -> None:
         shutil.copyfile(found.folder / name, folder / COPIED / name)
 
 
-def find_again(folder: Path, kind: Codec, hashes: dict[str, str]) -> tuple[Found, Source]:
+def find_again(folder: Path, kind: Weighted, hashes: dict[str, str]) -> tuple[Found, Source]:
     """Return the weights of a stored tokenizer: those in its folder, else where they were.
 
     Raises:

@@ -8,7 +8,8 @@ Griffin-Lim.
 Legend: B batch, M mel bands, F frames, T token frames, Q levels.
 """
 
-from typing import Self
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -16,20 +17,28 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nano4m.compute.on_device import CPU, has_room, repeatable, seeded, send, take
+from nano4m.config.clips import ClipsConfig
 from nano4m.config.compatibility import read_section
 from nano4m.config.tokenizers import Semantic
 from nano4m.media.mel import FLOOR_DB, MelSpectrogram
 from nano4m.tokenizers.apply import vary_sound
 from nano4m.tokenizers.base import Material, Tokenizer
 from nano4m.tokenizers.codebook_ids import to_codebooks, to_vocabulary
+from nano4m.tokenizers.codec_weights import find_again, write_origin
 from nano4m.tokenizers.frames.clusters import Clusters, principal_axes
 from nano4m.tokenizers.frames.masked_encoder import TrainedFrames, fit_frames
+from nano4m.tokenizers.frames.pretrained import FILES, PretrainedFrames, find_encoder, source_of
 from nano4m.tokenizers.level_decoder import LevelAutoencoder
 from nano4m.tokenizers.mel_vq import logmel_loss
+from nano4m.tokenizers.pretrained_weights import Found
 from nano4m.tokenizers.quantize import train_autoencoder
 
 PART = 256
 """Sounds whose frames are computed together."""
+
+
+UNKNOWN = "where the tokenizer's folder says"
+"""Encoder of a state: its weights are no part of it, see ``SemanticTokenizer.from_folder``."""
 
 
 class SemanticTokenizer(Tokenizer):
@@ -49,6 +58,8 @@ class SemanticTokenizer(Tokenizer):
 
     key = "semantic"
     licence = "that of the clips it was fitted on"
+    files: ClassVar[tuple[str, ...]] = FILES
+    subfolder: ClassVar[str] = ""
 
     def __init__(self, samples: int, sample_rate: int, section: Semantic) -> None:
         self.samples, self.sample_rate, self.section = samples, sample_rate, section
@@ -60,8 +71,9 @@ class SemanticTokenizer(Tokenizer):
         self.shape = (-(-self.frames // section.downsample), section.codebooks)
         self.vocab_size = section.vocab * section.codebooks
         self.mean, self.std = torch.zeros(section.mels, 1), torch.ones(section.mels, 1)
+        self.encoder: TrainedFrames | PretrainedFrames
         self.encoder = TrainedFrames(section, self.mean, torch.ones(1, 1))
-        self.clusters = Clusters(torch.zeros(1), torch.ones(1), torch.zeros(section.vocab, 1))
+        self.clusters = Clusters(torch.zeros(section.vocab, 1))
         self.net = LevelAutoencoder(section).eval()
 
     @classmethod
@@ -70,6 +82,26 @@ class SemanticTokenizer(Tokenizer):
     ) -> "SemanticTokenizer":
         """Return a fitted tokenizer, see ``fit``."""
         return cls.fit(section, material.train, material.sample_rate, seed, device)
+
+    @classmethod
+    def check(cls, section: Semantic, kind: str, clips: ClipsConfig) -> None:
+        """Refuse an encoder that is not here and cannot be downloaded.
+
+        Raises:
+            UserError: Says what to install or download, and what works without.
+        """
+        del kind, clips
+        if section.encoder:
+            find_encoder(section)
+
+    def use_pretrained(self, found: Found) -> None:
+        """Take the frames of a pretrained encoder instead of one trained on the clips.
+
+        Raises:
+            UserError: The weights cannot be used.
+        """
+        self.encoder = PretrainedFrames(self.section, found, self.sample_rate, self.shape[0])
+        self.licence = f"that of the clips and of the encoder {self.section.encoder}"
 
     @classmethod
     def fit(
@@ -90,18 +122,22 @@ class SemanticTokenizer(Tokenizer):
             UserError: Fewer frames than clusters.
         """
         with seeded(seed, device):
-            tokenizer = cls(sounds.shape[1], sample_rate, section).to(device)
+            tokenizer = cls(sounds.shape[1], sample_rate, section)
+            if section.encoder:
+                tokenizer.use_pretrained(find_encoder(section))
+            tokenizer.to(device)
             logmel = tokenizer._logmel(sounds, CPU)
-            seconds = tokenizer.hop / sample_rate
-            tokenizer.encoder = fit_frames(section, logmel, seconds, seed, device)
-            vectors = tokenizer._vectors(logmel)
+            if not section.encoder:
+                seconds = tokenizer.hop / sample_rate
+                tokenizer.encoder = fit_frames(section, logmel, seconds, seed, device)
+            vectors = tokenizer._vectors(sounds, logmel)
             tokenizer.clusters = Clusters.fit(vectors.flatten(0, 1), section.vocab, seed)
             ids = tokenizer.clusters.ids(vectors)
             tokenizer.clusters.to(device)
             if section.augmentations > 1:
                 varied = vary_sound(sounds, sample_rate, section, np.random.default_rng(seed))
                 other = tokenizer._logmel(varied, CPU)
-                own = tokenizer.clusters.ids(tokenizer._vectors(other).to(device)).cpu()
+                own = tokenizer.clusters.ids(tokenizer._vectors(varied, other).to(device)).cpu()
                 logmel, ids = torch.cat([logmel, other]), torch.cat([ids, own])
             tokenizer._fit_decoder(logmel, ids, seed)
         return tokenizer
@@ -149,7 +185,7 @@ class SemanticTokenizer(Tokenizer):
         """
         logmel = self._logmel(media, self.device)
         with repeatable(self.device, exact=True):
-            semantic = self.clusters.ids(self.encoder.vectors(logmel))
+            semantic = self.clusters.ids(self.encoder.vectors(media, logmel))
             ids = semantic[:, :, None]
             if self.net.has_codes:
                 codes = self.net.codes((logmel - self.mean) / self.std, semantic)
@@ -192,11 +228,11 @@ class SemanticTokenizer(Tokenizer):
 
     def state(self) -> tuple[dict, dict[str, Tensor]]:
         """Return settings, weights, clusters and the statistics of the bands."""
-        settings = {"samples": self.samples, "sample_rate": self.sample_rate}
+        settings: dict[str, Any] = {"samples": self.samples, "sample_rate": self.sample_rate}
         parts = {
             "net.": self.net.state_dict(),
             "encoder.": self.encoder.state(),
-            "clusters.": self.clusters.state(),
+            "clusters.": {"centroids": self.clusters.centroids},
             "bands.": {"mean": self.mean, "std": self.std},
         }
         tensors = {
@@ -204,29 +240,66 @@ class SemanticTokenizer(Tokenizer):
             for prefix, own in parts.items()
             for name, tensor in own.items()
         }
-        return settings | {"section": self.section.model_dump()}, tensors
+        section = self.section.model_dump()
+        if isinstance(self.encoder, PretrainedFrames):
+            # What the weights are, not where they are, decides the ids.
+            section |= {"encoder": "", "encoder_revision": ""}
+            settings["files"] = self.encoder.found.hashes
+        return settings | {"section": section}, tensors
+
+    def save(self, folder: Path) -> None:
+        """Write settings, tensors, and where the weights of a pretrained encoder were."""
+        super().save(folder)
+        if isinstance(self.encoder, PretrainedFrames):
+            found = self.encoder.found
+            write_origin(folder, source_of(self.section), found, self.licence)
+
+    @classmethod
+    def from_folder(
+        cls, folder: Path, settings: dict[str, Any], tensors: dict[str, Tensor]
+    ) -> "SemanticTokenizer":
+        """Return the tokenizer that ``save`` wrote; a pretrained encoder is looked for again.
+
+        Raises:
+            UserError: Its weights are nowhere, or have other content.
+        """
+        tokenizer = cls.from_state(settings, tensors)
+        if "files" in settings:
+            found, given = find_again(folder, cls, dict(settings["files"]))
+            changed = {"encoder": given.given, "encoder_revision": given.revision}
+            tokenizer.section = tokenizer.section.model_copy(update=changed)
+            tokenizer.use_pretrained(found)
+        return tokenizer
 
     @classmethod
     def from_state(cls, settings: dict, tensors: dict[str, Tensor]) -> "SemanticTokenizer":
         """Return the tokenizer with this state."""
         with seeded(0):
-            section = read_section(Semantic, settings["section"])
+            stored = settings["section"]
+            if "files" in settings:
+                stored = stored | {"encoder": UNKNOWN}
+            section = read_section(Semantic, stored)
             tokenizer = cls(settings["samples"], settings["sample_rate"], section)
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
         tokenizer.net.load_state_dict(part("net."))
-        tokenizer.encoder.load(part("encoder."))
-        tokenizer.clusters = Clusters.from_state(part("clusters."))
+        if not section.encoder:
+            tokenizer.encoder.load(part("encoder."))
+        tokenizer.clusters = Clusters(part("clusters.")["centroids"])
         bands = part("bands.")
         tokenizer.mean, tokenizer.std = bands["mean"], bands["std"]
         return tokenizer
 
-    def _vectors(self, logmel: Tensor) -> Tensor:
-        # (n, T, C) on the CPU, of log-mels on the CPU.
-        parts = [self.encoder.vectors(send(p, self.device)).cpu() for p in logmel.split(PART)]
-        return torch.cat(parts)
+    def _vectors(self, sounds: Tensor, logmel: Tensor) -> Tensor:
+        # (n, T, C) on the CPU, of sounds and their log-mels on the CPU.
+        return torch.cat(
+            [
+                self.encoder.vectors(sound, send(part, self.device)).cpu()
+                for sound, part in zip(sounds.split(PART), logmel.split(PART), strict=True)
+            ]
+        )
 
     def _logmel(self, sound: Tensor, to: torch.device) -> Tensor:
         # Log-mel (B, M, F) with F padded to whole tokens; computed on the tokenizer's device.

@@ -26,6 +26,12 @@ class Semantic(SoundSection):
     codebooks: Annotated[int, Range(1, 8)] = Field(
         2, description="Levels: the first is semantic, the others residual acoustic codes."
     )
+    encoder: str = Field(
+        "",
+        description="Folder, or repository of the Hugging Face Hub, of an audio encoder of "
+        "transformers whose frames are clustered; empty: one is trained on the clips.",
+    )
+    encoder_revision: str = Field("main", description="Branch, tag or commit of the repository.")
     encoder_width: Width = Field(96, description="Channels of the encoder that is clustered.")
     encoder_layers: Annotated[int, Range(1, 24)] = Field(3, description="Its blocks.")
     encoder_steps: Steps = Field(300, description="Training steps of each of its rounds.")
@@ -58,7 +64,7 @@ class Semantic(SoundSection):
                 f"n_fft {self.n_fft} must be a multiple of 2 * hop, and hop {self.hop} even"
             )
         most = self.encoder_layers
-        if not -most - 1 <= self.layer <= most:
+        if not self.encoder and not -most - 1 <= self.layer <= most:
             raise ValueError(
                 f"layer {self.layer} is not one of an encoder with {most} blocks: {-most - 1} to "
                 f"{most}; 0 is its input, -1 the last"

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from nano4m.media.mel import FLOOR_DB
 
-SHIFT_BANDS = 6.0
+SHIFT_BANDS = 3.0
 """Most bands that a spectrogram is moved by, of 64."""
-STRETCH = 0.15
+STRETCH = 0.09
 """Most that its bands are stretched or compressed by."""
 GAIN_DB, TILT_DB = 6.0, 5.0
-MIXED_SHARE = 0.5
+MIXED_SHARE = 0.3
 """Share of the clips that another one is mixed into ..."""
 QUIETER_DB = (6.0, 26.0)
 """... by so much below."""

@@ -1,8 +1,11 @@
 """k-means over frames: which vectors share an id."""
 
+import warnings
+
 import numpy as np
 import torch
 from sklearn.cluster import MiniBatchKMeans
+from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -13,15 +16,17 @@ MOST_VECTORS = 100_000
 
 
 class Clusters:
-    """Centroids of standardised vectors; the id of a vector is that of its nearest centroid.
+    """Centroids of vectors; the id of a vector is that of its nearest centroid.
+
+    The vectors are clustered as they are, as HuBERT's are: one deviation for each of their numbers
+    would give the last cepstra, which are mostly noise, the weight of the first.
 
     Attributes:
-        mean, std: float32 (C,), of the vectors that they were fitted on.
-        centroids: float32 (vocab, C), of standardised vectors.
+        centroids: float32 (vocab, C).
     """
 
-    def __init__(self, mean: Tensor, std: Tensor, centroids: Tensor) -> None:
-        self.mean, self.std, self.centroids = mean, std, centroids
+    def __init__(self, centroids: Tensor) -> None:
+        self.centroids = centroids
 
     @classmethod
     def fit(cls, vectors_NC: Tensor, vocab: int, seed: int) -> "Clusters":
@@ -36,38 +41,27 @@ class Clusters:
                 f"smaller vocab, a smaller hop, or more clips"
             )
         rows = torch.randperm(len(vectors_NC), generator=torch.Generator().manual_seed(seed))
-        x = vectors_NC[rows[:MOST_VECTORS].to(vectors_NC.device)].cpu().float()
-        mean, std = x.mean(0), x.std(0, correction=0).clamp_min(1e-6)
-        own = ((x - mean) / std).numpy()
+        own = vectors_NC[rows[:MOST_VECTORS].to(vectors_NC.device)].cpu().float().numpy()
         # Sums of several threads come in another order: centroids would depend on their number.
-        with threadpool_limits(1):
+        with threadpool_limits(1), warnings.catch_warnings():
+            # Of sounds that are all alike there are fewer different vectors than clusters.
+            warnings.simplefilter("ignore", ConvergenceWarning)
             found = MiniBatchKMeans(
                 vocab, n_init=1, batch_size=4096, max_iter=60, max_no_improvement=20,
                 reassignment_ratio=0.005, random_state=np.random.RandomState(seed),
             ).fit(own)  # fmt: skip
-        return cls(mean, std, torch.from_numpy(found.cluster_centers_.astype(np.float32)))
+        return cls(torch.from_numpy(found.cluster_centers_.astype(np.float32)))
 
     def to(self, device: torch.device | str) -> "Clusters":
         """Move the centroids to a device."""
-        self.mean, self.std = self.mean.to(device), self.std.to(device)
         self.centroids = self.centroids.to(device)
         return self
 
     def ids(self, vectors: Tensor) -> Tensor:
         """Return the ids, int64 (...), of vectors (..., C)."""
-        x = (vectors.float() - self.mean) / self.std
-        # |x|^2 is the same for all centroids. Row by row: ids do not depend on the batch.
-        return ((self.centroids.square().sum(1) / 2) - x @ self.centroids.T).argmin(-1)
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the tensors that ``from_state`` needs, on the CPU."""
-        own = {"mean": self.mean, "std": self.std, "centroids": self.centroids}
-        return {name: tensor.cpu() for name, tensor in own.items()}
-
-    @classmethod
-    def from_state(cls, tensors: dict[str, Tensor]) -> "Clusters":
-        """Return the clusters with this state."""
-        return cls(tensors["mean"], tensors["std"], tensors["centroids"])
+        # The square of a vector itself is the same for all centroids.
+        products = vectors.float() @ self.centroids.T
+        return (self.centroids.square().sum(1) / 2 - products).argmin(-1)
 
 
 def principal_axes(vectors_NC: Tensor, width: int) -> Tensor:

@@ -21,12 +21,18 @@ from nano4m.tokenizers.frames.augment import span_mask, vary_logmel
 from nano4m.tokenizers.frames.clusters import Clusters
 
 HEAD_WIDTH = 32
-TARGETS = 100
-"""Most clusters that are predicted, as in HuBERT's first round."""
+TARGETS = 200
+"""Most clusters that are predicted."""
 CEPSTRA = 20
+CONTEXT = 2
+"""Tokens before and after that belong to a cluster's vector: changes are heard, not states alone."""
+LIFTER = 0.5
+"""Power of the deviation that each cepstrum is divided by: at 1 all have one weight, at 0 the first."""
 RANGE_DB = 60.0
 """Levels further below the loudest of a clip are noise of the recording."""
-MASKED_SHARE, SPAN_SECONDS = 0.5, 0.17
+MASKED_SHARE, SPAN_SECONDS = 0.4, 0.17
+SEEN_WEIGHT = 0.5
+"""Weight of tokens that are not masked in the loss."""
 LR = 2e-3
 
 
@@ -94,10 +100,14 @@ class TrainedFrames:
         section: Settings.
         mean: Mean of each band, float32 (M, 1).
         std: Deviation over all bands, float32 (1, 1).
+
+    Attributes:
+        scale: What each cepstrum is divided by, float32 (CEPSTRA, 1).
     """
 
     def __init__(self, section: Semantic, mean: Tensor, std: Tensor) -> None:
         self.section, self.mean, self.std = section, mean, std
+        self.scale = torch.ones(min(CEPSTRA, section.mels), 1)
         targets = min(TARGETS, section.vocab)
         self.net = MaskedEncoder(
             section.mels, section.downsample, section.encoder_width, section.encoder_layers, targets
@@ -107,23 +117,41 @@ class TrainedFrames:
         """Move weights and statistics to a device."""
         self.net.to(device)
         self.mean, self.std = self.mean.to(device), self.std.to(device)
+        self.scale = self.scale.to(device)
         return self
 
     @torch.no_grad()
-    def vectors(self, logmel_BMF: Tensor) -> Tensor:
+    def vectors(self, sound_BS: Tensor, logmel_BMF: Tensor) -> Tensor:
         """Return the vectors of the chosen layer, float32 (B, T, W), of log-mels in dB."""
+        del sound_BS
+        return self.of_logmel(logmel_BMF)
+
+    @torch.no_grad()
+    def of_logmel(self, logmel_BMF: Tensor) -> Tensor:
+        """Return the vectors of log-mels alone, see ``vectors``."""
         x = self.normal(logmel_BMF)
         if not self.section.rounds:
-            return cepstra(x, self.section.downsample)
+            return self.cepstra(x)
         return self.net.layers(x)[self.section.layer]
+
+    def cepstra(self, x_BMF: Tensor) -> Tensor:
+        """Return scaled cepstra of each token and its neighbours, (B, T, C), of what is seen."""
+        found = cepstra(x_BMF, self.section.downsample) / self.scale
+        padded = F.pad(found, (CONTEXT, CONTEXT), mode="replicate")
+        return padded.unfold(2, 2 * CONTEXT + 1, 1).permute(0, 2, 1, 3).flatten(2)
 
     def state(self) -> dict[str, Tensor]:
         """Return the tensors that ``load`` takes."""
-        return {"mean": self.mean, "std": self.std} | self.net.state_dict(prefix="net.")
+        statistics = {"mean": self.mean, "std": self.std, "scale": self.scale}
+        if not self.section.rounds:
+            return statistics
+        return statistics | self.net.state_dict(prefix="net.")
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Take weights and statistics, on the CPU."""
-        self.mean, self.std = tensors["mean"], tensors["std"]
+        self.mean, self.std, self.scale = (tensors[name] for name in ("mean", "std", "scale"))
+        if not self.section.rounds:
+            return
         weights = {n.removeprefix("net."): t for n, t in tensors.items() if n.startswith("net.")}
         self.net.load_state_dict(weights)
 
@@ -137,15 +165,14 @@ def below_peak(logmel_BMF: Tensor) -> Tensor:
     return (logmel_BMF - logmel_BMF.amax((1, 2), keepdim=True)).clamp_min(-RANGE_DB)
 
 
-def cepstra(x_BMF: Tensor, downsample: int, context: int = 1) -> Tensor:
-    """Return mean cepstra of each token and its neighbours, (B, T, (2 * context + 1) * CEPSTRA)."""
+def cepstra(x_BMF: Tensor, downsample: int) -> Tensor:
+    """Return the first CEPSTRA mean cepstra of each token, (B, CEPSTRA, T); DCT-II, orthonormal."""
     bands = x_BMF.shape[1]
     place = torch.arange(bands, device=x_BMF.device) + 0.5
     order = torch.arange(min(CEPSTRA, bands), device=x_BMF.device)
     basis = torch.cos(torch.pi / bands * order[:, None] * place) * (2 / bands) ** 0.5
-    found = F.avg_pool1d(basis @ x_BMF, downsample)
-    padded = F.pad(found, (context, context), mode="replicate")
-    return padded.unfold(2, 2 * context + 1, 1).permute(0, 2, 1, 3).flatten(2)
+    basis[0] /= 2**0.5
+    return F.avg_pool1d(basis @ x_BMF, downsample)
 
 
 def fit_frames(
@@ -166,14 +193,19 @@ def fit_frames(
         clusters = Clusters.fit(vectors.flatten(0, 1), count, seed)
         return clusters.ids(vectors)
 
-    targets = clustered(lambda x: cepstra(frames.normal(x), section.downsample))
+    own = torch.cat(
+        [cepstra(frames.normal(send(p, device)), section.downsample) for p in logmel.split(256)]
+    )
+    frames.scale = own.std((0, 2), correction=0)[:, None].clamp_min(1e-3) ** LIFTER
+    if section.rounds:
+        targets = clustered(lambda x: frames.cepstra(frames.normal(x)))
     for number in range(section.rounds):
         frames.net = MaskedEncoder(
             section.mels, section.downsample, section.encoder_width, section.encoder_layers, count
         ).to(device)  # fmt: skip
         _train(frames, logmel, targets, seconds_a_token, generator, f"fit encoder {number + 1}")
         if number + 1 < section.rounds:
-            targets = clustered(frames.vectors)
+            targets = clustered(frames.of_logmel)
     return frames
 
 
@@ -201,7 +233,9 @@ def _train(
             target = take(targets, rows, device)
             mask = span_mask(len(target), target.shape[1], MASKED_SHARE, span, generator).to(device)
             scores = net(x, mask)
-            loss = F.cross_entropy(scores[mask], target[mask])
+            error = F.cross_entropy(scores.transpose(1, 2), target, reduction="none")
+            weight = torch.where(mask, 1.0, SEEN_WEIGHT)
+            loss = (error * weight).sum() / weight.sum()
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(net.parameters(), 1.0)
