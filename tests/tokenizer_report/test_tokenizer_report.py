@@ -172,5 +172,8 @@ def test_names_and_settings_of_a_specification():
     assert (choice.downsample, choice.lr, choice.hop) == (8, 0.001, 128)
     assert section_of(parse_spec("image_vq:quantizer=fsq"), FARM, "picture").quantizer == "fsq"
     assert parse_spec("mel_vq:vocab=16").name == "mel_vq:vocab=16"
+    weights = parse_spec("dac:weights=descript/dac_44khz,codec_rate=44100")
+    assert weights.folder is None and weights.settings["weights"] == "descript/dac_44khz"
+    assert weights.name == "dac:weights=dac_44khz,codec_rate=44100"
     folder = parse_spec("mine=runs/farm/tokenizers/sound")
     assert folder.folder == Path("runs/farm/tokenizers/sound") and folder.name == "mine"

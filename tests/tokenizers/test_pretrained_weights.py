@@ -179,6 +179,15 @@ def test_a_run_has_no_weights_and_says_so_when_they_are_gone(folder, tmp_path):
     assert torch.equal(loaded.encode(sound), tokenizer.encode(sound))
 
 
+@pytest.mark.parametrize("content", [None, "{", '{"format": 1}'])
+def test_a_folder_that_lost_where_its_weights_were(folder, tmp_path, content):
+    prepare(str(folder))[0].save(tmp_path / "saved")
+    path = tmp_path / "saved" / "weights.json"
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(UserError, match="weights.json"):
+        load_tokenizer(tmp_path / "saved")
+
+
 def test_weights_that_changed_are_refused(folder, tmp_path):
     prepare(str(folder))[0].save(tmp_path / "saved")
     file = folder / "model.safetensors"

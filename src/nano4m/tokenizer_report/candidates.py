@@ -56,10 +56,10 @@ def parse_spec(text: str) -> Spec:
     named = re.fullmatch(r"([^=:/]+)=(.+)", text)
     name, rest = named.groups() if named else ("", text)
     path = Path(rest)
-    if path.is_dir() or "/" in rest:
+    kind, _, fields = rest.partition(":")
+    if path.is_dir() or ("/" in rest and kind not in TOKENIZERS):
         parts = path.resolve().parts
         return Spec(name or "/".join(parts[-3:]), path, "", {})
-    kind, _, fields = rest.partition(":")
     if kind not in TOKENIZERS:
         raise UserError(f"--tokenizer {text}: no folder, and no kind; {nearest(kind, TOKENIZERS)}")
     settings: dict[str, Any] = {}
@@ -69,7 +69,8 @@ def parse_spec(text: str) -> Spec:
             raise UserError(f"--tokenizer {text}: {field!r} is no FIELD=VALUE")
         parts = [_value(part) for part in value.split(";")]
         settings[key.replace("-", "_")] = parts if len(parts) > 1 else parts[0]
-    return Spec(name or rest, None, kind, settings)
+    # Names are names of folders too; weights may be a path or a repository.
+    return Spec(name or re.sub(r"[^=,;:]*/", "", rest), None, kind, settings)
 
 
 def _value(text: str) -> Any:

@@ -98,6 +98,11 @@ def find_again(folder: Path, kind: Weighted, hashes: dict[str, str]) -> tuple[Fo
     Raises:
         UserError: They are in neither place, or have other content.
     """
+    if not (folder / "weights.json").is_file():
+        raise UserError(
+            f"no whole tokenizer in {folder}: weights.json is missing, which says where its "
+            "weights are; run: nano4m tokenizers PRESET --out OUT --overwrite"
+        )
     origin = read_object(folder / "weights.json")
     with reading(folder / "weights.json"):
         given, revision = str(origin["weights"]), str(origin["revision"])
