@@ -67,8 +67,8 @@ def parse_spec(text: str) -> Spec:
         key, equals, value = field.partition("=")
         if not equals:
             raise UserError(f"--tokenizer {text}: {field!r} is no FIELD=VALUE")
-        parts = [_value(part) for part in value.split(";")]
-        settings[key.replace("-", "_")] = parts if len(parts) > 1 else parts[0]
+        values = [_value(part) for part in value.split(";")]
+        settings[key.replace("-", "_")] = values if len(values) > 1 else values[0]
     # Names are names of folders too; weights may be a path or a repository.
     return Spec(name or re.sub(r"[^=,;:]*/", "", rest), None, kind, settings)
 
