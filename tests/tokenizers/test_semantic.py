@@ -206,6 +206,12 @@ def test_settings_of_mel_vq_are_taken_over():
     assert section.token_shape(ClipsConfig()) == levels.token_shape(ClipsConfig())
 
 
+def test_a_trained_encoder_is_saved_and_loaded(fitted, tmp_path):
+    fitted.save(tmp_path)
+    sounds = tones(4, seed=9)
+    assert torch.equal(load_tokenizer(tmp_path).encode(sounds), fitted.encode(sounds))
+
+
 def test_a_folder_of_another_version_is_refused(fitted, tmp_path):
     fitted.save(tmp_path)
     head = tmp_path / "tokenizer.json"

@@ -112,7 +112,7 @@ def test_clips_of_another_rate_are_resampled(folders):
 @pytest.mark.parametrize("given", ["nobody/hubert-of-nobody", "a_folder_that_is_not_there"])
 def test_weights_that_are_not_here_are_a_sentence_before_any_work(given, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(UserError, match="trained on the clips"):
+    with pytest.raises(UserError, match="leave the option out"):
         SemanticTokenizer.check(Semantic(encoder=given), "sound", ClipsConfig())
 
 

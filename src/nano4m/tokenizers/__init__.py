@@ -59,7 +59,7 @@ TOKENIZERS: dict[str, Entry] = {
     "semantic": Entry(
         module="nano4m.tokenizers.semantic",
         name="SemanticTokenizer",
-        description="clusters of an encoder trained without labels, residual acoustic codes: sound",
+        description="clusters of cepstra or of an encoder, then residual acoustic codes: sound",
         licence="that of the clips it was fitted on",
     ),
     "encodec_24khz": Entry(

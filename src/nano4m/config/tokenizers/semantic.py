@@ -29,14 +29,16 @@ class Semantic(SoundSection):
     encoder: str = Field(
         "",
         description="Folder, or repository of the Hugging Face Hub, of an audio encoder of "
-        "transformers whose frames are clustered; empty: one is trained on the clips.",
+        "transformers whose frames are clustered; empty: cepstra, or one trained on the clips.",
     )
     encoder_revision: str = Field("main", description="Branch, tag or commit of the repository.")
-    encoder_width: Width = Field(96, description="Channels of the encoder that is clustered.")
+    encoder_width: Width = Field(96, description="Channels of the trained encoder.")
     encoder_layers: Annotated[int, Range(1, 24)] = Field(3, description="Its blocks.")
     encoder_steps: Steps = Field(300, description="Training steps of each of its rounds.")
     rounds: Annotated[int, Range(0, 8)] = Field(
-        2, description="Times that it is trained and clustered anew; 0 clusters the log-mel."
+        0,
+        description="Times that an encoder is trained to predict the clusters of masked frames and "
+        "its frames are clustered anew (HuBERT); 0: cepstra are clustered.",
     )
     layer: Annotated[int, Range(-48, 48)] = Field(
         -1, description="Layer that is clustered: 0 is its input, -1 the last."

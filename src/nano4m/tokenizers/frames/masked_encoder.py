@@ -25,9 +25,9 @@ TARGETS = 200
 """Most clusters that are predicted."""
 CEPSTRA = 20
 CONTEXT = 2
-"""Tokens before and after that belong to a cluster's vector: changes are heard, not states alone."""
+"""Tokens before and after that belong to a vector of cepstra, so that changes are heard too."""
 LIFTER = 0.5
-"""Power of the deviation that each cepstrum is divided by: at 1 all have one weight, at 0 the first."""
+"""Power of the deviation that each cepstrum is divided by: at 1 all of them weigh the same."""
 RANGE_DB = 60.0
 """Levels further below the loudest of a clip are noise of the recording."""
 MASKED_SHARE, SPAN_SECONDS = 0.4, 0.17

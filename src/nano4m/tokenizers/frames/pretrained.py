@@ -22,7 +22,7 @@ from nano4m.tokenizers.resampling import resampled
 from nano4m.tokenizers.transformers_models import load_model
 
 FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
-WITHOUT = "leave the option out, and an encoder is trained on the clips"
+WITHOUT = "leave the option out, and cepstra of the clips are clustered"
 LEAST_SECONDS = 0.1
 """Shorter sounds get zeros at the end: a convolutional front end needs a few frames."""
 
