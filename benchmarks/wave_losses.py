@@ -109,7 +109,7 @@ def fit(
 def main() -> None:
     """Run the benchmark."""
     parser = arguments(__doc__, threads=1, repeats=1)
-    parser.add_argument("--clips", type=Path, help="folder of the clips of a run; none: made up")
+    parser.add_argument("--clips", help="folder of the clips of a run; none: made up")
     parser.add_argument("--steps", type=int, default=800, help="of every variant (%(default)s)")
     parser.add_argument("--train", type=int, default=2000, help="train clips (%(default)s)")
     parser.add_argument("--val", type=int, default=200, help="validation clips (%(default)s)")
@@ -122,7 +122,7 @@ def main() -> None:
         rate = 24000
         sounds = {split: 0.1 * torch.randn(16, 4096) for split in ("train", "val")}
     else:
-        clips = open_clips(options.clips)
+        clips = open_clips(Path(options.clips))
         rate = clips.sample_rate
         for split, most in (("train", options.train), ("val", options.val)):
             rows = clips.rows(split)[:most]

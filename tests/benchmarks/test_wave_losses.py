@@ -20,6 +20,28 @@ def test_a_variant_has_its_figures_and_its_curve(monkeypatch, capsys, settings):
     assert "L1" in table
 
 
+def test_the_clips_of_a_run_are_read_and_named_in_the_report(monkeypatch, capsys, settings):
+    import wave_losses
+
+    asked = []
+
+    class Clips:
+        sample_rate = 16000
+
+        def rows(self, split: str) -> list[int]:
+            return list(range(20))
+
+        def media(self, kind: str, rows: list[int]) -> torch.Tensor:
+            asked.append(len(rows))
+            return 0.1 * torch.randn(len(rows), 2048)
+
+    monkeypatch.setattr(wave_losses, "open_clips", lambda folder: Clips())
+    words = ("--clips", "run/clips", "--train", "12", "--val", "4")
+    report, _ = run("wave_losses", monkeypatch, capsys, *words)
+    assert asked == [12, 4] and report["options"]["clips"] == "run/clips"
+    assert report["bits_a_second"] == pytest.approx(16000 / 1024 * 4, rel=0.01)
+
+
 def test_distances_tell_what_was_planted():
     from wave_losses import VARIANTS, distances
 
