@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nano4m.config.tokenizers.wave_vq import WaveVQ
-from nano4m.tokenizers.wave.layers import Down, Norm, stack
+from nano4m.tokenizers.wave.layers import Down, stack
 
 FILTER_STRIDES = 4
 """Length of a filter of the front end in strides."""
@@ -76,9 +76,8 @@ def build_encoder(section: WaveVQ, sample_rate: int) -> nn.Sequential:
     for stride in section.strides[1:]:
         layers += [
             *stack(width, section.frame_layers),
-            Norm(width),
             nn.SiLU(),
             Down(width, width, stride),
         ]
     layers += stack(width, section.layers)
-    return nn.Sequential(*layers, Norm(width), nn.Conv1d(width, section.code_dim, 1))
+    return nn.Sequential(*layers, nn.SiLU(), nn.Conv1d(width, section.code_dim, 1))

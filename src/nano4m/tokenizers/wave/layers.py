@@ -4,7 +4,6 @@ A stride of s maps T * s positions to T, or back: position t of the result stand
 positions from t * s on. Ends are padded with zeros.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,31 +13,18 @@ DILATIONS = (1, 3, 9)
 """Of the blocks of a stack, again and again."""
 
 
-class Norm(nn.Module):
-    """Root-mean-square normalisation of each position's channels, with a gain a channel."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.gain = nn.Parameter(torch.ones(width, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (B, width, T) for (B, width, T)."""
-        return x * (x.square().mean(1, keepdim=True) + 1e-5).rsqrt() * self.gain
-
-
 class Residual(nn.Module):
-    """x + 1x1(act(k3(norm(x)))) with a dilation, the last convolution starting at zero."""
+    """x + 1x1(act(k3(act(x)))) with a dilation, the last convolution starting at zero."""
 
     def __init__(self, width: int, dilation: int) -> None:
         super().__init__()
-        self.norm = Norm(width)
         self.wide = nn.Conv1d(width, width, 3, padding=dilation, dilation=dilation)
         self.narrow = nn.Conv1d(width, width, 1)
         nn.init.zeros_(self.narrow.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, width, T) for (B, width, T)."""
-        return x + self.narrow(F.silu(self.wide(self.norm(x))))
+        return x + self.narrow(F.silu(self.wide(F.silu(x))))
 
 
 def stack(width: int, layers: int) -> list[nn.Module]:
@@ -82,9 +68,8 @@ def upward(section: WaveVQ) -> list[nn.Module]:
     ]
     for stride in reversed(section.strides[1:]):
         layers += [
-            Norm(width),
             nn.SiLU(),
             Up(width, width, stride),
             *stack(width, section.frame_layers),
         ]
-    return [*layers, Norm(width)]
+    return [*layers, nn.SiLU()]
