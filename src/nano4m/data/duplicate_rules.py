@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 SPLITS = ("train", "val", "test")
 """Among equals, clips move to the earlier of these, and are left out of it."""
@@ -99,6 +97,10 @@ def _components(
     links = [(place[units[i]], place[units[j]]) for i, j, _ in pairs]
     if not links:
         return []
+    # Here, because most folders have no duplicates and SciPy takes a tenth of a second to load.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     rows, columns = np.array(links).T
     shape = (len(numbers), len(numbers))
     graph = coo_array((np.ones(len(rows)), (rows, columns)), shape=shape)

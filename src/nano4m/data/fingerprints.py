@@ -11,6 +11,7 @@ Shapes: n clips, F frames, B bands.
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image
@@ -42,15 +43,22 @@ PLAIN = 2.0
 BLOCK = 256
 
 
+@lru_cache(maxsize=8)
+def _window(width: int) -> np.ndarray:
+    return np.hanning(width).astype(np.float32)
+
+
 def audio_fingerprint(sound: np.ndarray, sample_rate: int) -> bytes:
     """Return the fingerprint of a sound (samples,): bytes of int8 (F, B), -1, 1 or 0 (ignored)."""
     hop, width = round(HOP_SECONDS * sample_rate), round(FRAME_SECONDS * sample_rate)
     if len(sound) < width + hop or not np.any(sound):
         return b""
     frames = np.lib.stride_tricks.sliding_window_view(sound, width)[::hop]
-    power = np.abs(np.fft.rfft(frames * np.hanning(width).astype(np.float32))) ** 2
     edges = np.geomspace(LOW_HZ, HIGH_HZ, BANDS + 2) * width / sample_rate
-    energy = np.add.reduceat(power, np.ceil(edges).astype(int), axis=1)[:, :-1]
+    edges = np.ceil(edges).astype(int)
+    # Only the bins of the bands: at most rates most of a spectrum lies above them.
+    spectrum = np.fft.rfft(frames * _window(width))[:, edges[0] : edges[-1]]
+    energy = np.add.reduceat(np.abs(spectrum) ** 2, edges[:-1] - edges[0], axis=1)
     total = energy.sum(1)
     heard = total > total.max() * 10 ** (-HEARD_DB / 10)
     signs = np.where(np.diff(np.diff(energy, axis=1), axis=0) > 0, 1, -1).astype(np.int8)
