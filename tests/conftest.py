@@ -27,6 +27,8 @@ from nano4m.tokens.table import TokenSpec, TokenTable
 torch.set_num_threads(1)
 # A shell starts a job in the background with SIGINT ignored; tests of interrupts deliver it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# One that nohup starts has SIGHUP ignored.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 SET_BY_OTHERS = ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_", "KINETO_", "KMP_")
 """Beginnings of variables that pytest, PyTorch and scikit-learn set when they are first used."""

@@ -217,7 +217,11 @@ def test_results_do_not_depend_on_the_number_of_processes():
     threads = torch.get_num_threads()
     for workers in (0, 2):
         config = Config(
-            tokenizers={"rgb": {"kind": "image_vq"}, "sound": {"kind": "mel_vq"}},
+            tokenizers={
+                "rgb": {"kind": "image_vq"},
+                "sound": {"kind": "mel_vq"},
+                "caption": {"kind": "bpe"},
+            },
             evaluate=EvaluateConfig(clips=12, classifier_steps=5, workers=workers),
             device="cpu",
         )

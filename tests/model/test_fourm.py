@@ -159,7 +159,7 @@ def test_each_of_several_codebooks_starts_a_part_of_the_table_at_the_same_scale(
     plain, started = (FourM(SMALL, tiny_modalities()) for _ in range(2))
     plain.init_weights(torch.Generator().manual_seed(0))
     started.init_weights(torch.Generator().manual_seed(0), {"sound": codes})
-    before, rows = (m._rows(m.table.weight, SOUND).detach() for m in (plain, started))
+    before, rows = (m.table_rows(SOUND).detach() for m in (plain, started))
     added = rows - 0.6 * before
     assert [float(own.std()) for own in added.chunk(2)] == pytest.approx([0.8, 0.8], rel=0.25)
     similar = torch.nn.functional.cosine_similarity(added[9:10], added, dim=1)

@@ -10,7 +10,6 @@ from nano4m.config.compatibility import read_stored, with_new_names
 from nano4m.config.run import Config
 from nano4m.errors import UserError
 from nano4m.pipeline.settings import NOT_SETTINGS, without_usual
-from nano4m.pipeline.source_data import SourceData, look_at_data
 from nano4m.stage import manifest_of, provenance, writable
 from nano4m.storage import replaced
 from nano4m.storage.json_files import read_object, write_json
@@ -18,6 +17,7 @@ from nano4m.storage.json_files import read_object, write_json
 if TYPE_CHECKING:
     from nano4m.compute.distributed import DistributedContext
     from nano4m.evaluate.context import RunArtifacts
+    from nano4m.pipeline.source_data import SourceData
     from nano4m.tokenizers.base import Tokenizer
 
 
@@ -35,8 +35,10 @@ class Run:
     is_data_given: bool = True
 
     @cached_property
-    def source_data(self) -> SourceData:
+    def source_data(self) -> "SourceData":
         """The data, compared with those that the clips were cut from."""
+        from nano4m.pipeline.source_data import look_at_data
+
         return look_at_data(self.data, self.out, self.is_data_given)
 
 
@@ -192,7 +194,7 @@ def settings_of(run: Run, name: str) -> dict[str, Any]:
     return _settings(run.config, run.source_data, name)
 
 
-def _settings(config: Config, data: SourceData, name: str) -> dict[str, Any]:
+def _settings(config: Config, data: "SourceData", name: str) -> dict[str, Any]:
     settings = dict(data.settings)
     for stage_name, stage in STAGES.items():
         for section in stage.sections:
