@@ -159,6 +159,14 @@ def test_the_first_track_that_can_be_decoded_is_taken_and_others_are_named(folde
         read_window(folder / "fuzz" / "DecoderNotFoundError_185.mp4", ClipsConfig())
 
 
+@pytest.mark.parametrize(("name", "hertz"), [("two_tracks.mp4", 1000), ("two_tracks.mkv", 300)])
+def test_of_two_tracks_the_default_one_is_heard_and_where_none_is_marked_the_first(
+    folder, name, hertz
+):
+    found, _ = pitch_and_level(*read_sound(folder / "vid" / name))
+    assert abs(found - hertz) < 4
+
+
 def test_films_of_phones_and_silent_films_are_read(folder):
     assert ".3gp" in VIDEOS
     for path in sorted((folder / "vidfmt").iterdir()):
