@@ -217,3 +217,19 @@ def test_a_training_that_begins_from_another_is_ahead_at_once(tmp_path):
     init = str(tmp_path / "first" / "checkpoint")
     warm = train_model(small_config(init=init, **short), table, tmp_path / "warm")["val"]
     assert sum(warm.values()) < 0.9 * sum(cold.values())
+
+
+@pytest.mark.parametrize("packed", ["on", "off"])
+@pytest.mark.parametrize(
+    "option", [{"by_heart": "weigh_down"}, {"corruption": 0.5}, {"balance": 1.0}]
+)
+def test_each_option_reaches_the_steps_of_a_training(tmp_path, packed, option):
+    # Classes of 6, 3 and 1 train clips.
+    table = tiny_table(12)
+    table.labels[:] = np.repeat(["many", "some", "few"], [7, 4, 1])[np.arange(12)]
+    found = []
+    for name, changes in (("with", option), ("without", {})):
+        (tmp_path / name).mkdir()
+        train_model(small_config(packed=packed, **FEW | changes), table, tmp_path / name)
+        found.append(load_file(tmp_path / name / "checkpoint" / "model.safetensors"))
+    assert any(not torch.equal(found[0][k], found[1][k]) for k in found[0])
