@@ -15,7 +15,7 @@ from nano4m.config.generation import GenerateConfig
 from nano4m.config.numbers import Range, ranges
 from nano4m.config.presets import PRESETS
 from nano4m.config.run import Config
-from nano4m.config.tokenizers.mel_vq import empty_bands
+from nano4m.config.tokenizers.spectrogram import empty_bands
 from nano4m.errors import UserError
 from nano4m.inference.options import Options, parse_options
 from nano4m.media.mel import mel_filters

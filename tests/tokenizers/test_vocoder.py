@@ -9,6 +9,7 @@ from nano4m.config.tokenizers import MelVQ
 from nano4m.media.mel import MelSpectrogram
 from nano4m.tokenizers import load_tokenizer
 from nano4m.tokenizers.mel_vq import MelVQTokenizer
+from nano4m.tokenizers.quality import measure
 
 RATE = 8000
 SMALL = {
@@ -72,3 +73,8 @@ def test_sounds_shorter_than_a_crop_and_silence():
     short = MelVQTokenizer.fit(MelVQ(**SMALL | {"vocoder_steps": 2}), tones(40, 300), RATE, seed=0)
     made = short.decode(short.encode(torch.zeros(2, 300)))
     assert made.shape == (2, 300) and bool(made.isfinite().all())
+
+
+def test_its_figures_are_not_told_as_those_of_griffin_lim(fitted):
+    found = measure(fitted, "sound", tones(8, seed=6))
+    assert "vocoder_logmel_error_db" in found and "griffin_lim_logmel_error_db" not in found

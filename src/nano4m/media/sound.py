@@ -109,9 +109,10 @@ def _fidelity(x: "Tensor", y: "Tensor", tokenizer: Any) -> dict[str, float]:
     if hasattr(tokenizer, "to_waveform"):
         # True spectrograms through the way back alone: what it loses before any token is made.
         true = torch.cat([tokenizer.to_waveform(part) for part in original.split(64)])
+        name = getattr(tokenizer, "way_back", "griffin_lim")
         way_back = {
-            "griffin_lim_logmel_error_db": (mel(true) - original).abs().mean().item(),
-            "griffin_lim_rms_error_db": (rms_db(true) - rms_db(x)).abs().mean().item(),
+            f"{name}_logmel_error_db": (mel(true) - original).abs().mean().item(),
+            f"{name}_rms_error_db": (rms_db(true) - rms_db(x)).abs().mean().item(),
         }
     loud = original > original.amax((1, 2), keepdim=True) - 40
     level = rms_db(y) - rms_db(x)

@@ -10,6 +10,7 @@ from nano4m.errors import UserError
 from nano4m.pipeline.checks import check_before
 from nano4m.pipeline.overwrite import belongs, finish, first_to_replace, replacing, take_back
 from nano4m.pipeline.settings import with_defaults
+from nano4m.pipeline.source_data import check_data
 from nano4m.pipeline.stages import (
     STAGES,
     Run,
@@ -42,8 +43,6 @@ def run_pipeline(run: Run, overwrite: bool = False) -> dict[str, dict[str, Any]]
             f"--out {run.out}"
         )
     _warn_untrained(run)
-    from nano4m.pipeline.source_data import check_data
-
     check_data(run.source_data, run.out, overwrite)
     names = list(STAGES)
     changed = names[first_to_replace(run) :] if overwrite else []
@@ -101,8 +100,6 @@ def _alone(
     run: Run, name: str, overwrite: bool, begin: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
     names = list(STAGES)
-    from nano4m.pipeline.source_data import check_data
-
     check_data(run.source_data, run.out, overwrite)
     for earlier in names[: names.index(name)]:
         if manifest_of(run.out, earlier) is None:

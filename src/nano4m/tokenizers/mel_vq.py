@@ -206,6 +206,11 @@ class MelVQTokenizer(Tokenizer):
         """Return sounds, float32 (B, samples) in [-1, 1], of ids (B, T, Q)."""
         return self.to_waveform(self.decode_logmel(ids))
 
+    @property
+    def way_back(self) -> str:
+        """What makes the waveform, as its figures are named."""
+        return "griffin_lim" if self.vocoder is None else "vocoder"
+
     @torch.no_grad()
     def to_waveform(self, logmel: Tensor) -> Tensor:
         """Return sounds, float32 (B, samples) in [-1, 1], of log-mel (B, mels, frames) in dB."""

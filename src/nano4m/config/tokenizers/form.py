@@ -1,5 +1,6 @@
 """What every section of a tokenizer has: the form of the tokens, before anything is fitted."""
 
+from abc import ABC, abstractmethod
 from typing import Annotated, ClassVar, NamedTuple
 
 from nano4m.config.clips import ClipsConfig
@@ -34,14 +35,14 @@ class TokenShape(NamedTuple):
     vocab_sizes: tuple[int, ...]
 
 
-class TokenizerSection(Section):
+class TokenizerSection(Section, ABC):
     """Base of the sections of tokenizers; each has a ``kind``, its key in TOKENIZERS."""
 
     layout: ClassVar[Layout]
 
+    @abstractmethod
     def token_shape(self, clips: ClipsConfig) -> TokenShape:
         """Return the form of the tokens of a clip, from the configuration alone."""
-        raise NotImplementedError
 
     def check_clips(self, clips: ClipsConfig) -> None:
         """Refuse clips that do not suit these settings.
